@@ -1,0 +1,43 @@
+# make demo    the whole method on real pretrained parts, on a laptop: report in playground/out/report.html
+# make test    everything CI runs: format, lint, types, all tests
+# make check   format, lint, types and the fast tests; before each commit
+# make bench   the benchmarks; prints ratios
+# Each target sets up .venv first. PYTHON=... chooses the interpreter.
+
+VENV := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help setup demo test check lint types bench encoder clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+setup:
+	@bash scripts/setup_venv.sh
+
+demo: setup
+	$(VENV)/python -m playground.demo
+
+# The sentence encoder the clustering tests run on: a 90 MB part, fetched once.
+encoder: setup
+	$(VENV)/python -m playground.fetch_assets --only encoder
+
+lint: setup
+	$(VENV)/ruff format --check .
+	$(VENV)/ruff check .
+
+types: setup
+	$(VENV)/mypy
+
+check: lint types encoder
+	$(VENV)/pytest -m "not slow and not slurm"
+
+test: lint types encoder
+	$(VENV)/pytest
+
+bench: setup
+	$(VENV)/python -m benchmarks.adapter_products
+
+clean:
+	rm -rf playground/assets playground/base playground/data playground/runs playground/clusters playground/out

@@ -1,0 +1,75 @@
+"""`llava-mocle SUBCOMMAND`: a lazy table of subcommands, and the one place that turns a `UserError` into an exit code."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from llava_mocle import __version__
+from llava_mocle.errors import UserError
+
+# name -> (module with add_arguments(parser) and run(args) -> int, one-line help)
+SUBCOMMANDS = {
+    "build": ("llava_mocle.cli.build", "join a language model and a vision tower into a LLaVA base folder"),
+    "data": ("llava_mocle.cli.data", "validate rows and images before training"),
+    "cluster": ("llava_mocle.cli.cluster", "embed instructions, fit k-means, assign every row; inspect a result"),
+    "train": ("llava_mocle.cli.train", "train a recipe: stage 1 (projector) or stage 2 (MoCLE or a baseline)"),
+    "generate": ("llava_mocle.cli.generate", "answer one prompt about one image, and say which cluster it took"),
+    "eval": ("llava_mocle.cli.eval", "score a model on held-out rows"),
+    "collapse": ("llava_mocle.cli.collapse", "export one cluster as a plain LoRA adapter"),
+}
+
+USAGE_ERROR = 2
+
+
+def _overview() -> str:
+    width = max(map(len, SUBCOMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in SUBCOMMANDS.items()]
+    return "\n".join(["subcommands:", *lines, "", "`llava-mocle SUBCOMMAND --help` explains each one."])
+
+
+def _subcommand_parser(name: str) -> argparse.ArgumentParser:
+    module = import_module(SUBCOMMANDS[name][0])
+    parser = argparse.ArgumentParser(
+        prog=f"llava-mocle {name}",
+        allow_abbrev=False,
+        description=(module.__doc__ or SUBCOMMANDS[name][1]).strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parser.set_defaults(_run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code: 0 done, 1 problems found, 2 a mistake in the input."""
+    parser = argparse.ArgumentParser(
+        prog="llava-mocle",
+        usage="llava-mocle [--version] SUBCOMMAND ...",
+        description="Mixture of Cluster-conditional LoRA Experts for LLaVA-style vision-language models.",
+        epilog=_overview(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"llava-mocle {__version__}")
+    parser.add_argument("subcommand", choices=list(SUBCOMMANDS), metavar="SUBCOMMAND", help=argparse.SUPPRESS)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        parser.print_help()
+        return USAGE_ERROR
+    name = parser.parse_args(arguments[:1]).subcommand
+    args, overrides = (subparser := _subcommand_parser(name)).parse_known_args(arguments[1:])
+    if overrides and not getattr(args, "takes_overrides", False):
+        subparser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    args.overrides = overrides
+    try:
+        return args._run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

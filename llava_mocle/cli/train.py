@@ -1,0 +1,58 @@
+"""Train a recipe: stage 1 (the projector alone) or stage 2 (projector and adapter).
+
+A recipe is a YAML file whose keys are the options below; each is also a flag that wins over the file. Every field of
+transformers.TrainingArguments is accepted as well, such as --output_dir, --learning_rate, --max_steps,
+--per_device_train_batch_size, --gradient_accumulation_steps, --gradient_checkpointing, --bf16, --warmup_ratio,
+--save_steps, --eval_strategy, --report_to, --deepspeed.
+
+examples:
+  llava-mocle train scripts/recipes/playground_mocle.yaml
+  llava-mocle train scripts/recipes/llava_v1_5_7b_mocle.yaml --dry-run
+  llava-mocle train my.yaml --adapter lora --output_dir runs/lora --lora_r 64
+An interrupted run goes on from its newest checkpoint when it is started again.
+"""
+
+import argparse
+import dataclasses
+
+from llava_mocle.training.arguments import GROUPS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(takes_overrides=True)
+    parser.add_argument("recipe", nargs="?", help="a YAML recipe; the ones that ship are in scripts/recipes/")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build the model without weights or data, print what would be trained, and stop",
+    )
+    for group in GROUPS.values():
+        # Shown here, parsed by the recipe: defaults must not hide the file's values.
+        section = parser.add_argument_group(f"recipe keys: {(group.__doc__ or '').strip()}")
+        for item in dataclasses.fields(group):
+            default = "" if item.default in (None, "") else f" [{item.default}]"
+            section.add_argument(
+                f"--{item.name}",
+                metavar="VALUE",
+                nargs="?" if isinstance(item.default, bool) else None,
+                const="true" if isinstance(item.default, bool) else None,
+                help=(item.metadata["help"] + default).replace("%", "%%"),
+                default=argparse.SUPPRESS,
+            )
+
+
+def run(args: argparse.Namespace) -> int:
+    from llava_mocle.training.recipe import load_recipe
+
+    given = {item.name for group in GROUPS.values() for item in dataclasses.fields(group)} & set(vars(args))
+    shown = [word for name in sorted(given) for word in (f"--{name}", str(getattr(args, name)))]
+    recipe = load_recipe(args.recipe, [*shown, *args.overrides])
+    if args.dry_run:
+        from llava_mocle.training.dry_run import dry_run
+
+        print(dry_run(recipe))
+        return 0
+    from llava_mocle.training.run import train
+
+    train(recipe)
+    return 0

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The single-LoRA baseline: same data, same code, one expert and no gates.
+#
+#   bash scripts/finetune_lora.sh [RECIPE] [--key value ...]
+#
+# Takes the MoCLE recipe and sets `adapter: lora`; give another --output_dir than the MoCLE run's.
+set -euo pipefail
+here="$(cd "$(dirname "$0")" && pwd)"
+# shellcheck source=scripts/launch.sh
+source "$here/launch.sh"
+
+recipe="$here/recipes/llava_v1_5_7b_mocle.yaml"
+output=(--output_dir checkpoints/llava-v1.5-7b-lora)
+if [ $# -gt 0 ] && [[ "$1" != --* ]]; then
+    recipe="$1"
+    output=()
+    shift
+fi
+launch train "$recipe" --adapter lora "${output[@]}" "$@"

@@ -1,0 +1,96 @@
+"""The map of the rooms holds: imports point downwards only, files and functions stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "llava_mocle"
+# `model` may use its two L1 neighbours: loading a checkpoint needs the adapter and the cluster model.
+LEVELS = {
+    "errors": 0,
+    "adapter": 1,
+    "clustering": 1,
+    "model": 1.5,
+    "data": 2,
+    "training": 3,
+    "inference": 3,
+    "evaluation": 4,
+    "analysis": 4,
+    "serving": 4,
+    "cli": 5,
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0].removesuffix(".py")
+
+
+def imported_rooms(tree: ast.AST) -> list[tuple[int, str]]:
+    rooms = []
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import; write it out"
+            names = [node.module or ""]
+            if node.module == "llava_mocle":
+                names = [f"llava_mocle.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "llava_mocle" and len(parts) > 1 and not parts[1].startswith("__"):
+                rooms.append((node.lineno, parts[1]))
+    return rooms
+
+
+def allowed(importer: str, imported: str) -> bool:
+    return importer == imported or LEVELS[imported] < LEVELS[importer]
+
+
+def test_the_rule_itself() -> None:
+    assert allowed("training", "data")
+    assert allowed("model", "adapter")
+    assert not allowed("adapter", "clustering")
+    assert not allowed("data", "training")
+    assert imported_rooms(ast.parse("from llava_mocle.cli.main import main")) == [(1, "cli")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path: Path) -> None:
+    importer = room_of(path)
+    if importer == "__init__":
+        return
+    for line, imported in imported_rooms(ast.parse(path.read_text())):
+        assert allowed(importer, imported), f"{path}:{line}: {importer} imports {imported}, which is not below it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_rooms_are_small(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 300, f"{path} is longer than 300 lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= 60, f"{path}:{node.lineno} {node.name} has {length} lines"
+
+
+def test_nothing_is_unpickled() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert "pickle" not in [alias.name for alias in node.names], path
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert options.get("weights_only") == "True", f"{path}:{node.lineno}: torch.load without weights_only"
+
+
+def test_only_the_command_line_exits() -> None:
+    for path in FILES:
+        if room_of(path) in ("cli", "evaluation"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            assert called not in ("sys.exit", "exit", "SystemExit"), f"{path}:{node.lineno}"
