@@ -1,0 +1,1 @@
+"""Training: recipes, the trainer, checkpoints. Import the files directly; `arguments` stays free of torch."""

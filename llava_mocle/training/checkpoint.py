@@ -1,0 +1,130 @@
+"""What a checkpoint folder holds besides weights, and how one is found and written whole."""
+
+import json
+import logging
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from llava_mocle.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from llava_mocle.clustering import ClusterModel
+
+logger = logging.getLogger(__name__)
+
+RECIPE_FILE = "recipe.yaml"
+CLUSTERS_FOLDER = "clusters"
+STAGING_FOLDER = ".incomplete"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# Keys that say how to run, not what is trained: they may change between a run and its resumption.
+_FREE_KEYS = {
+    "resume", "stop_after_steps", "output_dir", "logging_steps", "save_steps", "save_total_limit", "report_to",
+    "eval_steps", "dataloader_num_workers", "vision_feature_cache", "disable_tqdm", "attn_implementation",
+    "run_name", "save_strategy", "eval_strategy", "logging_strategy", "model_config",
+}  # fmt: skip
+
+
+@dataclass
+class CheckpointExtras:
+    """What every `checkpoint-N` gets besides weights: it loads by itself."""
+
+    recipe: dict[str, Any]
+    tokenizer: Any
+    image_processor: Any
+    cluster_model: "ClusterModel | None" = None
+
+    def write(self, folder: str | Path) -> None:
+        """Write the resolved recipe, the processor and the cluster model into `folder`."""
+        folder = Path(folder)
+        (folder / RECIPE_FILE).write_text(yaml.safe_dump(self.recipe, sort_keys=False), encoding="utf-8")
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+        if self.cluster_model is not None:
+            self.cluster_model.save(folder / CLUSTERS_FOLDER, overwrite=True)
+
+
+def checkpoint_step(folder: Path) -> int:
+    """N of a folder named checkpoint-N; -1 for any other name."""
+    match = _CHECKPOINT.fullmatch(folder.name)
+    return int(match.group(1)) if match else -1
+
+
+def newest_checkpoint(output_dir: str | Path) -> Path | None:
+    """The whole checkpoint with the most steps in `output_dir`, or None. One without a trainer state is skipped."""
+    folder = Path(output_dir)
+    if not folder.is_dir():
+        return None
+    for candidate in sorted(folder.iterdir(), key=checkpoint_step, reverse=True):
+        if checkpoint_step(candidate) < 0:
+            continue
+        if (candidate / "trainer_state.json").is_file():
+            return candidate
+        logger.warning("%s is not whole (it has no trainer_state.json); looking for an older one", candidate)
+    return None
+
+
+def checkpoint_to_resume(resume: str, output_dir: str | Path) -> Path | None:
+    """Where to go on from: `resume` is auto, never, or a checkpoint folder.
+
+    Raises:
+        CheckpointError: `never` on a folder that has checkpoints (nothing is overwritten), or a folder that is none.
+    """
+    newest = newest_checkpoint(output_dir)
+    if resume == "auto":
+        return newest
+    if resume == "never":
+        if newest is not None:
+            raise CheckpointError(
+                f"{output_dir}: holds {newest.name}, and `resume` is never; choose another output_dir, or remove it"
+            )
+        return None
+    folder = Path(resume)
+    if not (folder / "trainer_state.json").is_file():
+        raise CheckpointError(
+            f"{folder}: no checkpoint to resume from (no trainer_state.json); give a checkpoint-N folder, auto or never"
+        )
+    return folder
+
+
+def check_same_recipe(checkpoint: Path, recipe: dict[str, Any]) -> None:
+    """Refuse to resume under a recipe that would change what is trained.
+
+    Raises:
+        ConfigError: names every key that differs, with both values.
+    """
+    path = checkpoint / RECIPE_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; this checkpoint cannot be resumed safely")
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plain = json.loads(json.dumps(recipe, default=str))
+    differ = [
+        f"{key}: {before.get(key)!r} then, {plain.get(key)!r} now"
+        for key in sorted({*before, *plain} - _FREE_KEYS)
+        if before.get(key) != plain.get(key)
+    ]
+    if differ:
+        raise ConfigError(
+            f"{checkpoint}: was trained with another recipe ({'; '.join(differ)}); "
+            "restore these keys, choose another output_dir, or start afresh"
+        )
+
+
+def staging_dir(output_dir: str | Path) -> Path:
+    """Where checkpoints are written before they are moved into place."""
+    return Path(output_dir) / STAGING_FOLDER
+
+
+def publish(output_dir: str | Path, name: str) -> Path:
+    """Move a checkpoint that is whole from the staging folder into `output_dir`."""
+    source, target = staging_dir(output_dir) / name, Path(output_dir) / name
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(source, target)
+    shutil.rmtree(staging_dir(output_dir), ignore_errors=True)
+    return target

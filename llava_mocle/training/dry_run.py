@@ -1,0 +1,60 @@
+"""Resolve a recipe and build its model on the meta device: no weights, no data, no device."""
+
+from pathlib import Path
+
+import torch
+from peft import get_peft_model
+from transformers import AutoConfig, LlavaForConditionalGeneration
+
+import llava_mocle.model  # noqa: F401  (registers the grid tower with AutoConfig)
+from llava_mocle.errors import ConfigError
+from llava_mocle.training.adapter_setup import adapter_config, count_parameters, freeze_all_but_projector
+from llava_mocle.training.arguments import ModelArguments
+from llava_mocle.training.recipe import Recipe
+
+# D of all-MiniLM-L6-v2; a dry run loads no encoder to ask.
+DEFAULT_ENCODER_DIM = 384
+
+
+def dry_run(recipe: Recipe) -> str:
+    """What a recipe would train, as text.
+
+    Raises:
+        ConfigError: a key does not fit, a target matches nothing, or no model configuration is at hand.
+    """
+    args = recipe.training_arguments(report_to="none")
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(AutoConfig.from_pretrained(_config_source(recipe.model)))
+        if recipe.stage.stage == "pretrain":
+            freeze_all_but_projector(model)
+        else:
+            num_datasets = len(recipe.data.dataset_specs())
+            config = adapter_config(
+                recipe.adapter,
+                num_datasets=num_datasets,
+                centroids=None,
+                cluster_shape=(recipe.cluster.num_clusters, DEFAULT_ENCODER_DIM),
+            )
+            model = get_peft_model(model, config)
+    counts = count_parameters(model)
+    lines = [f"recipe      {recipe.source or 'command line'}", f"stage       {recipe.stage.stage}"]
+    if recipe.stage.stage == "finetune":
+        lines.append(f"adapter     {recipe.adapter.adapter}: {recipe.adapter.lora_target_modules}")
+    for spec in recipe.data.dataset_specs():
+        lines.append(f"dataset     {spec.name} x {spec.repeat}: {spec.data_path}")
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    lines.append(f"batch       {batch} a process; learning rate {args.learning_rate:g}")
+    lines += [f"parameters  {kind:<10} {count:>14,}" for kind, count in counts.items()]
+    return "\n".join(lines)
+
+
+def _config_source(model: ModelArguments) -> Path:
+    for source in (model.model_config, model.model_name_or_path):
+        if source and Path(source).is_dir() and (Path(source) / "config.json").is_file():
+            return Path(source)
+        if source and Path(source).is_file():
+            return Path(source)
+    raise ConfigError(
+        f"model_config is {model.model_config!r} and model_name_or_path is {model.model_name_or_path!r}: neither is a "
+        "LLaVA config.json or a folder that holds one; a dry run needs one of them"
+    )

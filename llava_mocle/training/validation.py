@@ -1,0 +1,60 @@
+"""Validation loss a domain and a cluster, token-weighted."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORE_INDEX = -100
+
+
+def sample_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed negative log-likelihood and number of supervised tokens of each sample.
+
+    Args:
+        logits: (B, T, V).
+        labels: (B, T), -100 where a token is not supervised.
+
+    Returns:
+        Two float32 tensors (B,): the sum in nats, and the count.
+    """
+    shifted = labels[:, 1:].to(logits.device)
+    losses = F.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), shifted, ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    return losses.sum(dim=1), (shifted != IGNORE_INDEX).sum(dim=1).float()
+
+
+class LossByGroup:
+    """Adds up losses by dataset and by cluster over a validation pass."""
+
+    def __init__(self, dataset_names: Sequence[str]) -> None:
+        self.dataset_names = list(dataset_names)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything added."""
+        self._sums: dict[str, list[float]] = {}
+
+    def add(self, losses: Tensor, counts: Tensor, dataset_ids: Tensor | None, cluster_ids: Tensor | None) -> None:
+        """Add a batch: four tensors (B,); ids may be absent."""
+        for row, (loss, count) in enumerate(zip(losses.tolist(), counts.tolist(), strict=True)):
+            keys = ["loss"]
+            if dataset_ids is not None:
+                keys.append(f"loss_{self.dataset_names[int(dataset_ids[row])]}")
+            if cluster_ids is not None and int(cluster_ids[row]) >= 0:
+                keys.append(f"loss_cluster_{int(cluster_ids[row])}")
+            for key in keys:
+                total = self._sums.setdefault(key, [0.0, 0.0])
+                total[0] += loss
+                total[1] += count
+
+    def metrics(self, prefix: str = "eval") -> Mapping[str, float]:
+        """`{prefix}_loss`, `{prefix}_loss_<dataset>`, `{prefix}_loss_cluster_<c>`: nats a supervised token."""
+        return {f"{prefix}_{key}": total / count for key, (total, count) in sorted(self._sums.items()) if count}
+
+
+def pack_ids(ids: Tensor | None, like: Tensor) -> Tensor:
+    """Ids as a tensor shaped like `like`, -1 where there are none, so that every rank gathers the same shape."""
+    return torch.full_like(like, -1, dtype=torch.long) if ids is None else ids.to(like.device)
