@@ -1,0 +1,12 @@
+"""MoCLE as a PEFT tuner. Importing this package makes PEFT able to create, save and load MoCLE adapters."""
+
+from llava_mocle.adapter.collapse import collapse
+from llava_mocle.adapter.config import MocleConfig
+from llava_mocle.adapter.layer import MocleLinear
+from llava_mocle.adapter.model import MocleModel
+from llava_mocle.adapter.registration import register
+from llava_mocle.adapter.routing import RoutingStatistics
+
+register()
+
+__all__ = ["MocleConfig", "MocleLinear", "MocleModel", "RoutingStatistics", "collapse"]

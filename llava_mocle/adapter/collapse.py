@@ -1,0 +1,98 @@
+"""One cluster of a MoCLE adapter as a plain PEFT LoRA adapter: at inference a cluster's gates are constants."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import cast
+
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
+from torch import Tensor
+
+from llava_mocle.adapter.config import MocleConfig
+from llava_mocle.adapter.layer import MocleLinear, StackedExperts
+from llava_mocle.adapter.model import MocleModel
+from llava_mocle.errors import CheckpointError, ConfigError
+
+_MODEL_PREFIX = "base_model.model."
+
+
+def collapse(
+    peft_model: PeftModel, cluster: int | None, out_dir: str | os.PathLike[str], adapter_name: str = "default"
+) -> Path:
+    """Write the plain LoRA adapter that equals `peft_model` for every sample of `cluster`.
+
+    For a site with expert e: A' = [A_e ; A_u] (2r, in) and B' = [G B_e, (1 - G) B_u] (out, 2r) with r' = 2r and
+    alpha' = 2 alpha, so the scaling stays (arXiv 2312.12379, eq. 3 with the gates constant). Without a
+    universal expert r' = k r. Exact in real arithmetic. Modules to save go along.
+
+    Args:
+        cluster: cluster id; the dataset's index for router="dataset"; ignored (None will do) for router="none".
+        out_dir: must not exist, or be an empty folder; appears complete or not at all.
+
+    Returns:
+        `out_dir`, which `PeftModel.from_pretrained` loads without this package.
+
+    Raises:
+        RoutingError: there is no such cluster.
+        CheckpointError: `out_dir` holds something already.
+        ConfigError: this is not a MoCLE model, or there is no such adapter.
+    """
+    out = Path(out_dir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists and is not an empty folder; choose another folder, nothing was written.")
+    tuner = getattr(peft_model, "base_model", None)
+    if not isinstance(tuner, MocleModel):
+        raise ConfigError(f"collapse needs a PeftModel with a MoCLE adapter, found {type(peft_model).__name__}.")
+    weights, rank_factor = collapsed_state_dict(peft_model, tuner, cluster, adapter_name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        save_file(weights, str(staging / SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
+        _lora_config(tuner, adapter_name, rank_factor).save_pretrained(str(staging))
+        staging.chmod(0o755)
+        os.replace(staging, out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return out
+
+
+def collapsed_state_dict(
+    peft_model: PeftModel, tuner: MocleModel, cluster: int | None, adapter_name: str
+) -> tuple[dict[str, Tensor], int]:
+    """The weights of the collapsed adapter under PEFT's names, and r' / r."""
+    routing = tuner.cluster_routing(cluster, adapter_name)
+    config = cast(MocleConfig, tuner.peft_config[adapter_name])
+    saved = get_peft_model_state_dict(peft_model, adapter_name=adapter_name)
+    weights = {name: tensor for name, tensor in saved.items() if f".{tuner.prefix}" not in name}
+    for index, site in enumerate(config.sites or []):
+        assignment = None if routing is None else routing.site(index)
+        layer = cast(MocleLinear, tuner.model.get_submodule(site))
+        experts = cast(StackedExperts, layer.mocle_experts[adapter_name])
+        pair_A, pair_B = experts.collapsed(assignment)
+        weights[f"{_MODEL_PREFIX}{site}.lora_A.weight"] = pair_A
+        weights[f"{_MODEL_PREFIX}{site}.lora_B.weight"] = pair_B
+    # Cloned, as tied tensors and views cannot be written.
+    weights = {name: tensor.detach().to("cpu").clone().contiguous() for name, tensor in weights.items()}
+    return weights, config.top_k + int(config.universal_expert)
+
+
+def _lora_config(tuner: MocleModel, adapter_name: str, rank_factor: int) -> LoraConfig:
+    config = cast(MocleConfig, tuner.peft_config[adapter_name])
+    return LoraConfig(
+        r=rank_factor * config.r,
+        lora_alpha=rank_factor * config.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=0.0,
+        target_modules=list(config.sites or []),
+        modules_to_save=config.modules_to_save,
+        bias="none",
+        task_type=config.task_type,
+        base_model_name_or_path=config.base_model_name_or_path,
+        revision=config.revision,
+        inference_mode=True,
+    )

@@ -1,0 +1,169 @@
+"""MocleConfig: every choice that makes an adapter MoCLE, one of its ablations, or a baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft.config import PeftConfig
+
+from llava_mocle.errors import ConfigError
+
+PEFT_TYPE = "MOCLE"
+ROUTERS = ("cluster", "dataset", "none")
+LATER_ROUTERS = ("token", "sentence")
+GATE_MODES = ("paper", "released")
+DEFAULT_DATASET_DIM = 384
+RELEASED_NOISE_STD = 0.1
+
+
+@dataclass
+class MocleConfig(PeftConfig):
+    """Configuration of a MoCLE adapter (arXiv 2312.12379), for `peft.get_peft_model`.
+
+    With E task experts, a universal expert and a cluster c per sample, an adapted linear computes
+
+        y = W0 x + lora_alpha / r * (sum_e G_e B_e A_e x + (1 - G_max) B_u A_u x)
+
+    Args:
+        r: rank of every expert.
+        lora_alpha: numerator of the scaling `lora_alpha / r`.
+        lora_dropout: dropout on the input of the experts; one mask for all of them.
+        target_modules: names of `nn.Linear` modules (suffixes), or one regular expression for full names.
+        exclude_modules: names or a regular expression never to adapt.
+        num_experts: E, the number of task experts.
+        universal_expert: add the expert that every sample trains, weighted by what the gate leaves over.
+        router: "cluster" (`cluster_ids`), "dataset" (`dataset_ids`) or "none" (a plain LoRA: one expert, gate 1).
+        num_clusters: K; read from `centroids` when None. For router="dataset", the number of datasets.
+        cluster_dim: D; read from `centroids` when None. For router="dataset" the default is 384.
+        top_k: task experts per sample, 1 or 2; kept gates are not renormalised. 2 needs universal_expert=False.
+        temperature: tau in softmax(logits / tau).
+        gate_mode: "paper", or "released" for the formula of the authors' published code:
+            G^2 W_e + (1 - G) W_u, a cluster embedding per site, gates with a bias, the softmax in fp16.
+        gate_noise_std: std of the noise on the gate logits while training. None: num_experts ** -0.5 under "paper",
+            0.1 under "released".
+        centroids: a cluster model folder or a .safetensors file with the tensor "centroids" (K, D). Read when a new
+            adapter is injected; never written to adapter_config.json, as a saved adapter holds its embedding.
+        modules_to_save: modules trained and saved beside the adapter.
+        bias: only "none".
+        init_lora_weights: True leaves B at zero, so that the adapter starts as the identity; False draws B as well.
+        layers_to_transform, layers_pattern: as in `peft.LoraConfig`.
+        sites: names of the adapted modules in the order of the gates; filled at injection, checked when loading.
+
+    Raises:
+        ConfigError: a value is out of range, or two fields contradict each other.
+    """
+
+    r: int = field(default=8, metadata={"help": "Rank of every expert."})
+    lora_alpha: float = field(default=16, metadata={"help": "The experts' output is scaled by lora_alpha / r."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the experts' input."})
+    target_modules: list[str] | set[str] | str | None = field(
+        default=None, metadata={"help": "nn.Linear modules to adapt."}
+    )
+    exclude_modules: list[str] | set[str] | str | None = field(
+        default=None, metadata={"help": "Modules never to adapt."}
+    )
+    num_experts: int = field(default=4, metadata={"help": "Number of task experts E."})
+    universal_expert: bool = field(default=True, metadata={"help": "Add the expert that every sample trains."})
+    router: str = field(default="cluster", metadata={"help": "What routes a sample: cluster, dataset or none."})
+    num_clusters: int | None = field(default=None, metadata={"help": "K; read from `centroids` when unset."})
+    cluster_dim: int | None = field(default=None, metadata={"help": "D; read from `centroids` when unset."})
+    top_k: int = field(default=1, metadata={"help": "Task experts per sample, 1 or 2."})
+    temperature: float = field(default=0.05, metadata={"help": "Temperature of the gates' softmax."})
+    gate_mode: str = field(default="paper", metadata={"help": "paper, or released (the authors' code)."})
+    gate_noise_std: float | None = field(default=None, metadata={"help": "Std of the gate noise in training."})
+    centroids: str | None = field(default=None, metadata={"help": "Cluster model folder or .safetensors file."})
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained and saved as well."})
+    bias: str = field(default="none", metadata={"help": "Only 'none'."})
+    init_lora_weights: bool = field(default=True, metadata={"help": "Start B at zero."})
+    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layer indexes to adapt."})
+    layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the layer list."})
+    sites: list[str] | None = field(default=None, metadata={"help": "Adapted modules in gate order (filled in)."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PEFT_TYPE
+        if isinstance(self.target_modules, (list, tuple)):
+            self.target_modules = set(self.target_modules)
+        if isinstance(self.exclude_modules, (list, tuple)):
+            self.exclude_modules = set(self.exclude_modules)
+        if self.centroids is not None:
+            self.centroids = str(self.centroids)
+        self._check_router()
+        self._check_numbers()
+        self._check_mixture()
+
+    def _check_router(self) -> None:
+        if self.router in LATER_ROUTERS:
+            raise ConfigError(f"router={self.router!r} is not available yet; choose one of {', '.join(ROUTERS)}.")
+        if self.router not in ROUTERS:
+            raise ConfigError(f"router={self.router!r} is unknown; choose one of {', '.join(ROUTERS)}.")
+        if self.router == "none":
+            for name, expected in (("num_experts", 1), ("universal_expert", False), ("top_k", 1)):
+                if getattr(self, name) != expected:
+                    raise ConfigError(
+                        f"router='none' is a plain LoRA with one expert, but {name}={getattr(self, name)!r}; "
+                        "set num_experts=1, universal_expert=False, top_k=1."
+                    )
+        if self.router == "dataset":
+            if self.centroids is not None:
+                raise ConfigError(f"router='dataset' uses no cluster model, but centroids={self.centroids!r}; drop it.")
+            if self.num_clusters is None:
+                raise ConfigError("router='dataset' needs num_clusters: the number of datasets.")
+            self.cluster_dim = self.cluster_dim or DEFAULT_DATASET_DIM
+        if self.router == "cluster" and self.centroids is None and None in (self.num_clusters, self.cluster_dim):
+            raise ConfigError(
+                "router='cluster' needs `centroids` (a cluster model folder), or both num_clusters and cluster_dim; "
+                f"found num_clusters={self.num_clusters}, cluster_dim={self.cluster_dim}."
+            )
+
+    def _check_numbers(self) -> None:
+        for name in ("r", "lora_alpha", "num_experts", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be above 0.")
+        for name in ("num_clusters", "cluster_dim"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value!r} must be at least 1.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ConfigError(f"lora_dropout={self.lora_dropout!r} must lie in [0, 1).")
+        if self.gate_noise_std is not None and self.gate_noise_std < 0:
+            raise ConfigError(f"gate_noise_std={self.gate_noise_std!r} must be 0 or above, or None for the default.")
+
+    def _check_mixture(self) -> None:
+        if self.gate_mode not in GATE_MODES:
+            raise ConfigError(f"gate_mode={self.gate_mode!r} is unknown; choose one of {', '.join(GATE_MODES)}.")
+        if self.top_k not in (1, 2):
+            raise ConfigError(f"top_k={self.top_k!r} must be 1 or 2.")
+        if self.top_k > self.num_experts:
+            raise ConfigError(f"top_k={self.top_k} is above num_experts={self.num_experts}.")
+        if self.universal_expert and self.top_k != 1:
+            raise ConfigError(
+                f"top_k={self.top_k} and universal_expert=True exclude each other: the universal expert takes what "
+                "the single gate leaves over. Set top_k=1 or universal_expert=False."
+            )
+        if self.bias != "none":
+            raise ConfigError(f"bias={self.bias!r} is not supported; only 'none' is.")
+
+    @property
+    def scaling(self) -> float:
+        """lora_alpha / r, the factor on every expert's output."""
+        return self.lora_alpha / self.r
+
+    @property
+    def num_slots(self) -> int:
+        """Experts stacked at a site: E, and one more (the last) for the universal expert."""
+        return self.num_experts + int(self.universal_expert)
+
+    @property
+    def noise_std(self) -> float:
+        """The std of the gate noise in training, with the default resolved."""
+        if self.gate_noise_std is not None:
+            return self.gate_noise_std
+        return RELEASED_NOISE_STD if self.gate_mode == "released" else self.num_experts**-0.5
+
+    def to_dict(self) -> dict[str, Any]:
+        """The dictionary that is saved: sets in a fixed order, and without the path that only a new adapter reads."""
+        values = {key: sorted(value) if isinstance(value, set) else value for key, value in super().to_dict().items()}
+        values["centroids"] = None
+        return values

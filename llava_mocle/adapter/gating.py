@@ -1,0 +1,49 @@
+"""From gate logits to expert choices and weights: pure functions, no state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def gate_probabilities(logits: Tensor, temperature: float, mode: str = "paper") -> Tensor:
+    """softmax(logits / temperature) over the last dimension, in the dtype of `logits`.
+
+    Under mode "released" the softmax itself is taken in fp16, as the authors' published code does.
+
+    Args:
+        logits: (..., E).
+    """
+    scaled = logits / temperature
+    if mode == "released":
+        return torch.softmax(scaled.to(torch.float16), dim=-1).to(logits.dtype)
+    return torch.softmax(scaled, dim=-1)
+
+
+def select_experts(probabilities: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The `top_k` most probable experts, and their probabilities unchanged (no renormalising).
+
+    Args:
+        probabilities: (..., E).
+
+    Returns:
+        expert index (..., k) int64 and gate (..., k), strongest first.
+    """
+    gate, expert = torch.topk(probabilities, top_k, dim=-1)
+    return expert, gate
+
+
+def mixing_weights(gate: Tensor, mode: str, universal: bool) -> tuple[Tensor, Tensor | None]:
+    """What the chosen experts and the universal expert are multiplied by.
+
+    "paper": G and 1 - G_max (arXiv 2312.12379, eq. 3). "released": G^2 and 1 - G_max, as the
+    published layer applies the gate twice.
+
+    Args:
+        gate: (..., k), strongest first.
+
+    Returns:
+        expert weight (..., k) and universal weight (...), or None without a universal expert.
+    """
+    weight = gate * gate if mode == "released" else gate
+    return weight, (1 - gate[..., 0]) if universal else None

@@ -1,0 +1,60 @@
+"""Routing during `generate`: chosen once per call, kept for every decoded token, repeated for beams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from llava_mocle.adapter.routing import Routing
+from llava_mocle.errors import RoutingError
+
+_BATCH_INPUTS = ("input_ids", "inputs", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds", "input_features")
+
+
+def batch_size(args: tuple, kwargs: dict[str, Any]) -> int | None:
+    """The number of samples in a call of the model, where its inputs tell: their first dimension."""
+    candidates = [kwargs.get(name) for name in _BATCH_INPUTS] + list(args)
+    return next((c.shape[0] for c in candidates if isinstance(c, Tensor) and c.ndim > 1), None)
+
+
+def expansion(kwargs: dict[str, Any], default_config: Any) -> int:
+    """By how much `generate` repeats every sample: max(num_beams, num_return_sequences), as transformers does."""
+
+    def value(name: str) -> int:
+        given = getattr(kwargs.get("generation_config"), name, None)
+        return kwargs.get(name) or given or getattr(default_config, name, None) or 1
+
+    return max(value("num_beams"), value("num_return_sequences"))
+
+
+class Generation:
+    """The routing of one `generate` call.
+
+    Args:
+        routings: adapter name -> routing of the samples as the caller passed them.
+        factor: see `expansion`.
+    """
+
+    def __init__(self, routings: dict[str, Routing], factor: int) -> None:
+        self.num_samples = next(iter(routings.values())).num_samples
+        self.factor = factor
+        self._by_factor = {1: routings}
+
+    def routings(self, rows: int | None) -> dict[str, Routing]:
+        """The routing for a forward of `rows` rows: the samples, or each of them `factor` times in a row.
+
+        Raises:
+            RoutingError: any other number of rows.
+        """
+        factors = {self.num_samples: 1, self.num_samples * self.factor: self.factor}
+        if rows is not None and rows not in factors:
+            raise RoutingError(
+                f"generate runs a batch of {rows} rows, but {self.num_samples} routing ids were passed and every "
+                f"sample is repeated {self.factor} times (num_beams, num_return_sequences); "
+                "pass exactly one id per sample."
+            )
+        factor = 1 if rows is None else factors[rows]
+        if factor not in self._by_factor:
+            self._by_factor[factor] = {name: routing.repeat(factor) for name, routing in self._by_factor[1].items()}
+        return self._by_factor[factor]

@@ -1,0 +1,161 @@
+"""MocleLinear: a frozen linear with a stack of low-rank experts beside it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+
+from llava_mocle.adapter.config import MocleConfig
+from llava_mocle.adapter.product import collapsed_pair, grouped
+from llava_mocle.adapter.routing import Assignment, RoutingState
+from llava_mocle.errors import ConfigError, RoutingError
+
+
+class StackedExperts(nn.Module):
+    """All experts of one site in two parameters, the universal expert in the last slot.
+
+    Stacked, because an expert held in a module of its own gets no gradient at all in a step whose samples do not
+    choose it, and ranks then disagree about what to reduce: silently wrong under ZeRO-2, a crash under ZeRO-3.
+
+    Parameters:
+        experts_A: (slots, r, in_features), each slot as PEFT's LoRA starts.
+        experts_B: (slots, out_features, r), zero.
+    """
+
+    def __init__(self, config: MocleConfig, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.scaling = config.scaling
+        self.dropout = nn.Dropout(config.lora_dropout) if config.lora_dropout > 0 else nn.Identity()
+        self.experts_A = nn.Parameter(torch.empty(config.num_slots, config.r, in_features))
+        self.experts_B = nn.Parameter(torch.empty(config.num_slots, out_features, config.r))
+        self._reset(config.init_lora_weights)
+
+    @torch.no_grad()
+    def _reset(self, zero_B: bool) -> None:
+        # Slot by slot: fan-in is that of one expert, not of the stack.
+        for slot in self.experts_A:
+            nn.init.kaiming_uniform_(slot, a=math.sqrt(5))
+        for slot in self.experts_B:
+            if zero_B:
+                nn.init.zeros_(slot)
+            else:
+                nn.init.kaiming_uniform_(slot, a=math.sqrt(5))
+
+    def forward(self, x: Tensor, assignment: Assignment | None, cast_input: bool = True) -> Tensor:
+        """The experts' contribution (B, ..., out) for x (B, ..., in); see `product`."""
+        if cast_input:
+            x = x.to(self.experts_A.dtype)
+        return grouped(self.dropout(x), self.experts_A, self.experts_B, assignment, self.scaling)
+
+    @torch.no_grad()
+    def collapsed(self, assignment: Assignment | None) -> tuple[Tensor, Tensor]:
+        """A' (n r, in), B' (out, n r) of the plain LoRA that equals this site for one cluster; same scaling."""
+        return collapsed_pair(self.experts_A, self.experts_B, assignment)
+
+
+class MocleLinear(nn.Module, BaseTunerLayer):
+    """y = W0 x + (experts chosen for each sample), one site of a MoCLE adapter.
+
+    Input (B, in) or (B, T, in), first dimension the sample; which expert a sample uses is handed down by the model.
+    """
+
+    adapter_layer_names = ("mocle_experts",)
+    other_param_names = ("r", "lora_alpha", "scaling", "site_index")
+
+    def __init__(self, base_layer: nn.Linear, adapter_name: str, config: MocleConfig, state: RoutingState) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.in_features = base_layer.in_features
+        self.out_features = base_layer.out_features
+        self.mocle_experts = nn.ModuleDict()
+        self.r: dict[str, int] = {}
+        self.lora_alpha: dict[str, float] = {}
+        self.scaling: dict[str, float] = {}
+        self.site_index: dict[str, int | None] = {}
+        self.routing_state = state
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self._merged_assignments: dict[str, Assignment | None] = {}
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: MocleConfig) -> None:
+        """Add the experts of an adapter. The site's place among the gates is set once all sites are known."""
+        self.r[adapter_name] = config.r
+        self.lora_alpha[adapter_name] = config.lora_alpha
+        self.scaling[adapter_name] = config.scaling
+        self.site_index[adapter_name] = None
+        self.mocle_experts[adapter_name] = StackedExperts(config, self.in_features, self.out_features)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def _assignment(self, adapter_name: str, rows: int) -> Assignment | None:
+        site = self.site_index[adapter_name]
+        return None if site is None else self.routing_state.assignment(adapter_name, site, rows)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        result = self.base_layer(x, *args, **kwargs)
+        if self.merged:
+            return result
+        dtype = result.dtype
+        cast_input = getattr(self, "cast_input_dtype_enabled", True)
+        for adapter_name in self.active_adapters:
+            if adapter_name in self.mocle_experts:
+                assignment = self._assignment(adapter_name, x.shape[0])
+                result = result + self.mocle_experts[adapter_name](x, assignment, cast_input)
+        return result.to(dtype)
+
+    def get_delta_weight(self, adapter_name: str, assignment: Assignment | None) -> Tensor:
+        """scaling * B' A' (out, in), in fp32 or better."""
+        pair_A, pair_B = cast(StackedExperts, self.mocle_experts[adapter_name]).collapsed(assignment)
+        return self.scaling[adapter_name] * (pair_B @ pair_A)
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the active (or named) adapters into the base weight, for the cluster that the model is merging.
+
+        Raises:
+            RoutingError: no cluster was given for a routed adapter.
+            ConfigError: the base weight is quantized.
+            ValueError: `safe_merge` found weights that are not finite.
+        """
+        for adapter_name in check_adapters_to_merge(self, adapter_names):
+            if adapter_name not in self.mocle_experts:
+                continue
+            site, assignment = self.site_index[adapter_name], None
+            if site is not None:
+                routing = self.routing_state.merging.get(adapter_name)
+                if routing is None:
+                    raise RoutingError("merging folds one cluster's gates in: merge through the model, with cluster=c.")
+                assignment = routing.site(site)
+            self._add_to_weight(self.get_delta_weight(adapter_name, assignment), adapter_name, safe_merge)
+            self._merged_assignments[adapter_name] = assignment
+            self.merged_adapters.append(adapter_name)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take every merged adapter out of the base weight again."""
+        while self.merged_adapters:
+            adapter_name = self.merged_adapters.pop()
+            delta = self.get_delta_weight(adapter_name, self._merged_assignments.pop(adapter_name))
+            self._add_to_weight(-delta, adapter_name, safe=False)
+
+    def _add_to_weight(self, delta: Tensor, adapter_name: str, safe: bool) -> None:
+        weight = cast(nn.Linear, self.get_base_layer()).weight
+        if not weight.dtype.is_floating_point:
+            raise ConfigError(f"adapter {adapter_name!r} cannot be merged into a {weight.dtype} weight; dequantize it.")
+        merged = (weight.data.to(delta.dtype) + delta.to(weight.device)).to(weight.dtype)
+        if safe and not merged.isfinite().all():
+            raise ValueError(f"merging adapter {adapter_name!r} would give weights that are not finite.")
+        weight.data = merged
+
+    def __repr__(self) -> str:
+        return "mocle." + super().__repr__()

@@ -1,0 +1,93 @@
+"""The low-rank products of a site: a plain reference, and the path that is used."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llava_mocle.adapter.routing import Assignment
+
+# Both paths: x (B, ..., in), experts_A (slots, r, in), experts_B (slots, out, r) -> (B, ..., out).
+# `assignment` None is a plain LoRA: the only expert, with weight 1.
+
+
+def reference(x: Tensor, experts_A: Tensor, experts_B: Tensor, assignment: Assignment | None, scaling: float) -> Tensor:
+    """The definition, one sample and one expert at a time. For tests and benchmarks."""
+    outputs = []
+    for b in range(x.shape[0]):
+        if assignment is None:
+            terms: list[tuple[Tensor | float, int]] = [(1.0, 0)]
+        else:
+            terms = [(w, int(e)) for w, e in zip(assignment.weight[b], assignment.expert[b], strict=True)]
+            if assignment.universal_weight is not None:
+                terms.append((assignment.universal_weight[b], experts_A.shape[0] - 1))
+        products = [weight * F.linear(F.linear(x[b], experts_A[e]), experts_B[e]) for weight, e in terms]
+        outputs.append(scaling * torch.stack(products).sum(dim=0))
+    return torch.stack(outputs)
+
+
+def grouped(x: Tensor, experts_A: Tensor, experts_B: Tensor, assignment: Assignment | None, scaling: float) -> Tensor:
+    """The universal expert as one product for the batch, each task expert as one product for all its samples.
+
+    Weights are never gathered per sample, and every slot of both stacks takes part in autograd whatever the routing:
+    an expert that no sample chose gets a gradient of zeros, on every rank alike.
+    """
+    slots_A, slots_B = experts_A.unbind(0), experts_B.unbind(0)
+    if assignment is None:
+        return _low_rank(x, slots_A[0], slots_B[0], scaling)
+    output = _task_experts(x, slots_A, slots_B, assignment, scaling)
+    if assignment.universal_weight is not None:
+        output = output + _low_rank(x, slots_A[-1], slots_B[-1], scaling * assignment.universal_weight)
+    return output
+
+
+def _task_experts(
+    x: Tensor, slots_A: tuple[Tensor, ...], slots_B: tuple[Tensor, ...], assignment: Assignment, scaling: float
+) -> Tensor:
+    samples, top_k = assignment.expert.shape
+    weight = scaling * assignment.weight.flatten()
+    rows = x
+    if not assignment.is_sorted:
+        weight = weight.index_select(0, assignment.order)
+    if top_k > 1 or not assignment.is_sorted:
+        rows = x.index_select(0, assignment.order // top_k)
+    lengths = [length for _, length in assignment.runs]
+    pieces = [
+        _low_rank(part, slots_A[expert], slots_B[expert], part_weight)
+        for (expert, _), part, part_weight in zip(
+            assignment.runs, rows.split(lengths), weight.split(lengths), strict=True
+        )
+    ]
+    output = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    if not assignment.is_sorted:
+        output = output.index_select(0, assignment.inverse)
+    if top_k > 1:
+        output = output.unflatten(0, (samples, top_k)).sum(dim=1)
+    return output
+
+
+def _low_rank(x: Tensor, a: Tensor, b: Tensor, weight: Tensor | float) -> Tensor:
+    """weight * b a x, for x (n, ..., in) and weight (n,) or a number; the weight meets the r-dimensional middle."""
+    hidden = F.linear(x, a)
+    if isinstance(weight, Tensor):
+        weight = weight.reshape(-1, *[1] * (hidden.ndim - 1))
+    return F.linear((hidden * weight).to(hidden.dtype), b)
+
+
+def collapsed_pair(experts_A: Tensor, experts_B: Tensor, assignment: Assignment | None) -> tuple[Tensor, Tensor]:
+    """The plain LoRA pair that equals a site for the single sample of `assignment`: A' (n r, in), B' (out, n r).
+
+    n counts the mixed experts (the universal one included), so scaling stays the same with r' = n r and
+    alpha' = n alpha. Half-precision weights come back as fp32, so that folding the gate in costs nothing.
+    """
+    dtype = torch.promote_types(experts_A.dtype, torch.float32)
+    experts_A, experts_B = experts_A.to(dtype), experts_B.to(dtype)
+    if assignment is None:
+        return experts_A[0], experts_B[0]
+    terms = list(zip(assignment.expert[0].tolist(), assignment.weight[0].to(dtype), strict=True))
+    if assignment.universal_weight is not None:
+        terms.append((experts_A.shape[0] - 1, assignment.universal_weight[0].to(dtype)))
+    pair_A = torch.cat([experts_A[expert] for expert, _ in terms], dim=0)
+    pair_B = torch.cat([weight * experts_B[expert] for expert, weight in terms], dim=1)
+    return pair_A, pair_B

@@ -1,0 +1,18 @@
+"""The one place that touches PEFT's type maps."""
+
+from typing import Any, cast
+
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+from llava_mocle.adapter.config import PEFT_TYPE, MocleConfig
+from llava_mocle.adapter.model import MocleModel
+
+
+def register() -> None:
+    """Make PEFT know MoCLE. Its own `register_peft_method` refuses a name outside its enum; the maps take a string."""
+    for mapping, value in (
+        (PEFT_TYPE_TO_CONFIG_MAPPING, MocleConfig),
+        (PEFT_TYPE_TO_TUNER_MAPPING, MocleModel),
+        (PEFT_TYPE_TO_PREFIX_MAPPING, MocleModel.prefix),
+    ):
+        cast(dict[str, Any], mapping)[PEFT_TYPE] = value

@@ -1,0 +1,38 @@
+import math
+
+import torch
+
+from llava_mocle.adapter.gating import gate_probabilities, mixing_weights, select_experts
+
+LOGITS = torch.tensor([[0.1, 0.4, -0.2]], dtype=torch.float64)
+
+
+def test_probabilities_are_a_tempered_softmax():
+    exponents = [math.exp(value / 0.5) for value in LOGITS[0].tolist()]
+    expected = torch.tensor([[value / sum(exponents) for value in exponents]], dtype=torch.float64)
+    assert (gate_probabilities(LOGITS, 0.5) - expected).abs().max() < 1e-15
+
+
+def test_released_softmax_is_rounded_to_half_precision():
+    found = gate_probabilities(LOGITS, 0.5, "released")
+    assert found.dtype == torch.float64
+    assert torch.equal(found, found.half().double())
+    assert 0 < (found - gate_probabilities(LOGITS, 0.5)).abs().max() < 1e-3
+
+
+def test_kept_values_are_not_renormalised():
+    probabilities = torch.tensor([[0.2, 0.5, 0.3]])
+    expert, gate = select_experts(probabilities, 2)
+    assert expert.tolist() == [[1, 2]]
+    assert gate.tolist() == probabilities[:, [1, 2]].tolist()
+
+
+def test_weights_of_both_modes():
+    gate = torch.tensor([[0.5], [0.25]], dtype=torch.float64)
+    weight, universal = mixing_weights(gate, "paper", universal=True)
+    assert weight.tolist() == [[0.5], [0.25]]
+    assert universal.tolist() == [0.5, 0.75]
+    weight, universal = mixing_weights(gate, "released", universal=True)
+    assert weight.tolist() == [[0.25], [0.0625]]
+    assert universal.tolist() == [0.5, 0.75]
+    assert mixing_weights(gate, "paper", universal=False)[1] is None
