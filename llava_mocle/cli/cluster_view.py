@@ -1,0 +1,86 @@
+"""What `llava-mocle cluster` prints: sizes, cluster x dataset table, nearest instructions."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from llava_mocle.clustering import cluster_files
+from llava_mocle.clustering.assign import count_by_dataset, read_table
+from llava_mocle.clustering.cluster_model import ClusterModel
+
+# More columns than this do not fit a terminal; then each cluster lists its largest datasets.
+_MAX_DATASET_COLUMNS = 8
+_MAX_TEXT = 160
+
+
+def show(folder: Path, num_examples: int, assignments: Path | None = None) -> None:
+    """Print the cluster model in `folder`, with up to `num_examples` instructions a cluster.
+
+    `assignments` is its table, by default assignments.parquet in the folder.
+    """
+    model = ClusterModel.load(folder)
+    console = Console()
+    _print_sizes(console, folder, model)
+    _print_datasets(console, assignments or folder / cluster_files.ASSIGNMENTS_FILE)
+    _print_examples(console, model, num_examples)
+
+
+def _print_sizes(console: Console, folder: Path, model: ClusterModel) -> None:
+    config, fit = model.config, model.config.fit
+    console.print(
+        f"[bold]{escape(str(folder))}[/]  K={model.num_clusters}  D={model.dim}  fingerprint {model.fingerprint}"
+    )
+    console.print(
+        f"encoder {escape(config.encoder)} ({config.encoder_weight_hash[:12]}), turns {config.instruction_turns}, seed "
+        f"{config.seed}, {config.n_init} restarts, inertia {fit.get('inertia', float('nan')):.6g}, "
+        f"{fit.get('num_instructions', 0):,.0f} instructions ({fit.get('num_distinct', 0):,} distinct)",
+        highlight=False,
+    )
+    console.print("\nsizes (rows x repeat)")
+    table = Table()
+    for name in ("cluster", "instructions", "share"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    total = model.counts.sum() or 1.0
+    for cluster, count in enumerate(model.counts):
+        share = count / total
+        table.add_row(str(cluster), f"{count:,.0f}", f"{share:.1%}", "█" * round(30 * share))
+    console.print(table)
+
+
+def _print_datasets(console: Console, path: Path) -> None:
+    if not path.is_file():
+        console.print(f"no {escape(str(path))}, so no cluster x dataset table")
+        return
+    names, counts = count_by_dataset(read_table(path))
+    console.print("\nrows by cluster and dataset")
+    table = Table()
+    table.add_column("cluster", justify="right")
+    if len(names) <= _MAX_DATASET_COLUMNS:
+        for name in names:
+            table.add_column(name, justify="right")
+        for cluster, line in enumerate(counts):
+            table.add_row(str(cluster), *(f"{count:,}" if count else "·" for count in line))
+    else:
+        table.add_column("largest datasets")
+        for cluster, line in enumerate(counts):
+            largest = [index for index in (-line).argsort(kind="stable")[:5] if line[index]]
+            table.add_row(str(cluster), ", ".join(f"{names[index]} {line[index]:,}" for index in largest))
+    console.print(table)
+
+
+def _print_examples(console: Console, model: ClusterModel, number: int) -> None:
+    console.print("\ninstructions nearest each centre")
+    table = Table()
+    for name in ("cluster", "distance", "times"):
+        table.add_column(name, justify="right")
+    table.add_column("instruction")
+    for cluster in range(model.num_clusters):
+        for rank, item in enumerate(model.nearest_examples(cluster, number)):
+            text = item.text if len(item.text) <= _MAX_TEXT else item.text[: _MAX_TEXT - 1] + "…"
+            label = str(cluster) if rank == 0 else ""
+            table.add_row(label, f"{item.distance:.3f}", f"{item.count:,.0f}", Text(text.replace("\n", " ⏎ ")))
+    console.print(table)

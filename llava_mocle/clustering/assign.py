@@ -1,0 +1,176 @@
+"""Rows -> assignment table: which cluster each row belongs to, in a Parquet file that knows what it was made from."""
+
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from llava_mocle.clustering.instruction import InstructionRule, instruction_hash, instruction_text
+from llava_mocle.errors import ClusterModelError, DataError
+
+if TYPE_CHECKING:
+    from llava_mocle.clustering.cluster_model import ClusterModel
+
+Rows = Sequence[Mapping[str, Any]]
+
+_FINGERPRINT = b"llava_mocle.cluster_model_fingerprint"
+_NUM_CLUSTERS = b"llava_mocle.num_clusters"
+_SCHEMA = pa.schema(
+    [
+        ("dataset", pa.dictionary(pa.int32(), pa.string())),
+        ("row_id", pa.string()),
+        ("row", pa.int64()),
+        ("instruction_hash", pa.string()),
+        ("cluster_id", pa.int32()),
+        ("distance", pa.float32()),
+    ]
+)
+
+
+def route_texts(rows_by_dataset: Mapping[str, Rows], rule: InstructionRule) -> dict[str, list[str]]:
+    """Return dataset -> the text that routes each of its rows.
+
+    Raises:
+        DataError: a row has no such text; names the dataset and the row.
+    """
+    texts: dict[str, list[str]] = {}
+    for dataset, rows in rows_by_dataset.items():
+        texts[dataset] = []
+        for index, row in enumerate(rows):
+            try:
+                texts[dataset].append(instruction_text(row, rule))
+            except DataError as error:
+                raise DataError(f"dataset {dataset!r}, row {index}: {error}") from error
+    return texts
+
+
+def assign_rows(
+    cluster_model: "ClusterModel",
+    rows_by_dataset: Mapping[str, Rows],
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+) -> pa.Table:
+    """Return one table row for each data row; `row` is its index in its dataset."""
+    texts = route_texts(rows_by_dataset, cluster_model.rule)
+    flat = [text for part in texts.values() for text in part]
+    ids, distances = cluster_model.assign(flat, cache_dir=cache_dir, progress=progress)
+    names = list(rows_by_dataset)
+    sizes = [len(rows_by_dataset[name]) for name in names]
+    dataset = pa.DictionaryArray.from_arrays(
+        pa.array(np.repeat(np.arange(len(names)), sizes), pa.int32()), pa.array(names, pa.string())
+    )
+    columns = [
+        dataset,
+        pa.array([_row_id(row) for rows in rows_by_dataset.values() for row in rows], pa.string()),
+        pa.array(np.concatenate([np.arange(size) for size in sizes]) if sizes else [], pa.int64()),
+        pa.array([instruction_hash(text) for text in flat], pa.string()),
+        pa.array(ids, pa.int32()),
+        pa.array(distances, pa.float32()),
+    ]
+    metadata = {
+        _FINGERPRINT: cluster_model.fingerprint.encode(),
+        _NUM_CLUSTERS: str(cluster_model.num_clusters).encode(),
+    }
+    return pa.Table.from_arrays(columns, schema=_SCHEMA.with_metadata(metadata))
+
+
+def write_assignments(table: pa.Table, path: str | Path) -> None:
+    """Write the table beside `path` and rename it into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        pq.write_table(table, aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_assignments(
+    path: str | Path, rows_by_dataset: Mapping[str, Rows], cluster_model: "ClusterModel"
+) -> dict[str, np.ndarray]:
+    """Return dataset -> cluster ids (rows,) int64, after checking that the table was made from these rows.
+
+    Needs no encoder. Datasets in the table that are not asked for are ignored.
+
+    Raises:
+        ClusterModelError: the table was made by another cluster model.
+        DataError: missing, damaged, or made from other rows; names the first row that differs.
+    """
+    table = read_table(path)
+    found = (table.schema.metadata or {}).get(_FINGERPRINT, b"").decode()
+    if found != cluster_model.fingerprint:
+        raise ClusterModelError(
+            f"{path}: made by the cluster model with fingerprint {found or 'unknown'}, but this one has "
+            f"{cluster_model.fingerprint}. {_REMEDY}"
+        )
+    texts = route_texts(rows_by_dataset, cluster_model.rule)
+    return {
+        dataset: _checked_ids(path, table, dataset, rows, texts[dataset]) for dataset, rows in rows_by_dataset.items()
+    }
+
+
+def read_table(path: str | Path) -> pa.Table:
+    """Read an assignment table without checking it against rows.
+
+    Raises:
+        DataError: missing, not Parquet, or with other columns.
+    """
+    try:
+        table = pq.ParquetFile(path).read()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such assignment table. {_REMEDY}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not readable as Parquet ({error}). {_REMEDY}") from error
+    if table.schema.names != _SCHEMA.names:
+        raise DataError(
+            f"{path}: has columns {', '.join(table.schema.names)}; expected {', '.join(_SCHEMA.names)}. {_REMEDY}"
+        )
+    return table
+
+
+def count_by_dataset(table: pa.Table) -> tuple[list[str], np.ndarray]:
+    """Return (dataset names in the table's order, counts (K, datasets) int64): how many rows of each cluster."""
+    num_clusters = int((table.schema.metadata or {}).get(_NUM_CLUSTERS, b"0"))
+    column = table["dataset"].cast(pa.string())
+    names = [str(name) for name in column.unique().to_pylist()]
+    dataset = pc.index_in(column, pa.array(names, pa.string())).to_numpy()
+    counts = np.zeros((num_clusters, len(names)), dtype=np.int64)
+    np.add.at(counts, (table["cluster_id"].to_numpy(), dataset), 1)
+    return names, counts
+
+
+_REMEDY = "Run `llava-mocle cluster` on the rows as they are now, with --overwrite to replace this clustering"
+
+
+def _checked_ids(path: str | Path, table: pa.Table, dataset: str, rows: Rows, texts: Sequence[str]) -> np.ndarray:
+    part = table.filter(pc.equal(table["dataset"].cast(pa.string()), dataset)).sort_by("row")
+    if part.num_rows == 0 and rows:
+        known = ", ".join(map(repr, table["dataset"].cast(pa.string()).unique().to_pylist()))
+        raise DataError(f"{path}: holds no dataset {dataset!r}, only {known or 'none'}. {_REMEDY}")
+    hashes, row_ids = part["instruction_hash"].to_pylist(), part["row_id"].to_pylist()
+    for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
+        if index >= part.num_rows:
+            break
+        if hashes[index] != instruction_hash(text) or row_ids[index] != _row_id(row):
+            raise DataError(
+                f"{path}: dataset {dataset!r}, row {index}: the table was made from id {row_ids[index]!r} with "
+                f"instruction hash {hashes[index]}, the row now has id {_row_id(row)!r} and hash "
+                f"{instruction_hash(text)} ({text[:60]!r}). {_REMEDY}"
+            )
+    if part.num_rows != len(rows):
+        raise DataError(
+            f"{path}: dataset {dataset!r} has {part.num_rows} rows in the table and {len(rows)} in the data; the first "
+            f"that differs is row {min(part.num_rows, len(rows))}. {_REMEDY}"
+        )
+    return part["cluster_id"].to_numpy().astype(np.int64)
+
+
+def _row_id(row: Mapping[str, Any]) -> str:
+    return str(row.get("id", ""))

@@ -1,0 +1,157 @@
+"""A cluster model folder on disk: config.json, centroids.safetensors, examples.jsonl. Written whole or not at all."""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from llava_mocle.clustering.cluster_config import ClusterConfig, Example
+from llava_mocle.errors import ClusterModelError
+
+CONFIG_FILE = "config.json"
+CENTROIDS_FILE = "centroids.safetensors"
+EXAMPLES_FILE = "examples.jsonl"
+ASSIGNMENTS_FILE = "assignments.parquet"
+# What a clustering owns in its folder: replaced together, because each belongs to the others.
+_OWN_FILES = (CONFIG_FILE, CENTROIDS_FILE, EXAMPLES_FILE, ASSIGNMENTS_FILE)
+
+
+def is_cluster_model(folder: Path) -> bool:
+    """Return whether the folder holds a cluster model's config.json and centroids."""
+    return (folder / CONFIG_FILE).is_file() and (folder / CENTROIDS_FILE).is_file()
+
+
+def write_folder(
+    folder: Path,
+    config: ClusterConfig,
+    tensors: Mapping[str, np.ndarray],
+    examples: Sequence[Sequence[Example]],
+    overwrite: bool,
+) -> None:
+    """Write the files beside `folder` and rename them into place.
+
+    Raises:
+        ClusterModelError: the folder is not empty and `overwrite` is off, or it holds something else.
+    """
+    from safetensors.numpy import save
+
+    check_writable(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        aside.chmod(0o777 & ~_umask())
+        (aside / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+        # Not save_file: it leaves a file that only its owner may read.
+        content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+        (aside / CENTROIDS_FILE).write_bytes(content)
+        lines = [
+            json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n" for group in examples for item in group
+        ]
+        (aside / EXAMPLES_FILE).write_text("".join(lines), encoding="utf-8")
+        _swap(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_writable(folder: Path, overwrite: bool) -> None:
+    """Raise ClusterModelError where `write_folder` would refuse; call it before the work, not after."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not folder.is_dir():
+        raise ClusterModelError(f"{folder}: is a file; a cluster model needs a folder: name another output")
+    if not is_cluster_model(folder):
+        raise ClusterModelError(f"{folder}: holds files that are no cluster model; name another output, or empty it")
+    if not overwrite:
+        raise ClusterModelError(
+            f"{folder}: already holds another cluster model; nothing was changed. Name another output, or allow "
+            "replacing it with --overwrite"
+        )
+
+
+def read_tensors(path: Path, config: ClusterConfig) -> dict[str, np.ndarray]:
+    """Read and check centroids (K, D), counts (K,) and probe (P, D).
+
+    Raises:
+        ClusterModelError: missing, damaged, or of another shape or dtype than config.json says.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    remedy = "copy the whole cluster model folder again, or run `llava-mocle cluster` again"
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError as error:
+        raise ClusterModelError(f"{path}: no such file; {remedy}") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ClusterModelError(f"{path}: damaged ({error}); {remedy}") from error
+    expected = {"centroids": (config.num_clusters, config.dim), "counts": (config.num_clusters,)}
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise ClusterModelError(f"{path}: tensor {name!r} is missing; {remedy}")
+        if tensors[name].shape != shape:
+            raise ClusterModelError(
+                f"{path}: tensor {name!r} has shape {tensors[name].shape}, config.json says {shape}; {remedy}"
+            )
+    if tensors["centroids"].dtype != np.float32 or not np.isfinite(tensors["centroids"]).all():
+        raise ClusterModelError(
+            f"{path}: tensor 'centroids' is {tensors['centroids'].dtype}, expected finite float32 numbers; {remedy}"
+        )
+    probe = tensors.get("probe")
+    if probe is None or probe.ndim != 2 or probe.shape[1] != config.dim:
+        raise ClusterModelError(f"{path}: tensor 'probe' is missing or not (P, {config.dim}); {remedy}")
+    return tensors
+
+
+def read_examples(path: Path, num_clusters: int) -> list[list[Example]]:
+    """Read examples.jsonl: for each cluster, the instructions nearest its centroid, the nearest first.
+
+    Raises:
+        ClusterModelError: missing, or a line that is not an example.
+    """
+    examples: list[list[Example]] = [[] for _ in range(num_clusters)]
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClusterModelError(f"{path}: not readable ({error}); run `llava-mocle cluster` again") from error
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            item = Example(**json.loads(line))
+            if item.cluster < 0:
+                raise IndexError("negative cluster")
+            examples[item.cluster].append(item)
+        except (ValueError, TypeError, IndexError) as error:
+            raise ClusterModelError(
+                f"{path}, line {number}: not an example of {num_clusters} clusters ({error}); run `llava-mocle "
+                "cluster` again"
+            ) from error
+    return examples
+
+
+def _swap(aside: Path, folder: Path) -> None:
+    if not folder.exists():
+        os.rename(aside, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent)) / folder.name
+    os.rename(folder, old)
+    try:
+        os.rename(aside, folder)
+    except OSError:
+        os.rename(old, folder)
+        raise
+    for entry in old.iterdir():
+        if entry.name not in _OWN_FILES:
+            os.rename(entry, folder / entry.name)
+    shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

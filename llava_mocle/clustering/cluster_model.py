@@ -1,0 +1,271 @@
+"""The artifact: centroids, the encoder they live in, and the rule that says which text to embed.
+
+Same text, same id, forever. Embeddings of the fast path differ from the exact ones by about 1e-6 in norm, depending on
+batch, device and threads, so near a border between two clusters the id would depend on them too. Therefore `assign`
+decides by the fast path only where the nearest centroid leads by more than `TIE_MARGIN`, and by the exact path
+elsewhere: what it returns is always the exact path's answer. (If an embedding moves by d, each distance moves by at
+most d, so a lead above 2 d cannot turn.) That d stays below TIE_MARGIN / 2 is checked on probe texts, once for each
+loaded cluster model.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from llava_mocle.clustering import cluster_files, kmeans
+from llava_mocle.clustering.cluster_config import ClusterConfig, Example, fingerprint
+from llava_mocle.clustering.encoder import Encoder, SentenceEncoder
+from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER
+from llava_mocle.clustering.fit_request import fit_request, weigh
+from llava_mocle.clustering.instruction import InstructionRule
+from llava_mocle.clustering.nearest import nearest_exact, nearest_with_margin
+from llava_mocle.errors import AssetError, ClusterModelError
+
+TIE_MARGIN = 1e-4
+# Case, accents, other scripts, emoji, and a text longer than any encoder's window.
+PROBE_TEXTS = (
+    "What is the length of side AB in the given figure?",
+    "Où se trouve l'anomalie ? 图中有几只猫？ 🐈",
+    "describe every object in this picture, one after another, and say where it stands. " * 60,
+)
+
+
+class ClusterModel:
+    """K clusters of instructions.
+
+    Attributes:
+        centroids: (K, D) float32, in the space of unit-norm embeddings (centroids themselves are not normalised).
+        counts: (K,) float64, how many fitted instructions each cluster holds (rows times `repeat`).
+        config: what config.json holds.
+    """
+
+    def __init__(
+        self,
+        centroids: np.ndarray,
+        counts: np.ndarray,
+        config: ClusterConfig,
+        probe: np.ndarray,
+        examples: Sequence[Sequence[Example]],
+        encoder: Encoder | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.centroids = np.asarray(centroids, dtype=np.float32)
+        self.counts = np.asarray(counts, dtype=np.float64)
+        self.config = config
+        self._probe = np.asarray(probe, dtype=np.float32)
+        self._examples = [list(group) for group in examples]
+        self._given_encoder = encoder
+        self._folder = folder
+
+    @property
+    def num_clusters(self) -> int:
+        """K."""
+        return self.config.num_clusters
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.config.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the clustering: encoder weights, rule, centroids."""
+        return self.config.fingerprint
+
+    @cached_property
+    def rule(self) -> InstructionRule:
+        """Which text of a row or of a request to give to `assign`."""
+        return InstructionRule(self.config.instruction_turns, self.config.instruction_rule_version)
+
+    @classmethod
+    def fit(
+        cls,
+        texts: Sequence[str],
+        num_clusters: int,
+        *,
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+        n_init: int = 10,
+        rule: InstructionRule | None = None,
+        encoder: Encoder | str | Path = DEFAULT_ENCODER,
+        cache_dir: str | Path | None = None,
+        progress: bool = True,
+        num_examples: int = 20,
+    ) -> "ClusterModel":
+        """Cluster instructions. The order of `texts` does not matter, repetitions do: they are weights.
+
+        Args:
+            texts: one for each row, as `instruction_text` gives them.
+            weights: (N,) how often each row counts (its dataset's `repeat`); default 1.
+
+        Raises:
+            ConfigError: K is larger than the number of distinct instructions.
+        """
+        rule = rule or InstructionRule()
+        encoder = SentenceEncoder(encoder) if isinstance(encoder, (str, Path)) else encoder
+        weight_of = weigh(texts, weights)
+        distinct = list(weight_of)
+        mass = np.array(list(weight_of.values()))
+        kmeans.check_enough(num_clusters, len(distinct))
+        embedded = encoder.encode([*distinct, *PROBE_TEXTS], cache_dir=cache_dir, progress=progress)
+        embeddings, fast_probe = embedded[: len(distinct)], embedded[len(distinct) :]
+        probe = encoder.encode(PROBE_TEXTS, cache_dir=cache_dir, progress=False, exact=True).astype(np.float32)
+        result = kmeans.fit(embeddings, num_clusters, seed=seed, n_init=n_init, weights=mass)
+        config = ClusterConfig(
+            encoder=encoder.name,
+            encoder_weight_hash=encoder.weight_hash,
+            dim=embeddings.shape[1],
+            num_clusters=num_clusters,
+            seed=seed,
+            n_init=n_init,
+            instruction_turns=rule.turns,
+            instruction_rule_version=rule.version,
+        )
+        config.fit = {
+            "request": fit_request(weight_of, num_clusters, seed, n_init, rule, encoder.weight_hash),
+            "num_rows": len(texts),
+            "num_instructions": float(mass.sum()),
+            "num_distinct": len(distinct),
+            "inertia": result.inertia,
+            "iterations": result.iterations,
+        }
+        centroids = result.centroids.astype(np.float32)
+        config.fingerprint = fingerprint(config, centroids)
+        model = cls(centroids, result.counts, config, probe, [], encoder)
+        model._check_drift(encoder, fast_probe)
+        model._checked_encoder = encoder
+        ids, distances = model._decide(distinct, embeddings, cache_dir, progress)
+        model.counts = np.bincount(ids, weights=mass, minlength=num_clusters).astype(np.float64)
+        model._examples = _nearest_examples(distinct, mass, ids, distances, num_clusters, num_examples)
+        return model
+
+    def assign(
+        self, texts: Sequence[str], cache_dir: str | Path | None = None, progress: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return (cluster ids (N,) int64, Euclidean distances to their centroids (N,) float32).
+
+        The id of a text depends on that text alone.
+
+        Raises:
+            ClusterModelError: the encoder is not the one that the centroids were fitted with.
+        """
+        distinct = sorted(set(texts))
+        encoder = self._checked_encoder
+        if not distinct:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        embeddings = encoder.encode(distinct, cache_dir=cache_dir, progress=progress)
+        ids, distances = self._decide(distinct, embeddings, cache_dir, progress)
+        position = {text: index for index, text in enumerate(distinct)}
+        back = np.array([position[text] for text in texts])
+        return ids[back], distances[back].astype(np.float32)
+
+    def nearest_examples(self, cluster: int, n: int = 5) -> list[Example]:
+        """Return up to n of the fitted instructions, the nearest to the cluster's centroid first."""
+        if not 0 <= cluster < self.num_clusters:
+            raise ClusterModelError(f"cluster is {cluster}, expected 0 to {self.num_clusters - 1}")
+        return self._examples[cluster][:n]
+
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write config.json, centroids.safetensors and examples.jsonl, all at once.
+
+        Raises:
+            ClusterModelError: the folder holds a cluster model and `overwrite` is off, or holds something else.
+        """
+        tensors: dict[str, np.ndarray] = {"centroids": self.centroids, "counts": self.counts, "probe": self._probe}
+        cluster_files.write_folder(Path(folder), self.config, tensors, self._examples, overwrite)
+
+    @classmethod
+    def load(cls, folder: str | Path, encoder: Encoder | str | Path | None = None) -> "ClusterModel":
+        """Read a cluster model. The encoder is looked for when the first text is assigned.
+
+        Args:
+            encoder: in place of the recorded name, for example the encoder's folder on this machine. It must be the
+                same encoder: that is checked at once.
+
+        Raises:
+            ClusterModelError: a file is missing or damaged, or the encoder is another one.
+        """
+        folder = Path(folder)
+        config = ClusterConfig.read(folder / cluster_files.CONFIG_FILE)
+        path = folder / cluster_files.CENTROIDS_FILE
+        tensors = cluster_files.read_tensors(path, config)
+        if config.fingerprint != fingerprint(config, tensors["centroids"]):
+            raise ClusterModelError(
+                f"{path}: these are not the centroids that config.json was written for; copy the whole cluster model "
+                "folder again, or run `llava-mocle cluster` again"
+            )
+        examples = cluster_files.read_examples(folder / cluster_files.EXAMPLES_FILE, config.num_clusters)
+        if isinstance(encoder, (str, Path)):
+            encoder = SentenceEncoder(encoder)
+        model = cls(tensors["centroids"], tensors["counts"], config, tensors["probe"], examples, encoder, folder)
+        if encoder is not None:
+            model._check_weights(encoder)
+        return model
+
+    def _decide(
+        self, texts: Sequence[str], embeddings: np.ndarray, cache_dir: str | Path | None, progress: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        ids, distances, margins = nearest_with_margin(embeddings, self.centroids)
+        close = np.flatnonzero(margins < TIE_MARGIN).tolist()
+        if close:
+            exact = self._checked_encoder.encode(
+                [texts[index] for index in close], cache_dir=cache_dir, progress=progress, exact=True
+            )
+            ids[close], distances[close] = nearest_exact(exact, self.centroids)
+        return ids, distances
+
+    @cached_property
+    def _checked_encoder(self) -> Encoder:
+        encoder = self._given_encoder or self._find_encoder()
+        self._check_weights(encoder)
+        self._check_drift(encoder, encoder.encode(PROBE_TEXTS, progress=False))
+        return encoder
+
+    def _find_encoder(self) -> Encoder:
+        try:
+            return SentenceEncoder(self.config.encoder)
+        except AssetError as missing:
+            # A path of another machine: the default encoder serves if it has the same weights.
+            try:
+                default = SentenceEncoder(DEFAULT_ENCODER)
+            except AssetError:
+                raise missing from None
+            if default.weight_hash != self.config.encoder_weight_hash:
+                raise missing
+            return default
+
+    def _check_weights(self, encoder: Encoder) -> None:
+        expected, found = self.config.encoder_weight_hash, encoder.weight_hash
+        if expected != found:
+            raise ClusterModelError(
+                f"{self._place}: fitted with encoder {self.config.encoder!r} of weight hash {expected[:16]}, but "
+                f"{encoder.name!r} has {found[:16]}: its embeddings would land in wrong clusters. Name the folder of "
+                "the original encoder, or run `llava-mocle cluster` with this one"
+            )
+
+    def _check_drift(self, encoder: Encoder, fast_probe: np.ndarray) -> None:
+        drift = np.linalg.norm(fast_probe - self._probe, axis=1).max()
+        if not drift <= TIE_MARGIN / 2:
+            raise ClusterModelError(
+                f"{self._place}: the encoder {encoder.name!r} has the right weights, but its embedding of a probe text "
+                f"is off by {drift:.1e} (at most {TIE_MARGIN / 2:.0e} is allowed): its tokenizer, its settings, a "
+                "library or the arithmetic changed. Restore the encoder's folder and the versions, or run "
+                "`llava-mocle cluster` again"
+            )
+
+    @property
+    def _place(self) -> str:
+        return str(self._folder / cluster_files.CONFIG_FILE) if self._folder else "cluster model"
+
+
+def _nearest_examples(
+    texts: Sequence[str], mass: np.ndarray, ids: np.ndarray, distances: np.ndarray, num_clusters: int, number: int
+) -> list[list[Example]]:
+    groups = []
+    for cluster in range(num_clusters):
+        members = np.flatnonzero(ids == cluster)
+        nearest = members[np.argsort(distances[members], kind="stable")[:number]]
+        groups.append([Example(cluster, texts[i], float(mass[i]), round(float(distances[i]), 6)) for i in nearest])
+    return groups

@@ -1,0 +1,99 @@
+"""Which text of a sample routes it: one rule, versioned, the same for training, evaluation and serving.
+
+The rule (version 1), for a LLaVA row:
+
+1. A `route_text` field that is not null wins over everything else.
+2. Otherwise `turns="first"` takes the first human turn, and `turns="all"` all human turns joined by newlines.
+3. In each text `<image>` is removed; what stays is stripped of white space at both ends.
+
+A change to any of these changes clusters of existing data, so it needs a new version number.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llava_mocle.errors import ClusterModelError, ConfigError, DataError
+
+RULE_VERSION = 1
+TURNS = ("first", "all")
+IMAGE_PLACEHOLDER = "<image>"
+
+
+@dataclass(frozen=True)
+class InstructionRule:
+    """The rule's one choice (`turns`) and its version.
+
+    Raises:
+        ConfigError: `turns` is neither "first" nor "all".
+        ClusterModelError: a version that this release does not know.
+    """
+
+    turns: str = "first"
+    version: int = RULE_VERSION
+
+    def __post_init__(self) -> None:
+        if self.turns not in TURNS:
+            raise ConfigError(f"instruction_turns is {self.turns!r}, expected one of {', '.join(map(repr, TURNS))}")
+        if self.version != RULE_VERSION:
+            raise ClusterModelError(
+                f"instruction rule version is {self.version!r}, this release of llava_mocle knows version "
+                f"{RULE_VERSION}: use the release that wrote the cluster model, or run `llava-mocle cluster` again"
+            )
+
+
+def instruction_text(row: Mapping[str, Any], rule: InstructionRule) -> str:
+    """Return the text that routes one row; it may be empty (a row that shows an image and asks nothing).
+
+    Raises:
+        DataError: no human turn, a turn without text, or a `route_text` that is not a non-empty text.
+    """
+    route_text = row.get("route_text")
+    if route_text is not None:
+        if not isinstance(route_text, str) or not route_text.strip():
+            raise DataError(
+                f"{_place(row)}: field 'route_text' is {route_text!r}, expected a non-empty text: fill it, or remove "
+                "it to route by the human turn"
+            )
+        return _clean(route_text)
+    turns = row.get("conversations")
+    if not isinstance(turns, list):
+        raise DataError(f"{_place(row)}: field 'conversations' is {turns!r}, expected a list of turns")
+    human = [turn for turn in turns if isinstance(turn, Mapping) and turn.get("from") == "human"]
+    if not human:
+        raise DataError(f"{_place(row)}: no turn is from 'human', so no text routes this row: add one, or `route_text`")
+    for turn in human:
+        if not isinstance(turn.get("value"), str):
+            raise DataError(f"{_place(row)}: a human turn's 'value' is {turn.get('value')!r}, expected a text")
+    return instruction_from_prompt([turn["value"] for turn in human], rule)
+
+
+def instruction_from_prompt(prompt: str | Sequence[str], rule: InstructionRule) -> str:
+    """Return the text that routes a request.
+
+    Args:
+        prompt: what the human wrote: one text, or one for each human turn so far. It equals what `instruction_text`
+            gives for a row with these human turns.
+    """
+    turns = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not turns:
+        raise DataError("no human turn to route by: give at least one prompt")
+    if rule.turns == "first":
+        return _clean(turns[0])
+    return "\n".join(_clean(turn) for turn in turns).strip()
+
+
+def instruction_hash(text: str) -> str:
+    """Return 32 hexadecimal digits (the first half of SHA-256) that stand for an instruction in assignment tables."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
+
+
+def _clean(text: str) -> str:
+    # A lone surrogate (JSON can hold one) has no UTF-8 form, so neither a hash nor tokens.
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return text.replace(IMAGE_PLACEHOLDER, "").strip()
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return f"row with id {row['id']!r}" if "id" in row else "row without an id"

@@ -1,0 +1,96 @@
+"""Encoders for tests: a fake one that counts, a tiny random one that is real code, and the real one where it exists."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER, find_encoder
+from llava_mocle.errors import AssetError
+
+
+class FakeEncoder:
+    """Embeds a text by its hash. The fast path is off by `noise` in norm, another way at every call.
+
+    `calls` holds every text that was asked for, in order, apart from the exact path's, which `exact_calls` holds.
+    """
+
+    def __init__(self, dim: int = 8, noise: float = 0.0, weight_hash: str = "fake") -> None:
+        self.name = f"fake-{weight_hash}"
+        self.dim = dim
+        self.weight_hash = weight_hash
+        self.calls: list[str] = []
+        self.exact_calls: list[str] = []
+        self._noise = noise
+        self._generator = np.random.default_rng(0)
+
+    def encode(
+        self, texts: Sequence[str], cache_dir: str | Path | None = None, progress: bool = True, exact: bool = False
+    ) -> np.ndarray:
+        (self.exact_calls if exact else self.calls).extend(texts)
+        embeddings = np.stack([self._embed(text) for text in texts]) if len(texts) else np.empty((0, self.dim))
+        if exact:
+            return embeddings
+        error = self._generator.standard_normal(embeddings.shape)
+        error *= self._noise / np.maximum(np.linalg.norm(error, axis=1, keepdims=True), 1e-12)
+        return (embeddings + error).astype(np.float32)
+
+    def _embed(self, text: str) -> np.ndarray:
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+        vector = np.random.default_rng(seed).standard_normal(self.dim)
+        return vector / np.linalg.norm(vector)
+
+
+def make_tiny_encoder(folder: Path, seed: int = 0) -> Path:
+    """Write a sentence-transformers folder with a random two-layer BERT, D = 32, lower-casing, 64 tokens at most."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    source = folder.parent / f"{folder.name}-parts"
+    source.mkdir(parents=True)
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + [str(digit) for digit in range(10)] + list("?.,!")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (source / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
+    BertModel(config).save_pretrained(source)
+    BertTokenizerFast(str(source / "vocab.txt"), model_max_length=64).save_pretrained(source)
+    transformer = Transformer(str(source), max_seq_length=64)
+    SentenceTransformer(modules=[transformer, Pooling(32)], device="cpu").save(str(folder), create_model_card=False)
+    return folder
+
+
+def real_encoder_folder() -> Path:
+    """Return the default encoder's folder, or skip the test."""
+    try:
+        return find_encoder(DEFAULT_ENCODER)
+    except AssetError as error:
+        pytest.skip(f"needs the real sentence encoder: {str(error).splitlines()[0]}")
+
+
+def question_texts(number: int, seed: int = 0, longest: int = 23) -> list[str]:
+    """Return `number` distinct questions of 2 to `longest` words."""
+    generator = np.random.default_rng(seed)
+    texts: dict[str, None] = {}
+    while len(texts) < number:
+        length = int(generator.integers(2, longest + 1))
+        texts[" ".join(generator.choice(_WORDS, length)) + "?"] = None
+    return list(texts)
+
+
+_WORDS = (
+    *("what", "is", "the", "colour", "of", "this", "shape", "angle", "triangle", "length"),
+    *("scan", "brain", "slice", "lesion", "cat", "dog", "two", "left"),
+)

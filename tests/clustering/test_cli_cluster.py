@@ -1,0 +1,164 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from llava_mocle.cli.main import main
+from llava_mocle.clustering.cluster_model import ClusterModel
+from llava_mocle.clustering.encoder import SentenceEncoder
+from tests.clustering.encoders import make_tiny_encoder, question_texts
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return make_tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
+
+
+def write_rows(path, texts):
+    rows = [
+        {"id": f"{path.stem}-{i}", "conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "ok"}]}
+        for i, text in enumerate(texts)
+    ]
+    path.write_text(json.dumps(rows))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLAVA_MOCLE_CACHE", str(tmp_path / "cache"))
+    texts = question_texts(24)
+    return [write_rows(tmp_path / "shapes.json", texts[:16] * 3), write_rows(tmp_path / "scans.json", texts[16:])]
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Call it, and from then on loading the encoder's model is a failure."""
+
+    def forbid():
+        def refuse(*args):
+            raise AssertionError("the encoder's model was loaded")
+
+        monkeypatch.setattr(SentenceEncoder, "_load", refuse)
+
+    return forbid
+
+
+def cluster(*words) -> int:
+    return main(["cluster", *map(str, words)])
+
+
+def test_rows_then_again_then_inspect(files, encoder, tmp_path, capsys, no_model):
+    output = tmp_path / "clusters"
+    command = ("--rows", *files, "--num-clusters", 3, "--encoder", encoder, "--output", output)
+    assert cluster(*command) == 0
+    first = capsys.readouterr().out
+    assert "56 rows of 2 datasets, 24 distinct instructions" in first
+    assert "shapes" in first
+    assert "instructions nearest each centre" in first
+    assert sorted(path.name for path in output.iterdir()) == [
+        "assignments.parquet",
+        "centroids.safetensors",
+        "config.json",
+        "examples.jsonl",
+    ]
+    model = ClusterModel.load(output)
+    assert model.num_clusters == 3
+    assert model.counts.sum() == 56
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    no_model()
+    assert cluster(*command) == 0
+    assert "already holds this clustering of these rows: reused" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert cluster("inspect", output, "--examples", 1) == 0
+    inspected = capsys.readouterr().out
+    assert f"fingerprint {model.fingerprint}" in inspected
+    assert model.nearest_examples(2)[0].text.split()[0] in inspected
+    # Another K takes every embedding from the cache.
+    assert cluster(*command[:-1], tmp_path / "other", "--num-clusters", 5) == 0
+
+
+def test_a_lost_table_is_written_again(files, encoder, tmp_path, capsys):
+    output = tmp_path / "clusters"
+    command = ("--rows", *files, "--num-clusters", 3, "--encoder", encoder, "--output", output)
+    assert cluster(*command) == 0
+    before = pq.read_table(output / "assignments.parquet")
+    (output / "assignments.parquet").unlink()
+    assert cluster("inspect", output) == 0
+    assert "so no cluster x dataset table" in " ".join(capsys.readouterr().out.split())
+    assert cluster(*command) == 0
+    assert pq.read_table(output / "assignments.parquet").equals(before)
+
+
+def test_nothing_is_overwritten_unasked(files, encoder, tmp_path, capsys, no_model):
+    output = tmp_path / "clusters"
+    command = ["--rows", *files, "--encoder", encoder, "--output", output, "--num-clusters"]
+    assert cluster(*command, 3) == 0
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    assert cluster(*command, 4) == 2
+    assert cluster(*command, 25, "--overwrite") == 2
+    error = capsys.readouterr().err
+    assert "--overwrite" in error
+    assert "num_clusters is 25, but there are only 24 distinct instructions" in error
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert cluster(*command, 4, "--overwrite") == 0
+    assert ClusterModel.load(output).num_clusters == 4
+
+
+def write_recipe(path, files, encoder, **keys):
+    values = {
+        "datasets": [
+            {"name": "geometry", "data_path": str(files[0]), "image_folder": "", "repeat": 2},
+            {"name": "medical", "data_path": str(files[1]), "image_folder": "", "repeat": 9},
+        ],
+        "num_clusters": 3,
+        "cluster_encoder": str(encoder),
+        **keys,
+    }
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_recipe(files, encoder, tmp_path, capsys):
+    output = tmp_path / "clusters"
+    recipe = write_recipe(tmp_path / "recipe.yaml", files, encoder, cluster_model=str(output), cluster_seed=4)
+    assert cluster("--recipe", recipe) == 0
+    assert "geometry" in capsys.readouterr().out
+    model = ClusterModel.load(output)
+    assert model.counts.sum() == 2 * 48 + 9 * 8
+    assert (model.config.num_clusters, model.config.seed) == (3, 4)
+    assert pq.read_table(output / "assignments.parquet").num_rows == 56
+    assert cluster("--recipe", recipe, "--num-clusters", 4, "--output", tmp_path / "k4") == 0
+    assert ClusterModel.load(tmp_path / "k4").config.num_clusters == 4
+
+
+def test_recipe_that_keeps_its_table_elsewhere(files, encoder, tmp_path):
+    table = tmp_path / "tables" / "mine.parquet"
+    keys = {"cluster_model": str(tmp_path / "clusters"), "cluster_assignments": str(table)}
+    recipe = write_recipe(tmp_path / "recipe.yaml", files, encoder, **keys)
+    assert cluster("--recipe", recipe) == 0
+    assert pq.read_table(table).num_rows == 56
+    assert not (tmp_path / "clusters" / "assignments.parquet").exists()
+
+
+def test_bad_words(files, encoder, tmp_path, capsys):
+    recipe = write_recipe(tmp_path / "recipe.yaml", files, encoder)
+    assert cluster() == 2
+    assert cluster("--recipe", recipe) == 2
+    assert cluster("--recipe", recipe, "--rows", files[0]) == 2
+    assert cluster("--rows", files[0]) == 2
+    (tmp_path / "sub").mkdir()
+    assert cluster("--rows", files[0], write_rows(tmp_path / "sub" / "shapes.json", ["x"]), "--output", "o") == 2
+    assert cluster("inspect", tmp_path / "nothing") == 2
+    error = capsys.readouterr().err
+    for words in (
+        "nothing to cluster",
+        "cluster_model",
+        "drop one",
+        "give --output",
+        "'shapes'",
+        "nothing/config.json",
+    ):
+        assert words in error
+    with pytest.raises(SystemExit):
+        cluster("inspect", "--help")
+    assert "usage: llava-mocle cluster inspect" in capsys.readouterr().out

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+
+from llava_mocle.clustering import kmeans
+from llava_mocle.errors import ConfigError
+
+
+def blobs(number: int = 400, dim: int = 16, centres: int = 5, spread: float = 0.35, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    middle = generator.standard_normal((centres, dim))
+    points = middle[generator.integers(centres, size=number)] + spread * generator.standard_normal((number, dim))
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+def plain_lloyd(points: np.ndarray, weights: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The paper's iteration, one point at a time."""
+    points, centres = points.astype(np.float64), centres.astype(np.float64).copy()
+    labels = None
+    while True:
+        new = np.array([int(np.argmin([((point - centre) ** 2).sum() for centre in centres])) for point in points])
+        if labels is not None and (new == labels).all():
+            return labels, centres
+        labels = new
+        for k in range(len(centres)):
+            mine = labels == k
+            centres[k] = (weights[mine, None] * points[mine]).sum(axis=0) / weights[mine].sum()
+
+
+def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
+    pairs = set(zip(one.tolist(), other.tolist(), strict=True))
+    return len(pairs) == len(set(one.tolist())) == len(set(other.tolist()))
+
+
+@pytest.mark.parametrize("num_clusters", [1, 3, 8])
+def test_equals_a_plain_loop_from_the_same_centres(num_clusters):
+    points = blobs()
+    weights = np.random.default_rng(1).integers(1, 20, len(points)).astype(float)
+    start = points[:num_clusters]
+    result = kmeans.fit(points, num_clusters, weights=weights, init=start)
+    labels, centres = plain_lloyd(points, weights, start)
+    assert same_partition(result.labels, labels)
+    for k in range(num_clusters):
+        np.testing.assert_allclose(result.centroids[k], centres[labels[result.labels == k][0]], rtol=0, atol=1e-12)
+
+
+def test_equals_scikit_learn_on_repeated_rows_from_the_same_centres():
+    points = blobs(200)
+    weights = np.random.default_rng(2).integers(1, 6, len(points))
+    start = points[[3, 50, 120, 180]].astype(np.float64)
+    result = kmeans.fit(points, 4, weights=weights.astype(float), init=start)
+    repeated = np.repeat(points, weights, axis=0).astype(np.float64)
+    reference = KMeans(4, init=start, n_init=1, tol=0, max_iter=1000, algorithm="lloyd").fit(repeated)
+    assert same_partition(np.repeat(result.labels, weights), reference.labels_)
+    assert result.inertia == pytest.approx(reference.inertia_, rel=1e-9)
+    assert sorted(result.counts) == sorted(np.bincount(reference.labels_))
+
+
+def test_centroids_are_the_weighted_means_and_labels_the_nearest():
+    points = blobs(300, centres=9, spread=0.8)
+    weights = np.linspace(1, 5, len(points))
+    result = kmeans.fit(points, 6, seed=3, n_init=4, weights=weights)
+    distances = ((points[:, None].astype(np.float64) - result.centroids) ** 2).sum(axis=-1)
+    assert (distances.argmin(axis=1) == result.labels).all()
+    assert result.inertia == pytest.approx(float((weights * distances.min(axis=1)).sum()), rel=1e-12)
+    for k in range(6):
+        mean = np.average(points[result.labels == k].astype(np.float64), axis=0, weights=weights[result.labels == k])
+        np.testing.assert_allclose(result.centroids[k], mean, rtol=0, atol=1e-14)
+
+
+def test_restarts_keep_the_best():
+    points = blobs(300, dim=3, centres=25, spread=0.05)
+    single = [kmeans.fit(points, 25, seed=seed, n_init=1).inertia for seed in range(6)]
+    assert max(single) > min(single) * 1.01, "restarts must matter here, or this test shows nothing"
+    assert kmeans.fit(points, 25, seed=0, n_init=30).inertia <= sorted(single)[1]
+
+
+def test_numbering_and_repeatability():
+    points = blobs(500, centres=7)
+    first, second = (kmeans.fit(points, 7, seed=5) for _ in range(2))
+    assert (np.diff(first.counts) <= 0).all()
+    assert (first.centroids == second.centroids).all()
+    assert (first.labels == second.labels).all()
+    assert first.counts.sum() == len(points)
+
+
+def test_input_is_left_alone():
+    points = blobs(50).astype(np.float64)
+    before = points.copy()
+    kmeans.fit(points, 3)
+    assert (points == before).all()
+
+
+@pytest.mark.parametrize(
+    ("num_clusters", "n_init", "words"),
+    [(0, 1, "num_clusters is 0"), (6, 1, "num_clusters is 6.*only 5 distinct"), (2, 0, "cluster_n_init is 0")],
+)
+def test_bad_settings(num_clusters, n_init, words):
+    with pytest.raises(ConfigError, match=words):
+        kmeans.fit(blobs(5), num_clusters, n_init=n_init)
+
+
+def test_texts_with_one_embedding_do_not_count_twice():
+    points = np.concatenate([blobs(4), blobs(4)])
+    with pytest.raises(ConfigError, match="only 4 of the 8"):
+        kmeans.fit(points, 5)
+    assert kmeans.fit(points, 4).inertia == pytest.approx(0, abs=1e-12)
