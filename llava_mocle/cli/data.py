@@ -1,0 +1,115 @@
+"""Validate rows and images before training: `llava-mocle data check RECIPE`.
+
+Prints a table and the first offenders. Exit code 0: everything can be trained on; 1: problems were found.
+
+examples:
+  llava-mocle data check scripts/recipes/demo_stage2.yaml
+  llava-mocle data check --rows train.json --image-folder images/
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from llava_mocle.data.check import CheckReport
+    from llava_mocle.data.mixture import DatasetSpec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="read every row and image of a recipe, or of one file", allow_abbrev=False)
+    check.add_argument("recipe", nargs="?", metavar="RECIPE", help="the recipe whose datasets are checked")
+    check.add_argument("--rows", metavar="FILE", help="a file of rows (JSON or JSONL) in place of a recipe")
+    check.add_argument("--image-folder", metavar="DIR", help="with --rows: what image paths are relative to")
+    check.add_argument("--no-images", action="store_true", help="don't open the images")
+    check.add_argument("--workers", type=int, default=4, metavar="N", help="threads that open images (default: 4)")
+    check.add_argument("--limit", type=int, default=10, metavar="N", help="offenders shown a dataset (default: 10)")
+    check.add_argument(
+        "--allow-duplicate-ids", action="store_true", help="an id that occurs twice in a file is no problem"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from llava_mocle.data.check import check_datasets
+
+    console = Console()
+    specs = _specs(args)
+    bar, progress = _progress()
+    with bar:
+        report = check_datasets(
+            specs,
+            images=not args.no_images,
+            workers=args.workers,
+            allow_duplicate_ids=args.allow_duplicate_ids,
+            progress=progress,
+        )
+    _print_table(console, report, images=not args.no_images)
+    _print_offenders(console, report, args.limit)
+    return 0 if report.ok else 1
+
+
+def _specs(args: argparse.Namespace) -> "list[DatasetSpec]":
+    from llava_mocle.data.mixture import DatasetSpec
+    from llava_mocle.errors import ConfigError
+
+    if bool(args.recipe) == bool(args.rows):
+        raise ConfigError("give either a recipe or --rows FILE (with --image-folder DIR)")
+    if args.rows:
+        return [DatasetSpec.single(args.rows, args.image_folder or "")]
+    if args.image_folder:
+        raise ConfigError("--image-folder goes with --rows; a recipe names its image folders itself")
+    from llava_mocle.training.recipe import load_recipe
+
+    return load_recipe(args.recipe).data.dataset_specs()
+
+
+def _progress() -> "tuple[Progress, Callable[[str, int, int], None]]":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    # On stderr, so that the table can be piped.
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True))
+    tasks: dict[str, TaskID] = {}
+
+    def progress(dataset: str, done: int, total: int) -> None:
+        if dataset not in tasks:
+            tasks[dataset] = bar.add_task(f"images of {dataset}", total=total)
+        bar.update(tasks[dataset], completed=done)
+
+    return bar, progress
+
+
+def _print_table(console: "Console", report: "CheckReport", images: bool) -> None:
+    from rich.table import Table
+
+    table = Table(title="rows" if images else "rows (images not opened)", title_justify="left")
+    table.add_column("dataset", overflow="fold")
+    for column in ("rows", "images", "text only", "turns", "problems"):
+        table.add_column(column, justify="right")
+    table.add_column("by kind", overflow="fold")
+    for dataset in report.datasets:
+        kinds = ", ".join(f"{kind}: {count}" for kind, count in dataset.by_kind.most_common())
+        counts = (dataset.rows, dataset.images, dataset.text_only, dataset.turns, len(dataset.problems))
+        table.add_row(dataset.name, *(f"{count:,}" for count in counts), kinds or "none")
+    console.print(table)
+
+
+def _print_offenders(console: "Console", report: "CheckReport", limit: int) -> None:
+    for dataset in report.datasets:
+        for title, found in (("problem", dataset.problems), ("remark", dataset.remarks)):
+            if not found:
+                continue
+            plural = title if len(found) == 1 else f"{title}s"
+            console.print(f"\n{dataset.path}: {len(found):,} {plural}", markup=False, highlight=False, soft_wrap=True)
+            for problem in found[: max(0, limit)]:
+                line = f"  [{problem.kind}] {problem.describe()}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+            if len(found) > limit:
+                console.print(f"  ... and {len(found) - limit:,} more (--limit)", markup=False, highlight=False)

@@ -1,0 +1,1 @@
+"""Rows, prompts, images: everything between LLaVA's files and a batch."""

@@ -1,0 +1,181 @@
+"""Validate everything a run would read, before it runs: rows, images, ids."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.data.conversation import row_images
+from llava_mocle.data.images import ImageUnreadable, image_path, probe_image
+from llava_mocle.data.mixture import DatasetSpec, Mixture
+from llava_mocle.data.rows import Problem, parse_rows, row_problems
+from llava_mocle.errors import DataError
+
+# Images handed to the workers at once: bounds memory, and lets Ctrl-C take effect.
+_CHUNK = 1024
+
+
+@dataclass
+class DatasetReport:
+    """What a file of rows holds, and what is wrong with it.
+
+    Attributes:
+        rows, text_only, turns: counts; images: distinct image files named by its rows.
+        problems: what keeps rows from being trained on.
+        remarks: what is worth knowing, and does no harm.
+    """
+
+    name: str
+    path: str
+    rows: int = 0
+    images: int = 0
+    text_only: int = 0
+    turns: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    remarks: list[Problem] = field(default_factory=list)
+
+    @property
+    def by_kind(self) -> Counter[str]:
+        """How many problems of each kind, remarks left out."""
+        return Counter(problem.kind for problem in self.problems)
+
+    def add(self, problem: Problem) -> None:
+        (self.problems if problem.fatal else self.remarks).append(problem)
+
+
+@dataclass
+class CheckReport:
+    """The reports of all files of rows, held-out ones included."""
+
+    datasets: list[DatasetReport]
+
+    @property
+    def ok(self) -> bool:
+        return not any(report.problems for report in self.datasets)
+
+
+def check_datasets(
+    datasets: Mixture | Iterable[DatasetSpec],
+    *,
+    images: bool = True,
+    workers: int = 4,
+    allow_duplicate_ids: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> CheckReport:
+    """Check every dataset, its held-out rows included. Nothing is written, and nothing wrong raises.
+
+    Args:
+        images: also open every distinct image, decoding it to its end.
+        workers: threads that open images.
+        allow_duplicate_ids: count a repeated id as a remark (public mixes repeat ids; training does not mind).
+        progress: called with (dataset, images opened, images in all).
+    """
+    specs = datasets.specs if isinstance(datasets, Mixture) else list(datasets)
+    reports = []
+    seen: dict[str, str | None] = {}
+    for spec in specs:
+        files = {spec.name: spec.data_path}
+        if spec.eval_data_path:
+            files[f"{spec.name} (held out)"] = spec.eval_data_path
+        for name, path in files.items():
+            report = DatasetReport(name, str(path))
+            users = _check_rows(report, allow_duplicate_ids)
+            if images:
+                _check_images(report, users, spec.image_folder, workers, seen, progress)
+            report.problems.sort(key=lambda problem: -1 if problem.row is None else problem.row)
+            reports.append(report)
+    return CheckReport(reports)
+
+
+def _check_rows(report: DatasetReport, allow_duplicate_ids: bool) -> dict[str, list[tuple[int, Any]]]:
+    """Fill a report from its file. Returns image -> (row, id) of the rows that name it."""
+    try:
+        rows = parse_rows(report.path)
+    except DataError as error:
+        report.add(Problem("unreadable file", None, None, "file", str(error), "a JSON list or JSONL", "mend the file"))
+        return {}
+    report.rows = len(rows)
+    users: dict[str, list[tuple[int, Any]]] = {}
+    first_with: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        for problem in row_problems(row, index):
+            report.add(problem)
+        if not isinstance(row, Mapping):
+            continue
+        turns = row.get("conversations")
+        report.turns += len(turns) if isinstance(turns, list) else 0
+        names = row_images(row) if _names_images(row) else []
+        report.text_only += not names
+        for name in names:
+            users.setdefault(name, []).append((index, row.get("id")))
+        _check_id(report, row, index, first_with, allow_duplicate_ids)
+    report.images = len(users)
+    return users
+
+
+def _names_images(row: Mapping[str, Any]) -> bool:
+    image = row.get("image")
+    paths = image if isinstance(image, list) else [image]
+    return all(isinstance(path, str) and path for path in paths)
+
+
+def _check_id(
+    report: DatasetReport, row: Mapping[str, Any], index: int, first_with: dict[str, int], allow: bool
+) -> None:
+    if row.get("id") is None:
+        report.add(
+            Problem("no id", index, None, "id", "none", "an id", "add one: reports name rows by it", fatal=False)
+        )
+        return
+    # As text, so that an id of an odd type does no harm; 1 and "1" are the same to anyone who looks a row up.
+    first = first_with.setdefault(str(row["id"]), index)
+    if first != index:
+        remedy = "give each row its own, or pass --allow-duplicate-ids"
+        found, expected = f"the id of row {first} again", "an id of its own"
+        report.add(Problem("duplicate id", index, row["id"], "id", found, expected, remedy, fatal=not allow))
+
+
+def _check_images(
+    report: DatasetReport,
+    users: Mapping[str, list[tuple[int, Any]]],
+    folder: str,
+    workers: int,
+    seen: dict[str, str | None],
+    progress: Callable[[str, int, int], None] | None,
+) -> None:
+    """Open every image that no earlier dataset has opened, and report the rows of those that can't be read."""
+    paths = {name: image_path(folder, name) for name in users}
+    todo = [path for path in dict.fromkeys(paths.values()) if path not in seen]
+    done = 0
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        for chunk in _chunks(todo):
+            for path, trouble in zip(chunk, pool.map(_trouble, chunk), strict=True):
+                seen[path] = trouble
+                done += 1
+                if progress is not None:
+                    progress(report.name, done, len(todo))
+    for name, path in paths.items():
+        trouble = seen[path]
+        if trouble is not None:
+            kind = "corrupt image" if Path(path).exists() else "missing image"
+            for index, row_id in users[name]:
+                expected = "an image file that can be read to its end"
+                report.add(Problem(kind, index, row_id, "image", trouble, expected, "fetch it or remove the row"))
+
+
+def _chunks(items: Sequence[str]) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, _CHUNK)):
+        yield chunk
+
+
+def _trouble(path: str) -> str | None:
+    try:
+        probe_image(path)
+    except ImageUnreadable as error:
+        # The report gives its own advice behind the place and the reason.
+        return str(error).rpartition("; ")[0]
+    return None

@@ -1,0 +1,65 @@
+"""Samples -> a padded batch, ids for the routers included."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from llava_mocle.data.tokenize import IGNORE_INDEX
+from llava_mocle.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads on the right to the longest sample of the batch.
+
+    Returns a dict of
+        input_ids (B, T) long, attention_mask (B, T) long, labels (B, T) long,
+        pixel_values (sum of the samples' images, 3, H, W), absent when no sample has an image,
+        cluster_ids (B,) long, absent when the samples have none, dataset_ids (B,) long.
+
+    Raises:
+        ConfigError: `pad_token_id` is None.
+
+    Example:
+        With `pad_token_id=0`, image token 9 and two places an image, the samples
+
+            input_ids [1, 9, 9, 5, 6], labels [-100, -100, -100, -100, 6], one image, cluster 3, dataset 0
+            input_ids [1, 7, 8],       labels [-100, -100, 8],             no image,  cluster 1, dataset 1
+
+        become
+
+            input_ids      [[1, 9, 9, 5, 6],             attention_mask [[1, 1, 1, 1, 1],
+                            [1, 7, 8, 0, 0]]                             [1, 1, 1, 0, 0]]
+            labels         [[-100, -100, -100, -100, 6],
+                            [-100, -100, 8, -100, -100]]
+            pixel_values   (1, 3, H, W)      cluster_ids [3, 1]      dataset_ids [0, 1]
+    """
+
+    pad_token_id: int
+
+    def __post_init__(self) -> None:
+        if self.pad_token_id is None:
+            raise ConfigError(
+                "the tokenizer has no padding token; set pad_token in its tokenizer_config.json (Llama's: '<unk>')"
+            )
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        ids = [sample["input_ids"] for sample in samples]
+        batch = {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
+            # From the lengths: the padding token may also occur inside a text.
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+            "labels": pad_sequence(
+                [sample["labels"] for sample in samples], batch_first=True, padding_value=IGNORE_INDEX
+            ),
+        }
+        pictures = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
+        if pictures:
+            batch["pixel_values"] = torch.cat(pictures)
+        for key in ("cluster_id", "dataset_id"):
+            if key in samples[0]:
+                batch[f"{key}s"] = torch.tensor([sample[key] for sample in samples], dtype=torch.long)
+        return batch

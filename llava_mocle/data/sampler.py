@@ -1,0 +1,70 @@
+"""Batches of one modality and similar length, in an order that only the seed and the epoch decide."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+# How many batches are sorted by length together: more of them make batches more even and less random.
+_POOL_BATCHES = 50
+
+
+class LengthGroupedModalitySampler(Sampler[int]):
+    """Yields every index exactly once an epoch, so that each run of `batch_size` indices forms a grouped batch.
+
+    Rows with and without images never share a batch, but for the rest of each that fills no batch: these come
+    together at the end. Use `batch_size` = device batch x accumulation steps x processes, so that all processes step
+    through the same modality. Resuming needs no state: the order follows from (`seed`, epoch).
+
+    Args:
+        lengths: an estimate of each sample's length.
+        has_image: for each sample, whether it has an image.
+        batch_size: samples of one optimizer step over all processes.
+        seed: the order's seed.
+    """
+
+    def __init__(self, lengths: Sequence[int], has_image: Sequence[bool], batch_size: int, seed: int = 0) -> None:
+        if len(lengths) != len(has_image):
+            raise ValueError(f"{len(lengths)} lengths for {len(has_image)} samples; both describe the same dataset")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        self.lengths = torch.as_tensor(lengths, dtype=torch.long)
+        self.has_image = torch.as_tensor(has_image, dtype=torch.bool)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch; every process must choose the same."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator()
+        # Seeds that differ by one must not give one run's epoch 1 the order of another's epoch 0.
+        generator.manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        batches: list[torch.Tensor] = []
+        rest: list[torch.Tensor] = []
+        for wanted in (True, False):
+            members = torch.nonzero(self.has_image == wanted).flatten()
+            whole, left = self._group(members, generator)
+            batches += whole
+            rest.append(left)
+        order = torch.randperm(len(batches), generator=generator).tolist()
+        for batch in [batches[position] for position in order] + rest:
+            yield from batch.tolist()
+
+    def _group(self, members: torch.Tensor, generator: torch.Generator) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """One modality's indices -> whole batches, and what fills none."""
+        members = members[torch.randperm(len(members), generator=generator)]
+        whole = len(members) // self.batch_size * self.batch_size
+        members, rest = members[:whole], members[whole:]
+        # A small dataset in one pool would be cut into the same batches every epoch.
+        pool = self.batch_size * max(1, min(_POOL_BATCHES, len(members) // (self.batch_size * 4)))
+        batches: list[torch.Tensor] = []
+        for part in members.split(pool) if whole else []:
+            order = torch.argsort(self.lengths[part], descending=True, stable=True)
+            batches += part[order].split(self.batch_size)
+        return batches, rest

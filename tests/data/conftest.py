@@ -1,0 +1,123 @@
+"""Tokenizers small enough to be made while the tests run, of the two kinds real models have."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import sentencepiece
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers.models import BPE
+from transformers import CLIPImageProcessorPil, LlamaTokenizer, PreTrainedTokenizerFast
+
+SENTENCES = """A chat between a curious user and an artificial intelligence assistant.
+The assistant gives helpful, detailed, and polite answers to the user's questions.
+USER: What is shown in this picture? ASSISTANT: A cat on a red chair.
+USER: How many circles are there? ASSISTANT: There are three circles.
+[INST] Which organ is this? [/INST] It is a brain, seen from above.
+the quick brown fox jumps over the lazy dog 0 1 2 3 4 5 6 7 8 9
+这是一只猫。 你好，世界。 猫在椅子上。
+Это кошка на стуле. Сколько здесь кругов?""".splitlines()
+
+CHATML = (
+    "{% for message in messages %}"
+    "{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Llama-style tokenizers over one trained sentencepiece model.
+
+    `sp` is sentencepiece's own; `legacy` puts "▁" in front of every piece between special tokens, as Llama 1 and 2
+    were trained; `modern` puts it at the start of the text only, as `legacy=False` does.
+    """
+    folder = tmp_path_factory.mktemp("llama")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES * 20),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="bpe",
+        vocab_size=560,
+        byte_fallback=True,
+        add_dummy_prefix=True,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        character_coverage=0.98,
+        minloglevel=2,
+    )
+    modern = LlamaTokenizer(
+        **_vocabulary(folder), legacy=False, add_bos_token=True, pad_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    sp = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    return SimpleNamespace(sp=sp, modern=modern, legacy=_legacy(**_vocabulary(folder)))
+
+
+def _vocabulary(folder: Path) -> dict:
+    made = LlamaTokenizer.convert_to_native_format(vocab_file=str(folder / "tokenizer.model"))
+    return {"vocab": made["vocab"], "merges": made["merges"]}
+
+
+def _legacy(vocab: dict, merges: list) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges, fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    special = ("<unk>", "<s>", "</s>")
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
+    )
+
+
+@pytest.fixture(scope="session")
+def chatml() -> PreTrainedTokenizerFast:
+    """A byte-level BPE with a ChatML template, as SmolLM2 and Qwen have."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    # Indented text, so that a newline and the space behind it become one token, as in large vocabularies.
+    tokenizer.train_from_iterator([*SENTENCES, "x\n  y\n  z"] * 5, trainer)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+    made.chat_template = CHATML
+    return made
+
+
+@pytest.fixture(scope="session")
+def image_processor() -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, image_mean=[0.48, 0.45, 0.4]
+    )
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """A folder with red.png (20 x 10) and blue.jpg (8 x 8)."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (20, 10), (255, 0, 0)).save(folder / "red.png")
+    Image.new("RGB", (8, 8), (0, 0, 255)).save(folder / "blue.jpg")
+    return folder
+
+
+def make_row(*texts: str, image: object = None, row_id: object = "r") -> dict:
+    """A row of alternating human and gpt turns."""
+    turns = [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
+    return {"id": row_id, "conversations": turns} | ({} if image is None else {"image": image})

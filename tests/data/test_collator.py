@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from llava_mocle.data.collator import Collator
+from llava_mocle.errors import ConfigError
+
+FIRST = {
+    "input_ids": torch.tensor([1, 9, 9, 5, 6]),
+    "labels": torch.tensor([-100, -100, -100, -100, 6]),
+    "pixel_values": torch.full((1, 3, 2, 2), 0.25),
+    "cluster_id": 3,
+    "dataset_id": 0,
+}
+SECOND = {
+    "input_ids": torch.tensor([1, 7, 0]),  # the padding token inside a text is no padding
+    "labels": torch.tensor([-100, -100, 0]),
+    "cluster_id": 1,
+    "dataset_id": 1,
+}
+
+
+def test_worked_example() -> None:
+    batch = Collator(pad_token_id=0)([FIRST, SECOND])
+    assert batch["input_ids"].tolist() == [[1, 9, 9, 5, 6], [1, 7, 0, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, -100, -100, 6], [-100, -100, 0, -100, -100]]
+    assert torch.equal(batch["pixel_values"], FIRST["pixel_values"])
+    assert batch["cluster_ids"].tolist() == [3, 1]
+    assert batch["dataset_ids"].tolist() == [0, 1]
+    assert {value.dtype for key, value in batch.items() if key != "pixel_values"} == {torch.int64}
+
+
+def test_images_of_all_samples_in_order() -> None:
+    two = FIRST | {"pixel_values": torch.stack([torch.full((3, 2, 2), 1.0), torch.full((3, 2, 2), 2.0)])}
+    batch = Collator(0)([two, SECOND, FIRST])
+    assert batch["pixel_values"][:, 0, 0, 0].tolist() == [1.0, 2.0, 0.25]
+
+
+def test_absent_keys_stay_absent() -> None:
+    text = {key: value for key, value in SECOND.items() if key != "cluster_id"}
+    batch = Collator(0)([text, text])
+    assert set(batch) == {"input_ids", "attention_mask", "labels", "dataset_ids"}
+
+
+def test_tokenizer_without_padding_token() -> None:
+    with pytest.raises(ConfigError, match="pad_token"):
+        Collator(None)  # type: ignore[arg-type]

@@ -1,0 +1,61 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from llava_mocle.data.mixture import DatasetSpec, Mixture
+from llava_mocle.errors import ConfigError, DataError
+from tests.data.conftest import make_row
+
+
+def specs(tmp_path: Path) -> list[DatasetSpec]:
+    made = []
+    for name, rows, repeat in (("natural", 5, 1), ("geometry", 3, 2), ("medical", 2, 9)):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps([make_row("q", "a", row_id=index) for index in range(rows)]))
+        made.append(DatasetSpec(name, str(path), repeat=repeat))
+    return made
+
+
+def test_each_row_is_met_exactly_repeat_times(tmp_path: Path) -> None:
+    mixture = Mixture.load(specs(tmp_path))
+    assert len(mixture) == 5 * 1 + 3 * 2 + 2 * 9
+    met = Counter(mixture.locate(index) for index in range(len(mixture)))
+    expected = {(0, row): 1 for row in range(5)} | {(1, row): 2 for row in range(3)} | {(2, row): 9 for row in range(2)}
+    assert met == expected
+    assert mixture.names == ["natural", "geometry", "medical"]
+
+
+def test_held_out_rows_keep_the_dataset_ids(tmp_path: Path) -> None:
+    natural, geometry, medical = specs(tmp_path)
+    held_out = DatasetSpec(medical.name, medical.data_path, repeat=9, eval_data_path=geometry.data_path)
+    mixture = Mixture.load([natural, geometry, held_out], split="eval")
+    assert [mixture.locate(index) for index in range(len(mixture))] == [(2, 0), (2, 1), (2, 2)]
+    assert mixture.names == ["natural", "geometry", "medical"]
+    assert mixture.specs[2].data_path == geometry.data_path
+
+
+def test_shorthand_for_one_dataset(tmp_path: Path) -> None:
+    path = specs(tmp_path)[0].data_path
+    mixture = Mixture.load([DatasetSpec.single(path, "images")])
+    assert mixture.names == ["natural"]
+    assert len(mixture) == 5
+
+
+@pytest.mark.parametrize("repeat", [0, -1, 1.5, True, "2"])
+def test_repeat_is_a_whole_number(repeat: object) -> None:
+    with pytest.raises(ConfigError, match="'x': repeat is"):
+        DatasetSpec("x", "x.json", repeat=repeat)  # type: ignore[arg-type]
+
+
+def test_bad_mixtures(tmp_path: Path) -> None:
+    natural = specs(tmp_path)[0]
+    with pytest.raises(ConfigError, match="at least one dataset"):
+        Mixture.load([])
+    with pytest.raises(ConfigError, match="'natural' is used twice"):
+        Mixture.load([natural, natural])
+    with pytest.raises(ConfigError, match="'natural' has no rows"):
+        Mixture([natural], {"other": []})
+    with pytest.raises(DataError, match=r"gone\.json"):
+        Mixture.load([DatasetSpec("gone", str(tmp_path / "gone.json"))])

@@ -1,0 +1,93 @@
+import random
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from llava_mocle.data.sampler import LengthGroupedModalitySampler
+
+
+def sampler(count: int = 1000, batch_size: int = 16, seed: int = 3) -> LengthGroupedModalitySampler:
+    chance = random.Random(0)
+    lengths = [chance.randint(10, 2000) for _ in range(count)]
+    return LengthGroupedModalitySampler(lengths, [chance.random() < 0.7 for _ in range(count)], batch_size, seed)
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1000, 16), (7, 16), (1, 1), (64, 1), (0, 4), (33, 32)])
+def test_every_index_exactly_once_an_epoch(count: int, batch_size: int) -> None:
+    made = sampler(count, batch_size)
+    for epoch in range(3):
+        made.set_epoch(epoch)
+        assert sorted(made) == list(range(count))
+    assert len(made) == count
+
+
+def test_batches_are_of_one_modality_but_for_the_rests() -> None:
+    made = sampler()
+    order = torch.tensor(list(made))
+    images = int(made.has_image.sum())
+    whole = images // 16 + (1000 - images) // 16
+    batches = order[: whole * 16].split(16)
+    modalities = [set(made.has_image[batch].tolist()) for batch in batches]
+    assert all(len(found) == 1 for found in modalities)
+    # Mixed over the epoch: not all image batches first.
+    assert {True} in modalities[: whole // 4]
+    assert {False} in modalities[: whole // 4]
+
+
+def test_batches_are_of_similar_length() -> None:
+    made = sampler()
+    batches = torch.tensor(list(made)).split(16)[:-2]
+    spread = torch.stack([made.lengths[batch].float().std() for batch in batches]).mean()
+    assert spread < 0.3 * made.lengths.float().std()
+    firsts = torch.tensor([float(made.lengths[batch].float().mean()) for batch in batches])
+    rank = torch.corrcoef(torch.stack([firsts, torch.arange(len(firsts)).float()]))[0, 1]
+    assert rank.abs() < 0.5  # lengths don't run in order through the epoch
+
+
+def test_order_follows_from_seed_and_epoch() -> None:
+    first, again, other = sampler(), sampler(), sampler(seed=4)
+    orders = []
+    for epoch in (0, 1):
+        for made in (first, again, other):
+            made.set_epoch(epoch)
+        assert list(first) == list(again)
+        orders += [list(first), list(other)]
+    assert len({tuple(order) for order in orders}) == 4
+    # Iterating changes nothing: a run resumed in epoch 1 gets epoch 1's order without having seen epoch 0.
+    fresh = sampler()
+    fresh.set_epoch(1)
+    assert list(fresh) == orders[2]
+
+
+def test_epochs_make_other_batches() -> None:
+    made = sampler(count=64, batch_size=16)
+    found = []
+    for epoch in (0, 1):
+        made.set_epoch(epoch)
+        found.append({frozenset(batch.tolist()) for batch in torch.tensor(list(made)).split(16)})
+    assert found[0] != found[1]
+
+
+def test_through_accelerate_epochs_differ_and_all_processes_agree() -> None:
+    """`Trainer` hands the sampler to accelerate, which must find `set_epoch` and split whole batches."""
+    from accelerate.data_loader import prepare_data_loader
+
+    made = sampler(count=128, batch_size=8)
+    made.set_epoch(5)
+    expected = list(made)
+    parts = []
+    for process in range(2):
+        loader = DataLoader(list(range(128)), batch_size=4, sampler=sampler(count=128, batch_size=8))
+        prepared = prepare_data_loader(loader, num_processes=2, process_index=process, put_on_device=False)
+        prepared.set_epoch(5)
+        parts.append(list(prepared.batch_sampler))
+    joined = [index for pair in zip(*parts, strict=True) for batch in pair for index in batch]
+    assert joined == expected
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="3 lengths for 2"):
+        LengthGroupedModalitySampler([1, 2, 3], [True, False], 2)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        LengthGroupedModalitySampler([1], [True], 0)
