@@ -1,0 +1,20 @@
+"""Building and loading LLaVA models. Importing this package makes the grid vision tower known to `AutoModel`."""
+
+from llava_mocle.model.build import build_llava
+from llava_mocle.model.grid_tower import GridVisionConfig, GridVisionModel, register
+from llava_mocle.model.image_tokens import image_tokens_per_image
+from llava_mocle.model.load import LoadedModel, load_model
+from llava_mocle.model.projector import load_projector, save_projector
+
+register()
+
+__all__ = [
+    "GridVisionConfig",
+    "GridVisionModel",
+    "LoadedModel",
+    "build_llava",
+    "image_tokens_per_image",
+    "load_model",
+    "load_projector",
+    "save_projector",
+]

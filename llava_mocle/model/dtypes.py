@@ -1,0 +1,55 @@
+"""Weight dtypes and attention kernels by the names people give them."""
+
+import importlib.util
+import logging
+from typing import Any
+
+import torch
+
+from llava_mocle.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+_KERNELS = ("auto", "flash_attention_2", "sdpa", "eager")
+
+
+def parse_dtype(dtype: Any) -> Any:
+    """A torch dtype from its name ("bfloat16", "bf16", ...); "auto" (as saved) stays "auto"."""
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; use auto, {', '.join(_DTYPES)} or a torch dtype")
+    return _DTYPES[dtype]
+
+
+def choose_attention(attn: str, device: torch.device | None, dtype: Any) -> str:
+    """The attention kernel to load with, logged.
+
+    "auto" takes flash_attention_2 where flash-attn is installed, the weights are 16 bit and run on a GPU, else sdpa.
+
+    Raises:
+        ConfigError: an unknown kernel, or flash_attention_2 asked for where it cannot run.
+    """
+    if attn not in _KERNELS:
+        raise ConfigError(f"attn is {attn!r}; use one of {', '.join(_KERNELS)}")
+    on_gpu = torch.cuda.is_available() and (device is None or device.type == "cuda")
+    reasons = []
+    if importlib.util.find_spec("flash_attn") is None:
+        reasons.append("flash-attn is not installed (pip install 'llava_mocle[cuda]')")
+    if not on_gpu:
+        reasons.append("not on a GPU")
+    if dtype not in (torch.bfloat16, torch.float16):
+        reasons.append(f"weights are {dtype}, not 16 bit")
+    if attn == "flash_attention_2" and reasons:
+        raise ConfigError(f"attn is 'flash_attention_2', which cannot run here: {'; '.join(reasons)}. Use 'auto'.")
+    chosen = attn if attn != "auto" else ("sdpa" if reasons else "flash_attention_2")
+    logger.info("attention: %s%s", chosen, f" ({'; '.join(reasons)})" if attn == "auto" and reasons else "")
+    return chosen

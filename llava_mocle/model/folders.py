@@ -1,0 +1,135 @@
+"""Model folders: finding them, telling their kinds apart by their files, writing them atomically."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from llava_mocle.errors import CheckpointError
+
+Kind = Literal["base", "stage1", "adapter", "legacy"]
+
+ADAPTER_CONFIG = "adapter_config.json"
+PROJECTOR_CONFIG = "mm_projector_config.json"
+PROJECTOR_WEIGHTS = "mm_projector.safetensors"
+LEGACY_PROJECTOR_WEIGHTS = "mm_projector.bin"
+TEMPLATE_FILE = "llava_mocle.json"
+RECIPE_FILE = "recipe.yaml"
+CLUSTERS_FOLDER = "clusters"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; `CheckpointError` where that fails."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file.") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); the folder is damaged.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds a {type(value).__name__}, expected a JSON object.")
+    return value
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """The resolved recipe saved in a checkpoint; {} where the folder has none."""
+    import yaml
+
+    path = folder / RECIPE_FILE
+    if not path.is_file():
+        return {}
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path}: cannot be read as YAML ({error}); the folder is damaged.") from error
+    if not isinstance(recipe, dict):
+        raise CheckpointError(f"{path}: holds a {type(recipe).__name__}, expected keys and values.")
+    return recipe
+
+
+def find_folder(name: str | Path, what: str, remedy: str = "", beside: Path | None = None) -> Path:
+    """The local folder a path or a hub name stands for; nothing is ever downloaded.
+
+    Args:
+        name: a folder, absolute or relative to the working directory (or to `beside`), or `ORG/NAME` of a model
+            that is already in the local Hugging Face cache.
+        what: what the folder is, for the message.
+        remedy: a sentence that says what to do, for the message.
+        beside: a folder that relative paths may also start from.
+
+    Raises:
+        CheckpointError: there is no such folder.
+    """
+    for candidate in (Path(name), *([beside / name] if beside else [])):
+        if candidate.is_dir():
+            return candidate
+    text = str(name)
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(text, local_files_only=True))
+        except Exception:
+            remedy = remedy or f"Fetch it first: hf download {text}"
+    raise CheckpointError(f"{name}: no such folder; expected {what}. {remedy}".rstrip())
+
+
+def detect_kind(folder: Path) -> Kind:
+    """What a model folder holds, read from its files.
+
+    Raises:
+        CheckpointError: nothing that can be loaded as a LLaVA model; the message says what to do with what is there.
+    """
+    if (folder / ADAPTER_CONFIG).is_file():
+        return "adapter"
+    if (folder / PROJECTOR_CONFIG).is_file():
+        return "stage1"
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(_nothing_to_load(folder))
+    config = read_json(folder / "config.json")
+    if config.get("model_type") == "llava" and "vision_config" in config:
+        return "base"
+    if "mm_vision_tower" in config:
+        if (folder / LEGACY_PROJECTOR_WEIGHTS).is_file():
+            raise CheckpointError(
+                f"{folder}: is a stage-1 folder of the original LLaVA code: a projector without its language model. "
+                f"Build a base folder with `llava-mocle build`, then pass {folder / LEGACY_PROJECTOR_WEIGHTS} as "
+                "pretrain_mm_mlp_adapter."
+            )
+        return "legacy"
+    raise CheckpointError(
+        f"{folder}/config.json: model_type is {config.get('model_type')!r}, which is not a LLaVA model. To use a plain "
+        "language model, join it to a vision tower first: llava-mocle build --language-model ... --vision-tower ..."
+    )
+
+
+def _nothing_to_load(folder: Path) -> str:
+    message = f"{folder}: is not a model folder: it has no config.json, {ADAPTER_CONFIG} or {PROJECTOR_CONFIG}."
+    inside = sorted(
+        (p for p in folder.glob("checkpoint-*") if p.is_dir()), key=lambda p: (len(p.name), p.name), reverse=True
+    )
+    return message + (f" It holds checkpoints; give one of them, for example {inside[0]}." if inside else "")
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Write a folder under a temporary name beside it; it gets its own name only once it is complete.
+
+    Raises:
+        CheckpointError: `path` exists already (an empty folder is fine).
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise CheckpointError(f"{path}: exists already and is never overwritten; choose another folder or remove it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.partial-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,251 @@
+"""A model folder of any kind -> a model ready to run, with all that belongs to it.
+
+The kind is read from the folder's files: a base folder (LLaVA-HF), a stage-1 folder (projector), a checkpoint (PEFT
+adapter, MoCLE or plain LoRA), or an original LLaVA-1.5 folder.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, LlavaForConditionalGeneration
+
+from llava_mocle.errors import CheckpointError
+from llava_mocle.model.adapters import attach_adapter, load_cluster_model
+from llava_mocle.model.dtypes import choose_attention, parse_dtype
+from llava_mocle.model.folders import (
+    ADAPTER_CONFIG,
+    PROJECTOR_CONFIG,
+    Kind,
+    detect_kind,
+    find_folder,
+    read_json,
+    read_recipe,
+)
+from llava_mocle.model.image_tokens import image_tokens_per_image
+from llava_mocle.model.legacy import DERIVED_SUFFIXES
+from llava_mocle.model.loading import load_reported, refuse_gaps
+from llava_mocle.model.original import load_original
+from llava_mocle.model.processing import (
+    IMAGE_TOKEN,
+    check_image_size,
+    choose_template,
+    has_image_processor,
+    has_tokenizer,
+    load_image_processor,
+    load_tokenizer,
+    max_length,
+)
+from llava_mocle.model.projector import load_projector, save_projector
+
+if TYPE_CHECKING:
+    from llava_mocle.clustering import ClusterModel
+
+__all__ = ["LoadedModel", "load_model", "load_projector", "save_projector"]
+
+
+@dataclass
+class LoadedModel:
+    """A model and everything that must go with it.
+
+    Attributes:
+        model: `LlavaForConditionalGeneration`, or the `PeftModel` around it.
+        tokenizer: knows `<image>` as one token; gives character offsets.
+        image_processor: on the PIL backend.
+        template: name of the prompt template.
+        kind: "base", "stage1", "adapter" or "legacy".
+        image_token_id: of `<image>`.
+        image_tokens_per_image: how many of it stand for one image.
+        image_aspect_ratio: "pad" or "square", as the model was trained.
+        model_max_length: in tokens.
+        path: the folder that was loaded.
+        base_path: the folder under it that holds the whole model; `path` itself for a base or legacy folder.
+        cluster_model: what routes the instructions; None where the folder has none and needs none.
+        recipe: the resolved recipe of a checkpoint, else {}.
+    """
+
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+    template: str
+    kind: Kind
+    image_token_id: int
+    image_tokens_per_image: int
+    image_aspect_ratio: str
+    model_max_length: int
+    path: Path
+    base_path: Path
+    cluster_model: "ClusterModel | None" = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How the base model under anything is loaded."""
+
+    dtype: Any
+    attn: str
+    device: torch.device | None
+    vision_tower: str | Path | None
+
+    def attention(self, dtype: Any) -> str:
+        return choose_attention(self.attn, self.device, dtype)
+
+
+def load_model(
+    path: str | Path,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    attn: str = "auto",
+    trainable: bool = False,
+    *,
+    base: str | Path | None = None,
+    template: str | None = None,
+    vision_tower: str | Path | None = None,
+    encoder: str | Path | None = None,
+    autocast_adapter_dtype: bool = True,
+) -> LoadedModel:
+    """Load a model folder of any kind.
+
+    Args:
+        path: the folder (or `ORG/NAME` of one in the local Hugging Face cache).
+        dtype: of the weights: "auto" (as saved), "float32", "bfloat16", "float16" or a torch dtype.
+        device: where to put the model; None leaves it on the CPU for a trainer to place, "auto" takes a GPU if any.
+        attn: "auto", "flash_attention_2", "sdpa" or "eager".
+        trainable: training mode, with gradients for a checkpoint's adapter or all of a base model; otherwise
+            evaluation mode and no gradients.
+        base: the base folder, in place of the one a checkpoint names.
+        template: the prompt template, in place of the one the folder says.
+        vision_tower: for an original LLaVA folder: its CLIP tower, in place of the one its config names.
+        encoder: the cluster model's sentence encoder, in place of the one it records.
+        autocast_adapter_dtype: PEFT's: keep 16 bit adapter weights in float32.
+
+    Raises:
+        CheckpointError: a folder or file is missing or damaged, or parts do not fit; names it and the remedy.
+        ConfigError: an argument is wrong.
+    """
+    folder = find_folder(path, "a model folder")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = _Options(parse_dtype(dtype), attn, torch.device(device) if device else None, vision_tower)
+    kind = detect_kind(folder)
+    if kind == "adapter":
+        cluster_model = load_cluster_model(folder, encoder)
+        under = _load_under(folder, ADAPTER_CONFIG, base, template, options)
+        model = attach_adapter(under.model, folder, trainable, autocast_adapter_dtype)
+        loaded = replace(under, model=model, kind="adapter", cluster_model=cluster_model)
+    else:
+        loaded = _load_whole(folder, kind, base, template, options)
+    if device is not None:
+        loaded.model.to(device)
+    if trainable:
+        loaded.model.train()
+    else:
+        loaded.model.requires_grad_(False).eval()
+    return loaded
+
+
+def _load_whole(folder: Path, kind: Kind, base: Any, template: str | None, options: _Options) -> LoadedModel:
+    """A folder that needs no adapter: stage-1, base or original."""
+    if kind == "stage1":
+        under = _load_under(folder, PROJECTOR_CONFIG, base, template, options)
+        load_projector(under.model, folder)
+        return replace(under, kind="stage1")
+    if kind == "legacy":
+        model, tokenizer, image_processor = load_original(
+            folder, options.vision_tower, options.dtype, options.attention
+        )
+    else:
+        model = _load_base(folder, options)
+        tokenizer, image_processor = load_tokenizer(folder), load_image_processor(folder)
+    config = model.config
+    loaded = LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        image_processor=image_processor,
+        template=template or choose_template(folder, tokenizer, config.text_config, read_recipe(folder)),
+        kind=kind,
+        image_token_id=config.image_token_id,
+        image_tokens_per_image=image_tokens_per_image(config),
+        image_aspect_ratio=getattr(config.text_config, "image_aspect_ratio", "pad"),
+        model_max_length=max_length(tokenizer, config.text_config, {}),
+        path=folder,
+        base_path=folder,
+    )
+    _check_parts(loaded)
+    return loaded
+
+
+def _load_under(folder: Path, config_file: str, base: Any, template: str | None, options: _Options) -> LoadedModel:
+    """The model under a checkpoint, with the checkpoint's own tokenizer, image processor and recipe."""
+    recipe = read_recipe(folder)
+    base_folder = _base_folder(folder, config_file, base)
+    kind = detect_kind(base_folder)
+    if kind == "adapter":
+        raise CheckpointError(
+            f"{folder / config_file}: its base {base_folder} is itself an adapter; merge that one into a base first."
+        )
+    under = _load_whole(base_folder, kind, None, template or recipe.get("version"), options)
+    if has_tokenizer(folder):
+        under.tokenizer = load_tokenizer(folder)
+    if has_image_processor(folder):
+        under.image_processor = load_image_processor(folder)
+    loaded = replace(
+        under,
+        image_aspect_ratio=recipe.get("image_aspect_ratio") or under.image_aspect_ratio,
+        model_max_length=recipe.get("model_max_length") or under.model_max_length,
+        path=folder,
+        recipe=recipe,
+    )
+    _check_parts(loaded)
+    return loaded
+
+
+def _base_folder(folder: Path, config_file: str, base: Any) -> Path:
+    if base is not None:
+        return find_folder(base, "a base folder (given as base)")
+    name = read_json(folder / config_file).get("base_model_name_or_path")
+    if not name:
+        raise CheckpointError(
+            f"{folder / config_file}: base_model_name_or_path is {name!r}, so its base folder is unknown; pass it as "
+            "base=... (--base on the command line)."
+        )
+    return find_folder(
+        name,
+        f"the base folder that {folder / config_file} names",
+        "If it has moved, pass its new place as base=... (--base on the command line).",
+        beside=folder,
+    )
+
+
+def _load_base(folder: Path, options: _Options) -> LlavaForConditionalGeneration:
+    from safetensors import SafetensorError
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        dtype = (config.dtype or torch.float32) if options.dtype == "auto" else options.dtype
+        model, report = load_reported(
+            LlavaForConditionalGeneration,
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=options.attention(dtype),
+            use_safetensors=True,
+        )
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded ({type(error).__name__}: {error}).") from error
+    report["unexpected_keys"] = [k for k in report["unexpected_keys"] if not k.endswith(DERIVED_SUFFIXES)]
+    refuse_gaps(folder, report, unexpected=True)
+    return model
+
+
+def _check_parts(loaded: LoadedModel) -> None:
+    """Tokenizer, image processor and model must mean the same image token and the same image size."""
+    found = loaded.tokenizer.get_vocab().get(IMAGE_TOKEN)
+    if found != loaded.image_token_id:
+        raise CheckpointError(
+            f"{loaded.path}: the tokenizer's id of {IMAGE_TOKEN} is {found}, but the model's image_token_index is "
+            f"{loaded.image_token_id}; the tokenizer is of another model."
+        )
+    check_image_size(loaded.image_processor, loaded.model.config.vision_config, loaded.path)

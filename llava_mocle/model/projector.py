@@ -1,0 +1,133 @@
+"""The projector on its own: what stage 1 trains and saves."""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from llava_mocle.errors import CheckpointError
+from llava_mocle.model.folders import LEGACY_PROJECTOR_WEIGHTS, PROJECTOR_CONFIG, PROJECTOR_WEIGHTS
+
+MODULE_NAME = "multi_modal_projector"
+
+# Positions in the original code's nn.Sequential -> transformers' names.
+_LEGACY_LAYERS = {"0": "linear_1", "2": "linear_2"}
+
+
+def get_projector(model: nn.Module) -> nn.Module:
+    """The projector of a LLaVA model, also inside a `PeftModel` that trains a copy of it.
+
+    Raises:
+        CheckpointError: the model has none.
+    """
+    for name, module in model.named_modules():
+        if name.rsplit(".", 1)[-1] == MODULE_NAME:
+            copies = getattr(module, "modules_to_save", None)
+            return copies[module.active_adapter] if copies is not None and len(copies) else module
+    raise CheckpointError(f"{type(model).__name__}: has no {MODULE_NAME}; expected a LLaVA model.")
+
+
+def save_projector(
+    model: nn.Module,
+    folder: str | Path,
+    base: str | Path,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a stage-1 checkpoint's weights: `mm_projector.safetensors` and `mm_projector_config.json`.
+
+    Args:
+        model: the LLaVA model.
+        folder: created where missing; the two files are replaced.
+        base: the base folder the projector belongs to.
+        state_dict: the model's gathered weights, where its own are partitioned (ZeRO-3).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if state_dict is None:
+        weights = get_projector(model).state_dict()
+    else:
+        marker = f"{MODULE_NAME}."
+        weights = {name.split(marker, 1)[1]: value for name, value in state_dict.items() if marker in name}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    temporary = folder / f"{PROJECTOR_WEIGHTS}.partial-{os.getpid()}"
+    save_file(tensors, temporary, metadata={"format": "pt"})
+    os.replace(temporary, folder / PROJECTOR_WEIGHTS)
+    temporary = folder / f"{PROJECTOR_CONFIG}.partial-{os.getpid()}"
+    config = {"base_model_name_or_path": str(base), "shapes": {n: list(t.shape) for n, t in sorted(tensors.items())}}
+    temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / PROJECTOR_CONFIG)
+
+
+def load_projector(model: nn.Module, path: str | Path) -> None:
+    """Load projector weights into a model, every one of them or none.
+
+    Args:
+        model: the LLaVA model; its dtype and device stay.
+        path: `mm_projector.safetensors`, the original code's `mm_projector.bin` (read with `weights_only=True`), or a
+            folder that holds one of them.
+
+    Raises:
+        CheckpointError: no such file, or its names or shapes are not this projector's.
+    """
+    file = _projector_file(Path(path))
+    weights = _read_projector(file)
+    target = dict(get_projector(model).named_parameters())
+    expected = {name: _shape(value) for name, value in target.items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if expected != found:
+        raise CheckpointError(
+            f"{file}: is not this model's projector. Found {found}, expected {expected}; "
+            "it belongs to another language model or vision tower."
+        )
+    with torch.no_grad(), _gathered(list(target.values())):
+        for name, parameter in target.items():
+            parameter.copy_(weights[name])
+
+
+def _projector_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    candidates = [path / PROJECTOR_WEIGHTS, path / LEGACY_PROJECTOR_WEIGHTS]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise CheckpointError(f"{path}: no projector there; expected {PROJECTOR_WEIGHTS} or {LEGACY_PROJECTOR_WEIGHTS}.")
+
+
+def _read_projector(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{file}: cannot be read as weights ({type(error).__name__}: {error}).") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{file}: holds a {type(state).__name__}, expected names and tensors.")
+    return {_plain_name(name): value for name, value in state.items()}
+
+
+def _plain_name(name: str) -> str:
+    """`model.mm_projector.0.weight`, `0.weight`, `multi_modal_projector.linear_1.weight` -> `linear_1.weight`."""
+    layer, _, kind = name.rpartition(".")
+    layer = layer.rpartition(".")[2]
+    return f"{_LEGACY_LAYERS.get(layer, layer)}.{kind}"
+
+
+def _shape(parameter: torch.Tensor) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _gathered(parameters: list[Any]) -> Any:
+    # Under ZeRO-3 parameters are made whole first, and scattered again with what rank 0 wrote.
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)
