@@ -1,4 +1,4 @@
-"""`llava-mocle SUBCOMMAND`: a lazy table of subcommands, and the one place that turns a `UserError` into an exit code."""
+"""`llava-mocle SUBCOMMAND`: a lazy table of subcommands; turns a `UserError` into one line and an exit code."""
 
 import argparse
 import sys

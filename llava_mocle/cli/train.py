@@ -20,15 +20,19 @@ from llava_mocle.training.arguments import GROUPS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(takes_overrides=True)
+    parser.usage = "llava-mocle train [RECIPE] [--dry-run] [--KEY VALUE ...]"
     parser.add_argument("recipe", nargs="?", help="a YAML recipe; the ones that ship are in scripts/recipes/")
     parser.add_argument(
         "--dry-run",
         action="store_true",
         help="build the model without weights or data, print what would be trained, and stop",
     )
+    parser.add_argument(
+        "--resolve", metavar="FILE", help="write the recipe with all overrides in it to this file, and stop"
+    )
     for group in GROUPS.values():
         # Shown here, parsed by the recipe: defaults must not hide the file's values.
-        section = parser.add_argument_group(f"recipe keys: {(group.__doc__ or '').strip()}")
+        section = parser.add_argument_group(f"recipe keys: {(group.__doc__ or '').strip().rstrip('.')}")
         for item in dataclasses.fields(group):
             default = "" if item.default in (None, "") else f" [{item.default}]"
             section.add_argument(
@@ -42,11 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_mocle.training.recipe import load_recipe
+    from llava_mocle.training.recipe import load_recipe, write_recipe
 
     given = {item.name for group in GROUPS.values() for item in dataclasses.fields(group)} & set(vars(args))
     shown = [word for name in sorted(given) for word in (f"--{name}", str(getattr(args, name)))]
     recipe = load_recipe(args.recipe, [*shown, *args.overrides])
+    if args.resolve:
+        write_recipe(recipe, args.resolve)
+        return 0
     if args.dry_run:
         from llava_mocle.training.dry_run import dry_run
 

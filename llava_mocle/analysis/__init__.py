@@ -1,0 +1,1 @@
+"""Figures and reports: one file each, every picture with its data as CSV beside it."""

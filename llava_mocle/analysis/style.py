@@ -1,0 +1,87 @@
+"""How every figure looks and is saved."""
+
+import csv
+import functools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Okabe and Ito's palette, told apart by readers of every kind of colour vision; grey for the universal expert.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+UNIVERSAL_COLOR = "#B8BEC6"
+# Light to dark, of one hue: reads the same in grey.
+SEQUENTIAL_MAP = "Blues"
+
+_STYLE: Any = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E8EB",
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+}
+
+
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """Decorator: `draw` runs under our settings. Other figures of the process keep theirs."""
+
+    # Around the whole function, because matplotlib reads its settings when an element is made.
+    @functools.wraps(draw)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        with plt.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return run
+
+
+def new_figure(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Figure, list[Any]]:
+    """A figure of `columns` panels side by side; width and height in inches."""
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
+    return figure, list(axes[0])
+
+
+def ink_on(color: Any) -> str:
+    """Black or white, whichever reads better on `color`."""
+    red, green, blue = matplotlib.colors.to_rgb(color)
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a PNG to a temporary name, then rename it; the figure is closed."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    figure.savefig(temporary, format="png", facecolor="white")
+    plt.close(figure)
+    os.replace(temporary, target)
+    return target
+
+
+def save_table(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+    """Write a CSV beside a picture: same name, `.csv`."""
+    target = Path(path).with_suffix(".csv")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    os.replace(temporary, target)
+    return target

@@ -1,0 +1,96 @@
+"""Answer one prompt, with or without images, and say which cluster it took.
+
+examples:
+  llava-mocle generate --model runs/demo_mocle --image dog.png --prompt "What is this?"
+  llava-mocle generate --model runs/demo_mocle --prompt "Is there a circle?" --image shapes.png --explain
+"""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llava_mocle.inference import Explanation, Prediction
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="a trained checkpoint, a stage-1 folder or a base folder")
+    parser.add_argument(
+        "--prompt", required=True, help="the question; <image> marks where images go (default: in front)"
+    )
+    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="image files; leave out for text only")
+    parser.add_argument("--explain", action="store_true", help="also show the cluster's instructions and mean gates")
+    parser.add_argument("--cluster-id", type=int, help="use this cluster instead of the prompt's own")
+    parser.add_argument("--dataset", help="for a model routed by dataset: the dataset's name")
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--num-beams", type=int, default=1)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): greedy; otherwise sample")
+    parser.add_argument("--top-p", type=float, help="with --temperature: nucleus sampling")
+    parser.add_argument("--device", help="default: the GPU if there is one")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--base", help="base folder, if the one named in the checkpoint has moved")
+    parser.add_argument("--template", help="prompt template; default: the one that the model was trained with")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def run(args: argparse.Namespace) -> int:
+    from llava_mocle.inference import Predictor
+
+    predictor = Predictor.from_pretrained(
+        args.model, device=args.device, dtype=args.dtype, base=args.base, template=args.template
+    )
+    # Explained first: a model that can't be explained says so before the answer is waited for.
+    explanation = predictor.explain(args.prompt, cluster_id=args.cluster_id) if args.explain else None
+    prediction = predictor.predict(
+        args.image or None,
+        args.prompt,
+        max_new_tokens=args.max_new_tokens,
+        num_beams=args.num_beams,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        cluster_id=args.cluster_id,
+        dataset=args.dataset,
+    )
+    if args.json:
+        _print_json(prediction, explanation)
+    else:
+        _print_text(prediction, explanation)
+    return 0
+
+
+def _print_json(prediction: "Prediction", explanation: "Explanation | None") -> None:
+    import json
+    from dataclasses import asdict
+
+    record: dict[str, Any] = asdict(prediction)
+    if explanation is not None:
+        record["explanation"] = asdict(explanation)
+    print(json.dumps(record, ensure_ascii=False))
+
+
+def _print_text(prediction: "Prediction", explanation: "Explanation | None") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    # Text(), because square brackets in an answer are not markup.
+    console.print(Text(prediction.text or "(empty answer)", style="bold"))
+    if prediction.cluster_id is None:
+        console.print(Text("no cluster: this model is not routed by cluster", style="dim"))
+    else:
+        distance = "" if prediction.cluster_distance is None else f", distance {prediction.cluster_distance:.3f}"
+        console.print(Text(f"cluster {prediction.cluster_id}{distance}", style="dim"))
+    if explanation is None:
+        return
+    console.print(Text(f"\nrouted by: {explanation.route_text}"))
+    console.print(Text("instructions nearest the centre of this cluster:"))
+    for instruction in explanation.nearest_instructions:
+        console.print(Text(f"  - {instruction}"))
+    table = Table(title=f"mean gate over {explanation.num_sites} sites", title_justify="left")
+    for column in ("expert", "mean gate", "chosen at"):
+        table.add_column(column, justify="right")
+    for expert, (gate, share) in enumerate(zip(explanation.mean_gates, explanation.expert_share, strict=True)):
+        table.add_row(str(expert), f"{gate:.3f}", f"{100 * share:.0f} % of sites")
+    if explanation.universal_weight is not None:
+        table.add_row("universal", f"{explanation.universal_weight:.3f}", "all sites")
+    console.print(table)

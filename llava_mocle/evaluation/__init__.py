@@ -1,0 +1,1 @@
+"""Answers, scores and intervals: everything that happens after a model has been trained."""

@@ -1,0 +1,178 @@
+"""Writing and resuming answer files: LLaVA's JSONL, an object with the keys of `FIELDS` a line."""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from llava_mocle.errors import DataError
+
+FIELDS = ("question_id", "prompt", "text", "answer_id", "model_id", "metadata")
+
+
+def make_answer(
+    question_id: str | int,
+    prompt: str,
+    text: str,
+    model_id: str,
+    metadata: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One answer record, its keys in LLaVA's order.
+
+    `answer_id` follows from the model and the question, so that a resumed or sharded run writes the same bytes as an
+    unbroken one.
+    """
+    answer_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{model_id}\n{question_id}").hex
+    return {
+        "question_id": question_id,
+        "prompt": prompt,
+        "text": text,
+        "answer_id": answer_id,
+        "model_id": model_id,
+        "metadata": dict(metadata or {}),
+    }
+
+
+def read_answers(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """All complete answers of a file, in order.
+
+    A last line without its newline is what a killed run leaves behind: it is left out, not an error.
+
+    Raises:
+        DataError: a line is not JSON, misses a field, or answers a question that an earlier line answered.
+    """
+    complete, _ = _complete_lines(Path(path))
+    answers: list[dict[str, Any]] = []
+    first_line: dict[Any, int] = {}
+    for number, line in enumerate(complete, start=1):
+        if not line.strip():
+            continue
+        record = _parse(line, path, number)
+        question_id = record["question_id"]
+        if question_id in first_line:
+            raise DataError(
+                f"{path}, line {number}: question_id {question_id!r} was already answered on line "
+                f"{first_line[question_id]}. Each question may stand once: remove one line, or pass --overwrite."
+            )
+        first_line[question_id] = number
+        answers.append(record)
+    return answers
+
+
+class AnswerFile:
+    """An answer file open for appending; a context manager.
+
+    An existing file is continued: its answers are in `answers`, and a half-written last line is cut off. Every
+    `append` reaches the operating system before it returns, so a killed run loses at most the batch it was working on.
+
+    Raises:
+        DataError: the file holds answers of another model or of other generation settings, or is damaged.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        model_id: str,
+        *,
+        overwrite: bool = False,
+        generation: str | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.model_id = model_id
+        self.generation = generation
+        self.answers: list[dict[str, Any]] = []
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            self.path.unlink(missing_ok=True)
+        elif self.path.exists():
+            self.answers = read_answers(self.path)
+            self._check_same_run()
+            _cut_incomplete_line(self.path)
+        self._file = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
+
+    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Add answers, all of them or (if the process dies) a prefix whose last line may be cut."""
+        self._file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.answers.extend(dict(record) for record in records)
+
+    def check_prefix(self, questions: Sequence[tuple[Any, str]]) -> int:
+        """How many of `questions`, given as (question_id, prompt) in order, the file already answers.
+
+        Raises:
+            DataError: the file's answers are not those of the first questions, in order.
+        """
+        for number, (record, (question_id, prompt)) in enumerate(zip(self.answers, questions, strict=False), start=1):
+            found = (record["question_id"], record["prompt"])
+            if found != (question_id, prompt):
+                raise DataError(
+                    f"{self.path}, answer {number}: answers question {found[0]!r} ({found[1]!r}), but that place "
+                    f"now has {question_id!r} ({prompt!r}). The questions have changed since the file was written: "
+                    f"choose another answers file, or pass --overwrite."
+                )
+        return min(len(self.answers), len(questions))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "AnswerFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_same_run(self) -> None:
+        for number, record in enumerate(self.answers, start=1):
+            if record["model_id"] != self.model_id:
+                raise DataError(
+                    f"{self.path}, answer {number}: written by model {record['model_id']!r}, but this run's model is "
+                    f"{self.model_id!r}. Choose another answers file, or pass --overwrite to start anew."
+                )
+            found = record["metadata"].get("generation", self.generation)
+            if self.generation is not None and found != self.generation:
+                raise DataError(
+                    f"{self.path}, answer {number}: generated with {found!r}, but this run uses {self.generation!r}. "
+                    f"Use the same settings, choose another answers file, or pass --overwrite to start anew."
+                )
+
+
+def _parse(line: str, path: str | os.PathLike[str], number: int) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}). An answers file has one JSON "
+            f"object a line: repair the line, or pass --overwrite to answer everything again."
+        ) from error
+    missing = [field for field in FIELDS if not isinstance(record, dict) or field not in record]
+    if missing:
+        raise DataError(
+            f"{path}, line {number}: no field {missing[0]!r}; an answer has {', '.join(FIELDS)}. Is this an answers "
+            f"file? Choose another one, or pass --overwrite."
+        )
+    if not isinstance(record["metadata"], dict):
+        record["metadata"] = {}
+    return record
+
+
+def _complete_lines(path: Path) -> tuple[list[str], int]:
+    """The lines that end in a newline, and how many bytes they take."""
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    try:
+        text = content[:end].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}. Is this an answers file?") from error
+    return text.split("\n")[:-1], end
+
+
+def _cut_incomplete_line(path: Path) -> None:
+    _, end = _complete_lines(path)
+    if end < path.stat().st_size:
+        os.truncate(path, end)

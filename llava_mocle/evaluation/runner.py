@@ -1,0 +1,144 @@
+"""The one loop that turns questions into an answers file: batched, resumable, with a progress bar."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from llava_mocle.errors import ConfigError, DataError
+from llava_mocle.evaluation.answers import AnswerFile, make_answer
+
+if TYPE_CHECKING:
+    from llava_mocle.inference import Predictor
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing to ask a model.
+
+    Attributes:
+        question_id: unique among the questions of a run.
+        prompt: the question; `<image>` is put in front where it is missing and there are images.
+        images: image files.
+        route_text: the text that routes, where it isn't the prompt's own.
+        dataset: the dataset that it belongs to; models routed by dataset need it.
+        source: file and row, for error messages.
+    """
+
+    question_id: str | int
+    prompt: str
+    images: tuple[Path, ...] = ()
+    route_text: str | None = None
+    dataset: str | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How answers are generated; greedy unless told otherwise. The fields are `Predictor.predict`'s arguments."""
+
+    max_new_tokens: int = 128
+    num_beams: int = 1
+    temperature: float = 0.0
+    top_p: float | None = None
+
+    def describe(self) -> str:
+        """One line that tells two settings apart; kept with every answer."""
+        return " ".join(f"{name}={value}" for name, value in asdict(self).items() if value is not None)
+
+
+def check_questions(questions: Sequence[Question]) -> None:
+    """Refuse duplicate ids and missing images before any work is done.
+
+    Raises:
+        DataError: naming the first offenders.
+    """
+    counts = Counter(question.question_id for question in questions)
+    duplicates = [question for question in questions if counts[question.question_id] > 1]
+    if duplicates:
+        first = duplicates[0].question_id
+        raise DataError(
+            f"{duplicates[0].source or 'questions'}: question_id {first!r} stands {counts[first]} times "
+            f"({len({question.question_id for question in duplicates})} ids are duplicated). Every question needs an "
+            f"id of its own."
+        )
+    missing = [(question, image) for question in questions for image in question.images if not image.is_file()]
+    if missing:
+        question, image = missing[0]
+        raise DataError(
+            f"{question.source or 'questions'}: question {question.question_id!r} needs the image {image}, which does "
+            f"not exist ({len(missing)} missing of {sum(len(q.images) for q in questions)}). Check the image folder."
+        )
+
+
+def split_chunks(questions: Sequence[Question], num_chunks: int, chunk_idx: int) -> list[Question]:
+    """LLaVA's split: chunk `chunk_idx` of `num_chunks` consecutive ones; chunk 0, 1, ... joined give the whole."""
+    if num_chunks < 1 or not 0 <= chunk_idx < num_chunks:
+        raise ConfigError(
+            f"--chunk-idx {chunk_idx} of --num-chunks {num_chunks}: the index counts from 0 to num_chunks - 1."
+        )
+    size = -(-len(questions) // num_chunks)
+    return list(questions[chunk_idx * size : (chunk_idx + 1) * size])
+
+
+def answer_questions(
+    predictor: "Predictor",
+    questions: Sequence[Question],
+    answers_file: str | Path,
+    *,
+    batch_size: int = 8,
+    settings: GenerationSettings | None = None,
+    overwrite: bool = False,
+    description: str = "answers",
+) -> list[dict[str, Any]]:
+    """Answer `questions` in order into `answers_file`, continuing it where an earlier run stopped.
+
+    Returns:
+        The answer records of exactly these questions, in their order.
+
+    Raises:
+        DataError: duplicate ids, a missing image, or an answers file of another model, settings or questions.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size {batch_size}: must be at least 1.")
+    settings = settings or GenerationSettings()
+    check_questions(questions)
+    keys = [(question.question_id, question.prompt) for question in questions]
+    with AnswerFile(answers_file, predictor.model_id, overwrite=overwrite, generation=settings.describe()) as file:
+        done = file.check_prefix(keys)
+        with tqdm(total=len(questions), initial=done, unit="question", desc=description) as progress:
+            while done < len(questions):
+                batch = questions[done : done + batch_size]
+                file.append(_answer_batch(predictor, batch, settings))
+                done += len(batch)
+                progress.update(len(batch))
+        return file.answers[: len(questions)]
+
+
+def _answer_batch(
+    predictor: "Predictor", batch: Sequence[Question], settings: GenerationSettings
+) -> list[dict[str, Any]]:
+    from llava_mocle.inference import Request
+
+    requests = [
+        Request(question.prompt, question.images, route_text=question.route_text, dataset=question.dataset)
+        for question in batch
+    ]
+    predictions = predictor.predict_batch(requests, **asdict(settings))
+    return [
+        make_answer(
+            question.question_id,
+            question.prompt,
+            prediction.text,
+            predictor.model_id,
+            {
+                "cluster_id": prediction.cluster_id,
+                "cluster_distance": prediction.cluster_distance,
+                "generation": settings.describe(),
+            },
+        )
+        for question, prediction in zip(batch, predictions, strict=True)
+    ]

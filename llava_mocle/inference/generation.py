@@ -1,0 +1,104 @@
+"""Generation settings, stopping and decoding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from llava_mocle.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What ends an answer: tokens, and texts for templates whose end of turn isn't one token."""
+
+    token_ids: tuple[int, ...]
+    strings: tuple[str, ...]
+
+
+def find_stopping(tokenizer: Any, end_of_turn: str) -> Stopping:
+    """The tokenizer's end of text, and the template's end of turn as a token where it is one, else as text."""
+    token_ids = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    if not end_of_turn or end_of_turn == tokenizer.eos_token:
+        return Stopping(tuple(token_ids), ())
+    end_id = tokenizer.get_vocab().get(end_of_turn)
+    is_one_token = end_id is not None and tokenizer.encode(end_of_turn, add_special_tokens=False) == [end_id]
+    # An ordinary token such as "\n" may also end a longer one ("\n\n"), which only the text shows.
+    if is_one_token and end_of_turn in tokenizer.get_added_vocab():
+        return Stopping((*token_ids, int(end_id)), ())
+    return Stopping(tuple(token_ids), (end_of_turn,))
+
+
+def generation_config(
+    tokenizer: Any, stopping: Stopping, *, max_new_tokens: int, num_beams: int, temperature: float, top_p: float | None
+) -> GenerationConfig:
+    """Settings that owe nothing to the model's own generation_config.json, which may sample or punish repetitions.
+
+    Raises:
+        ConfigError: a number out of range, or `top_p` without a temperature to sample at.
+    """
+    if max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
+    if num_beams < 1:
+        raise ConfigError(f"num_beams is {num_beams}; it must be at least 1.")
+    if temperature < 0:
+        raise ConfigError(f"temperature is {temperature}; it must be 0 (greedy) or more.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ConfigError(f"top_p is {top_p}; it must be above 0 and at most 1.")
+    if top_p is not None and top_p < 1 and temperature == 0:
+        raise ConfigError(f"top_p is {top_p}, but temperature 0 never samples: set a temperature, or leave top_p out.")
+    pad = tokenizer.pad_token_id
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        do_sample=temperature > 0,
+        temperature=temperature if temperature > 0 else 1.0,
+        top_p=top_p if top_p is not None else 1.0,
+        top_k=50,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        length_penalty=1.0,
+        num_return_sequences=1,
+        eos_token_id=list(stopping.token_ids) or None,
+        pad_token_id=pad if pad is not None else (stopping.token_ids[0] if stopping.token_ids else 0),
+        stop_strings=list(stopping.strings) or None,
+        use_cache=True,
+    )
+
+
+def left_pad(prompts: Sequence[Tensor], pad_id: int) -> tuple[Tensor, Tensor]:
+    """`input_ids` and `attention_mask` (B, T), padded on the left, so that every row's last token is its prompt's.
+
+    `generate` derives the position ids from the mask: each row's first own token has position 0.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    input_ids = torch.full((len(prompts), longest), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - len(prompt) :] = prompt
+        attention_mask[row, longest - len(prompt) :] = 1
+    return input_ids, attention_mask
+
+
+def decode(tokenizer: Any, generated: Tensor, stopping: Stopping) -> tuple[str, int]:
+    """Text and number of tokens of one row of new tokens (T,), up to what ends it."""
+    tokens = generated.tolist()
+    end = next((index for index, token in enumerate(tokens) if token in stopping.token_ids), len(tokens))
+    tokens = tokens[:end]
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    for string in stopping.strings:
+        if string in text:
+            text = text[: text.index(string)]
+            # The rows of a batch go on until the last one stops; what came after the stop is no part of the answer.
+            tokens = _shortest_with(tokenizer, tokens, string)
+    return text.strip(), len(tokens)
+
+
+def _shortest_with(tokenizer: Any, tokens: list[int], string: str) -> list[int]:
+    for length in range(1, len(tokens) + 1):
+        if string in tokenizer.decode(tokens[:length], skip_special_tokens=True):
+            return tokens[: length - 1]
+    return tokens

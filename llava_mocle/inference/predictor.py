@@ -1,0 +1,258 @@
+"""`Predictor`: image and text -> cluster -> answer. Evaluation, serving and the command line all go through it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList
+
+from llava_mocle.clustering.instruction import instruction_text
+from llava_mocle.data.conversation import HUMAN, IMAGE_TOKEN, Turn, place_images
+from llava_mocle.data.images import load_image, process_image, to_rgb
+from llava_mocle.data.templates import get_template
+from llava_mocle.data.tokenize import tokenize_prompt
+from llava_mocle.errors import CheckpointError, DataError
+from llava_mocle.inference.generation import decode, find_stopping, generation_config, left_pad
+from llava_mocle.inference.identity import model_id
+from llava_mocle.inference.prompt_router import PromptRouter, dataset_id, dataset_names
+from llava_mocle.inference.request import Explanation, ImageInput, Prediction, Request
+from llava_mocle.inference.routing_summary import summarize_routing
+from llava_mocle.inference.ties import TieRecorder
+from llava_mocle.model.load import LoadedModel, load_model
+
+NEAREST_INSTRUCTIONS = 5
+
+
+class Predictor:
+    """A loaded model that answers questions, each routed by the cluster of its text.
+
+    Attributes:
+        path: the folder that was loaded.
+        cluster_model: what routes; None for base and stage-1 folders.
+        router: "cluster", "dataset" or "none", from the adapter; "none" without one.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.path = loaded.path
+        self.model = loaded.model.eval()
+        self.tokenizer = loaded.tokenizer
+        self.image_processor = loaded.image_processor
+        self.cluster_model = loaded.cluster_model
+        self.kind = loaded.kind
+        self.template = get_template(loaded.template, self.tokenizer)
+        self._loaded = loaded
+        self._prompt_router = PromptRouter(self.cluster_model, self.path)
+        self._stopping = find_stopping(self.tokenizer, getattr(self.template, "end", ""))
+        adapters = getattr(self.model, "peft_config", {})
+        self._adapter: Any = adapters.get(getattr(self.model, "active_adapter", "default"))
+        self.router = getattr(self._adapter, "router", "none")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        base: str | os.PathLike[str] | None = None,
+        *,
+        template: str | None = None,
+    ) -> "Predictor":
+        """Load a trained checkpoint, a stage-1 folder or a base folder.
+
+        Args:
+            device: default: the GPU if there is one.
+            dtype: of the weights; default: bfloat16 on a GPU that has it, float32 elsewhere.
+            base: the base folder, if the one that the checkpoint names has moved.
+            template: a prompt template other than the one that the model was trained with.
+
+        Raises:
+            CheckpointError: the folder is not a model, or misses a part.
+        """
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if dtype is None:
+            dtype = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        return cls(
+            load_model(Path(path), dtype=dtype, device=place, base=Path(base) if base else None, template=template)
+        )
+
+    @cached_property
+    def model_id(self) -> str:
+        """Name and fingerprint, as answer files carry them."""
+        return model_id(self.path, self._loaded.base_path)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def predict(
+        self,
+        image: "ImageInput | Sequence[ImageInput] | None",
+        prompt: str,
+        *,
+        max_new_tokens: int = 128,
+        num_beams: int = 1,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        cluster_id: int | None = None,
+        route_text: str | None = None,
+        dataset: str | int | None = None,
+    ) -> Prediction:
+        """Answer one prompt about one image, several, or none. See `Request` and `predict_batch` for the arguments."""
+        request = Request(prompt, image, cluster_id=cluster_id, route_text=route_text, dataset=dataset)
+        return self.predict_batch(
+            [request], max_new_tokens=max_new_tokens, num_beams=num_beams, temperature=temperature, top_p=top_p
+        )[0]
+
+    def predict_batch(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_new_tokens: int = 128,
+        num_beams: int = 1,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+    ) -> list[Prediction]:
+        """Answer requests of any mixture: with and without images, of several clusters, of several lengths.
+
+        Greedy answers in float32 are, token for token, those of each request alone: a row that comes to a near tie is
+        answered again by itself (see `ties`). With beams, a tie of about 1e-5 may still fall otherwise; in half
+        precision, one of about 1e-2.
+
+        Args:
+            max_new_tokens: longest answer in tokens.
+            temperature: 0 decodes greedily (or with beams); above, it samples.
+            top_p: nucleus to sample from; None samples from the 50 likeliest tokens.
+
+        Raises:
+            DataError: `<image>` marks and images differ in number, an image can't be read, or a prompt is too long.
+            RoutingError: a `cluster_id` that the model does not have, or no dataset for a model routed by dataset.
+        """
+        if not requests:
+            return []
+        config = generation_config(
+            self.tokenizer,
+            self._stopping,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            temperature=temperature,
+            top_p=top_p,
+        )
+        predictions, tied = self._generate(requests, config)
+        for row in tied:
+            predictions[row] = self._generate([requests[row]], config)[0][0]
+        return predictions
+
+    def _generate(self, requests: Sequence[Request], config: GenerationConfig) -> tuple[list[Prediction], list[int]]:
+        """Answers, and the rows that the batch may have decided."""
+        clusters, distances = self._prompt_router.route(requests)
+        input_ids, attention_mask = left_pad([self._tokenize(request) for request in requests], config.pad_token_id)
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs |= self._pixels(requests) | self._routing_inputs(requests, clusters)
+        ties = TieRecorder([*self._stopping.token_ids, config.pad_token_id])
+        exact = (
+            len(requests) > 1 and config.num_beams == 1 and not config.do_sample and self.model.dtype == torch.float32
+        )
+        with torch.inference_mode():
+            output = self.model.generate(
+                **{name: value.to(self.device) for name, value in inputs.items()},
+                generation_config=config,
+                tokenizer=self.tokenizer,
+                logits_processor=LogitsProcessorList([ties] if exact else []),
+            )
+        predictions = []
+        for row, new_tokens in enumerate(output[:, input_ids.shape[1] :].cpu()):
+            text, count = decode(self.tokenizer, new_tokens, self._stopping)
+            predictions.append(Prediction(text, clusters[row], distances[row], count))
+        return predictions, ties.rows
+
+    def explain(self, prompt: str, *, route_text: str | None = None, cluster_id: int | None = None) -> Explanation:
+        """Which cluster a prompt takes, what that cluster is about, and what its gates do.
+
+        Raises:
+            CheckpointError: the model has no cluster model.
+        """
+        if self.cluster_model is None:
+            raise CheckpointError(
+                f"{self.path}: has no cluster model ({self.kind} folder), so there is no routing to explain; give a "
+                f"checkpoint of stage 2."
+            )
+        request = Request(prompt, route_text=route_text, cluster_id=cluster_id)
+        (cluster,), (distance,) = self._prompt_router.route([request])
+        assert cluster is not None
+        gates = shares = ()
+        universal, num_sites = None, 0
+        if self.router == "cluster":
+            summary = summarize_routing(
+                self.model.base_model.clean_gates(),
+                top_k=self._adapter.top_k,
+                universal=self._adapter.universal_expert,
+                gate_mode=self._adapter.gate_mode,
+            )
+            gates, shares = tuple(summary.mean_gates[cluster].tolist()), tuple(summary.expert_share[cluster].tolist())
+            num_sites = summary.num_sites
+            if summary.universal_weight is not None:
+                universal = float(summary.universal_weight[cluster])
+        return Explanation(
+            route_text=self._prompt_router.text_of(request),
+            cluster_id=cluster,
+            cluster_distance=distance,
+            nearest_instructions=tuple(
+                example.text for example in self.cluster_model.nearest_examples(cluster, NEAREST_INSTRUCTIONS)
+            ),
+            mean_gates=gates,
+            expert_share=shares,
+            universal_weight=universal,
+            num_sites=num_sites,
+        )
+
+    def routing_text(self, row: Mapping[str, Any]) -> str | None:
+        """The text by which training routed this row; None for a model without a cluster model."""
+        return None if self.cluster_model is None else instruction_text(row, self.cluster_model.rule)
+
+    def _routing_inputs(self, requests: Sequence[Request], clusters: Sequence[int | None]) -> dict[str, Tensor]:
+        if self.router == "cluster":
+            return {"cluster_ids": torch.tensor(clusters, dtype=torch.long)}
+        if self.router == "dataset":
+            names = dataset_names(self._loaded.recipe)
+            return {"dataset_ids": torch.tensor([dataset_id(request, names, self.path) for request in requests])}
+        return {}
+
+    def _tokenize(self, request: Request) -> Tensor:
+        images, marks = len(request.image_list), request.prompt.count(IMAGE_TOKEN)
+        if marks not in (0, images):
+            raise DataError(
+                f"prompt {request.prompt!r}: {marks} {IMAGE_TOKEN} marks for {images} images; use one mark an image, "
+                f"or none at all."
+            )
+        prompt = request.prompt if marks else f"{IMAGE_TOKEN}\n" * images + request.prompt
+        input_ids = tokenize_prompt(
+            [Turn(HUMAN, place_images(prompt))],
+            self.template,
+            self.tokenizer,
+            image_token_id=self._loaded.image_token_id,
+            image_tokens_per_image=self._loaded.image_tokens_per_image,
+        )
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and len(input_ids) >= limit:
+            raise DataError(
+                f"prompt {request.prompt[:60]!r}...: {len(input_ids)} tokens with its images, but the model reads at "
+                f"most {limit}; shorten it or give fewer images."
+            )
+        return input_ids
+
+    def _pixels(self, requests: Sequence[Request]) -> dict[str, Tensor]:
+        """`pixel_values` (n, 3, H, W), the images of all requests in order; nothing where there are none."""
+        images = [
+            process_image(_open(image), self.image_processor, aspect_ratio=self._loaded.image_aspect_ratio)
+            for request in requests
+            for image in request.image_list
+        ]
+        return {"pixel_values": torch.stack(images).to(self.model.dtype)} if images else {}
+
+
+def _open(image: "ImageInput") -> Any:
+    return load_image(Path(image)) if isinstance(image, (str, os.PathLike)) else to_rgb(image)

@@ -1,0 +1,96 @@
+"""Requests -> cluster ids (or dataset ids), by the rule that training used."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llava_mocle.clustering.instruction import instruction_from_prompt
+from llava_mocle.errors import RoutingError
+from llava_mocle.inference.request import Request
+
+if TYPE_CHECKING:
+    from llava_mocle.clustering import ClusterModel
+
+_MOST_ROUTES = 100_000
+# An embedding's last bits depend on the batch it was computed in; a resumed run should write the same answers file.
+_DISTANCE_DIGITS = 5
+
+
+class PromptRouter:
+    """Cluster and distance of requests. Routes are remembered: benchmarks ask the same few texts thousands of times.
+
+    Args:
+        cluster_model: None for a model without clusters.
+        path: of the model, for messages.
+    """
+
+    def __init__(self, cluster_model: "ClusterModel | None", path: str | os.PathLike[str]) -> None:
+        self.cluster_model = cluster_model
+        self.path = path
+        self._routes: dict[str, tuple[int, float]] = {}
+
+    def text_of(self, request: Request) -> str:
+        """The text that routes a request."""
+        assert self.cluster_model is not None
+        text = request.prompt if request.route_text is None else request.route_text
+        return instruction_from_prompt(text, self.cluster_model.rule)
+
+    def route(self, requests: Sequence[Request]) -> tuple[list[int | None], list[float | None]]:
+        """Cluster and distance of each request; only texts whose cluster isn't given are embedded.
+
+        Raises:
+            RoutingError: a `cluster_id` that the model does not have.
+        """
+        clusters: list[int | None] = [None] * len(requests)
+        distances: list[float | None] = [None] * len(requests)
+        for row, request in enumerate(requests):
+            if request.cluster_id is not None:
+                self._check(request.cluster_id)
+                clusters[row] = request.cluster_id
+        if self.cluster_model is not None:
+            texts = {row: self.text_of(request) for row, request in enumerate(requests) if request.cluster_id is None}
+            self._remember(sorted(set(texts.values())))
+            for row, text in texts.items():
+                clusters[row], distances[row] = self._routes[text]
+        return clusters, distances
+
+    def _remember(self, texts: Sequence[str]) -> None:
+        assert self.cluster_model is not None
+        if len(self._routes) > _MOST_ROUTES:
+            self._routes.clear()
+        new = [text for text in texts if text not in self._routes]
+        if new:
+            for text, cluster, distance in zip(new, *self.cluster_model.assign(new), strict=True):
+                self._routes[text] = int(cluster), round(float(distance), _DISTANCE_DIGITS)
+
+    def _check(self, cluster_id: int) -> None:
+        if self.cluster_model is None:
+            raise RoutingError(f"{self.path}: cluster_id was given, but this model has no clusters; leave it out.")
+        if not 0 <= cluster_id < self.cluster_model.num_clusters:
+            raise RoutingError(
+                f"cluster_id is {cluster_id}; {self.path} has clusters 0 to {self.cluster_model.num_clusters - 1}."
+            )
+
+
+def dataset_names(recipe: Mapping[str, Any]) -> list[str]:
+    """The training datasets' names, in the order that a dataset router counts them in."""
+    entries = recipe.get("datasets") or []
+    if isinstance(entries, str):
+        entries = json.loads(entries)
+    return [entry["name"] for entry in entries] or ["train"]
+
+
+def dataset_id(request: Request, names: Sequence[str], path: str | os.PathLike[str]) -> int:
+    """Index of the request's dataset.
+
+    Raises:
+        RoutingError: no dataset, or one that the model was not trained on.
+    """
+    if isinstance(request.dataset, int) and 0 <= request.dataset < len(names):
+        return request.dataset
+    if request.dataset in names:
+        return names.index(str(request.dataset))
+    raise RoutingError(
+        f"{path}: this model is routed by dataset, and dataset is {request.dataset!r}; give one of {', '.join(names)}."
+    )

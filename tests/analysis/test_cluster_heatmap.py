@@ -1,0 +1,50 @@
+import csv
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from llava_mocle.analysis.cluster_heatmap import count_assignments, plot_cluster_heatmap
+from llava_mocle.errors import DataError
+
+
+def test_counts_come_from_the_assignment_table(tmp_path):
+    path = tmp_path / "assignments.parquet"
+    table = {"dataset": ["b", "a", "b", "b"], "cluster_id": [0, 2, 2, 0], "distance": [0.1, 0.2, 0.3, 0.4]}
+    pq.write_table(pa.table(table), path)
+    counts = count_assignments(path, num_clusters=4)
+    assert {name: values.tolist() for name, values in counts.items()} == {"b": [2, 0, 1, 0], "a": [0, 0, 1, 0]}
+    assert len(count_assignments(path)["a"]) == 3
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no such assignment table"):
+        count_assignments(tmp_path / "none.parquet")
+    pq.write_table(pa.table({"dataset": ["x"]}), tmp_path / "bad.parquet")
+    with pytest.raises(DataError, match="no column 'cluster_id'"):
+        count_assignments(tmp_path / "bad.parquet")
+
+
+@pytest.mark.parametrize("num_clusters", [3, 64])
+def test_picture_and_data(tmp_path, num_clusters):
+    rng = np.random.default_rng(0)
+    counts = {f"set {row}": rng.integers(0, 50, num_clusters) for row in range(4)} | {"empty": [0] * num_clusters}
+    path = plot_cluster_heatmap(counts, tmp_path / "deep" / "heatmap.png")
+    with Image.open(path) as picture:
+        assert min(picture.size) > 300
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
+    with open(path.with_suffix(".csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 * num_clusters
+    for row in rows:
+        values = np.asarray(counts[row["dataset"]])
+        assert int(row["count"]) == values[int(row["cluster"])]
+        assert float(row["share"]) == pytest.approx(values[int(row["cluster"])] / max(values.sum(), 1), abs=1e-6)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["heatmap.csv", "heatmap.png"]
+
+
+def test_nothing_to_draw(tmp_path):
+    with pytest.raises(DataError, match="empty"):
+        plot_cluster_heatmap({}, tmp_path / "heatmap.png")

@@ -1,0 +1,40 @@
+"""The command line answers without loading what it does not need, and turns user errors into exit code 2."""
+
+import subprocess
+import sys
+
+import pytest
+
+from llava_mocle.cli.main import SUBCOMMANDS, main
+
+
+def run(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "llava_mocle.cli.main", *words], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", [None, *SUBCOMMANDS])
+def test_help_needs_no_torch(name: str | None) -> None:
+    words = ["--help"] if name is None else [name, "--help"]
+    code = (
+        "import sys; from llava_mocle.cli.main import main\n"
+        f"try: main({words!r})\n"
+        "except SystemExit as error: assert error.code == 0\n"
+        "heavy = {'torch', 'transformers', 'peft', 'sklearn', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "llava-mocle" in result.stdout
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture) -> None:
+    assert main(["train", "no_such_recipe.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert "no_such_recipe.yaml" in error
+    assert "Traceback" not in error
+
+
+def test_unknown_subcommand() -> None:
+    result = run("tarin")
+    assert result.returncode == 2
+    assert "train" in result.stderr

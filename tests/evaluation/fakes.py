@@ -1,0 +1,30 @@
+"""A predictor without a model: the answer follows from the question alone."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.inference.request import Prediction, Request
+
+
+class FakePredictor:
+    """Answers with `answers[prompt]`, else with the prompt's length; cluster = length % 3."""
+
+    def __init__(self, answers: Mapping[str, str] | None = None, model_id: str = "fake@00000000", delay: float = 0.0):
+        self.answers = dict(answers or {})
+        self.model_id = model_id
+        self.delay = delay
+        self.path = Path("fake")
+        self.batches: list[list[Request]] = []
+
+    def predict_batch(self, requests: Sequence[Request], **settings: Any) -> list[Prediction]:
+        self.batches.append(list(requests))
+        time.sleep(self.delay)
+        return [
+            Prediction(self.answers.get(r.prompt, f"{len(r.prompt)} letters"), len(r.prompt) % 3, 0.25, 2)
+            for r in requests
+        ]
+
+    def routing_text(self, row: Mapping[str, Any]) -> str | None:
+        return f"routed: {row['conversations'][0]['value']}"

@@ -1,0 +1,48 @@
+import json
+
+import pytest
+
+from llava_mocle.cli.main import main
+from tests.inference.tiny import QUESTIONS
+
+
+def test_prints_answer_cluster_and_explanation(checkpoint_dir, predictor, images, capsys):
+    arguments = ["generate", "--model", str(checkpoint_dir), "--image", str(images[0]), "--prompt", QUESTIONS[0]]
+    expected = predictor.predict(images[0], QUESTIONS[0], max_new_tokens=6)
+    assert main([*arguments, "--max-new-tokens", "6", "--explain"]) == 0
+    printed = capsys.readouterr().out
+    assert f"cluster {expected.cluster_id}, distance {expected.cluster_distance:.3f}" in printed
+    assert predictor.explain(QUESTIONS[0]).nearest_instructions[0] in printed
+    assert "universal" in printed
+
+
+def test_json_is_one_object(checkpoint_dir, predictor, capsys):
+    arguments = ["generate", "--model", str(checkpoint_dir), "--prompt", QUESTIONS[1], "--json", "--explain"]
+    assert main([*arguments, "--max-new-tokens", "6"]) == 0
+    record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    expected = predictor.predict(None, QUESTIONS[1], max_new_tokens=6)
+    assert record["text"] == expected.text
+    assert record["cluster_id"] == expected.cluster_id
+    assert record["explanation"]["route_text"] == QUESTIONS[1]
+
+
+def test_mistakes_end_with_2_and_a_message(checkpoint_dir, base_dir, capsys):
+    arguments = ["generate", "--model", str(checkpoint_dir), "--image", "missing.png", "--prompt", "Why?"]
+    assert main(arguments) == 2
+    assert "missing.png" in capsys.readouterr().err
+    assert main(["generate", "--model", str(base_dir), "--prompt", "Why?", "--explain"]) == 2
+    assert "no cluster model" in capsys.readouterr().err
+
+
+def test_square_brackets_are_text_not_markup(capsys):
+    from llava_mocle.cli.generate import _print_text
+    from llava_mocle.inference import Prediction
+
+    _print_text(Prediction("[bold]a[/bold] [x]", None, None, 3), None)
+    assert "[bold]a[/bold] [x]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("beams", ["0", "-1"])
+def test_bad_settings(checkpoint_dir, beams, capsys):
+    assert main(["generate", "--model", str(checkpoint_dir), "--prompt", "Why?", "--num-beams", beams]) == 2
+    assert "num_beams" in capsys.readouterr().err
