@@ -20,6 +20,9 @@ if [ $# -gt 0 ] && [[ "$1" != --* ]]; then
     recipe="$1"
     shift
 fi
-"${LLAVA_MOCLE[@]}" data check "$recipe" --no-images "$@"
-"${LLAVA_MOCLE[@]}" cluster --recipe "$recipe" "$@"
-launch train "$recipe" "$@"
+resolved="$(mktemp -d)/recipe.yaml"
+trap 'rm -rf "$(dirname "$resolved")"' EXIT
+"${LLAVA_MOCLE[@]}" train "$recipe" "$@" --resolve "$resolved"
+"${LLAVA_MOCLE[@]}" data check "$resolved" --no-images
+"${LLAVA_MOCLE[@]}" cluster --recipe "$resolved"
+launch train "$resolved"

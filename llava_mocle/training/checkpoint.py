@@ -1,6 +1,5 @@
 """What a checkpoint folder holds besides weights, and how one is found and written whole."""
 
-import json
 import logging
 import os
 import re
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from llava_mocle.errors import CheckpointError, ConfigError
+from llava_mocle.training.recipe import Recipe, write_recipe
 
 if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
@@ -34,7 +34,7 @@ _FREE_KEYS = {
 class CheckpointExtras:
     """What every `checkpoint-N` gets besides weights: it loads by itself."""
 
-    recipe: dict[str, Any]
+    recipe: Recipe
     tokenizer: Any
     image_processor: Any
     cluster_model: "ClusterModel | None" = None
@@ -42,7 +42,7 @@ class CheckpointExtras:
     def write(self, folder: str | Path) -> None:
         """Write the resolved recipe, the processor and the cluster model into `folder`."""
         folder = Path(folder)
-        (folder / RECIPE_FILE).write_text(yaml.safe_dump(self.recipe, sort_keys=False), encoding="utf-8")
+        write_recipe(self.recipe, folder / RECIPE_FILE)
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
         if self.cluster_model is not None:
@@ -92,7 +92,7 @@ def checkpoint_to_resume(resume: str, output_dir: str | Path) -> Path | None:
     return folder
 
 
-def check_same_recipe(checkpoint: Path, recipe: dict[str, Any]) -> None:
+def check_same_recipe(checkpoint: Path, recipe: Recipe) -> None:
     """Refuse to resume under a recipe that would change what is trained.
 
     Raises:
@@ -102,11 +102,11 @@ def check_same_recipe(checkpoint: Path, recipe: dict[str, Any]) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path}: missing; this checkpoint cannot be resumed safely")
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
-    plain = json.loads(json.dumps(recipe, default=str))
+    now = recipe.as_dict()
     differ = [
-        f"{key}: {before.get(key)!r} then, {plain.get(key)!r} now"
-        for key in sorted({*before, *plain} - _FREE_KEYS)
-        if before.get(key) != plain.get(key)
+        f"{key}: {before.get(key)!r} then, {now.get(key)!r} now"
+        for key in sorted({*before, *now} - _FREE_KEYS)
+        if before.get(key) != now.get(key)
     ]
     if differ:
         raise ConfigError(

@@ -26,6 +26,11 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
     report_to: str | None = field(
         default="auto", metadata={"help": "auto: tensorboard when installed; wandb, tensorboard or none."}
     )
+    activation_checkpointing: bool | None = field(default=None, metadata={"help": "Recompute activations."})
+    activation_checkpointing_kwargs: dict | str | None = field(default=None, metadata={"help": "Its options, as JSON."})
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "LLaVA's name of activation_checkpointing; non-reentrant."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Off: routing inputs are columns."})
 
     def __post_init__(self) -> None:

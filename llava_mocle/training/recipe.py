@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -122,6 +123,8 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     """
     parser = _make_parser()
     values = read_yaml(path) if path is not None else {}
+    if "data_path" in {word.split("=")[0].lstrip("-").replace("-", "_") for word in overrides if word.startswith("--")}:
+        values.pop("datasets", None)  # one dataset on the command line replaces the file's list
     for key, value in values.items():
         _check_choice(parser, path, key, value)
     # Text goes through argparse's own conversion (YAML reads 1e-4 as text); other values stay as they are.
@@ -140,6 +143,15 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     }
     trainer = {key: parsed[key] for key in _trainer_defaults()}
     return Recipe(**made, trainer=trainer, source=str(path) if path is not None else None)
+
+
+def write_recipe(recipe: Recipe, path: str | Path) -> None:
+    """Write a resolved recipe as YAML that `load_recipe` reads back to the same."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False), encoding="utf-8")
+    os.replace(partial, path)
 
 
 def _check_choice(parser: _Parser, path: str | Path | None, key: str, value: Any) -> None:

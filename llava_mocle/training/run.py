@@ -38,7 +38,7 @@ def train(recipe: Recipe) -> MocleTrainer:
         raise ConfigError("output_dir is not set; it is where checkpoints and the result go")
     checkpoint = checkpoint_to_resume(args.resume, args.output_dir)
     if checkpoint is not None:
-        check_same_recipe(checkpoint, recipe.as_dict())
+        check_same_recipe(checkpoint, recipe)
         logger.warning("resuming from %s", checkpoint)
     set_seed(args.seed)
     loaded = load_start(recipe, args)
@@ -85,6 +85,8 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments) -> LoadedModel:
 
 def _joined_base(recipe: Recipe, args: MocleTrainingArguments) -> str:
     source = recipe.model
+    assert source.model_name_or_path
+    assert source.vision_tower
     folder = os.path.join(args.output_dir, "base")
     with PartialState().main_process_first():
         if not Path(folder, "config.json").is_file():
@@ -140,7 +142,7 @@ def build_trainer(
 ) -> MocleTrainer:
     """Join the parts into a trainer."""
     extras = CheckpointExtras(
-        recipe=recipe.as_dict(),
+        recipe=recipe,
         tokenizer=loaded.tokenizer,
         image_processor=loaded.image_processor,
         cluster_model=data.cluster_model if recipe.stage.stage == "finetune" else None,

@@ -1,6 +1,7 @@
 """`transformers.Trainer`, changed only where MoCLE needs it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class MocleTrainer(Trainer):
         self,
         *args: Any,
         extras: CheckpointExtras,
-        base_path: str,
+        base_path: str | Path,
         dataset_names: list[str],
         routing: RoutingLog | None = None,
         **kwargs: Any,
@@ -63,7 +64,7 @@ class MocleTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of `args.optim` over `parameter_groups`."""
-        if self.optimizer is None:
+        if self.optimizer is None:  # type: ignore[has-type]
             model = self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(parameter_groups(model, self.args), **options)

@@ -7,7 +7,7 @@ import yaml
 
 from llava_mocle.errors import ConfigError
 from llava_mocle.training.dry_run import dry_run
-from llava_mocle.training.recipe import load_recipe
+from llava_mocle.training.recipe import load_recipe, write_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "scripts" / "recipes").glob("*.yaml"))
 
@@ -94,6 +94,20 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     assert (recipe.adapter.lora_r, recipe.trainer["learning_rate"], recipe.trainer["bf16"]) == (16, 1e-4, True)
     one = load_recipe(path).data.dataset_specs()
     assert [(spec.name, spec.data_path, spec.image_folder) for spec in one] == [("train", "a.json", "images")]
+
+
+def test_one_dataset_on_the_command_line_replaces_the_list(tmp_path: Path) -> None:
+    path = write(tmp_path, datasets=[{"name": "b", "data_path": "c"}])
+    specs = load_recipe(path, ["--data_path", "mine.json"]).data.dataset_specs()
+    assert [spec.data_path for spec in specs] == ["mine.json"]
+
+
+def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, learning_rate="2e-4", data_path="a.json"), ["--bf16", "--max_steps", "7"])
+    write_recipe(recipe, tmp_path / "new" / "resolved.yaml")
+    again = load_recipe(tmp_path / "new" / "resolved.yaml")
+    assert again.as_dict() == recipe.as_dict()
+    assert (again.trainer["learning_rate"], again.trainer["max_steps"], again.trainer["bf16"]) == (2e-4, 7, True)
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:

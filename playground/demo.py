@@ -1,0 +1,101 @@
+"""`make demo`: the whole method on real pretrained parts. `python -m playground.demo`.
+
+Fetches the embedded parts, builds a LLaVA model from them, trains its projector, clusters the instructions of three
+domains, trains MoCLE, scores held-out images before and after, and writes playground/out/report.html. Every step is an
+ordinary command, printed as it runs; steps whose inputs did not change are reused.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import llava_mocle
+from playground.paths import BASE, PLAYGROUND
+from playground.steps import Step, StepRunner, source_digest
+
+ROOT = PLAYGROUND.parent
+RUNS = PLAYGROUND / "runs"
+OUT = PLAYGROUND / "out"
+CLUSTERS = PLAYGROUND / "clusters"
+RECIPES = ROOT / "scripts" / "recipes"
+STAGE_1, STAGE_2 = RECIPES / "playground_pretrain.yaml", RECIPES / "playground_mocle.yaml"
+
+
+def bf16_is_fast() -> bool:
+    """Whether this machine multiplies bfloat16 in hardware; emulated, it would be slower than float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+
+
+def steps() -> list[Step]:
+    """The commands of the demonstration, in order."""
+    cli = ["python", "-m", "llava_mocle.cli.main"]
+    stage_1, stage_2 = (str(path.relative_to(ROOT)) for path in (STAGE_1, STAGE_2))
+    precision = ["--bf16", "true"] if bf16_is_fast() else []
+    evaluate = ["--recipe", stage_2, "--batch-size", "32", "--max-new-tokens", "12", "--overwrite"]
+    before, after = OUT / "before", OUT / "after"
+    return [
+        Step("check", "check every row and image", [*cli, "data", "check", stage_2]),
+        Step(
+            "pretrain",
+            "stage 1: the projector learns to name what is in the picture",
+            [*cli, "train", stage_1, *precision],
+            [STAGE_1],
+            [RUNS / "pretrain"],
+        ),
+        Step(
+            "cluster",
+            "cluster the instructions",
+            [*cli, "cluster", "--recipe", stage_2, "--overwrite"],
+            [STAGE_2],
+            [CLUSTERS],
+        ),
+        Step("mocle", "stage 2: MoCLE", [*cli, "train", stage_2, *precision], [STAGE_2], [RUNS / "mocle"]),
+        Step(
+            "before",
+            "score the untrained model on held-out images",
+            [
+                *cli,
+                "eval",
+                "--model",
+                str(BASE.relative_to(ROOT)),
+                "--output",
+                str(before.relative_to(ROOT)),
+                *evaluate,
+            ],
+            [],
+            [before],
+        ),
+        Step(
+            "after",
+            "score the trained model on the same images",
+            [*cli, "eval", "--model", "playground/runs/mocle", "--output", str(after.relative_to(ROOT)), *evaluate],
+            [],
+            [after],
+        ),
+        Step("report", "write the report", ["python", "-m", "playground.report"], [], [OUT / "figures"]),
+    ]
+
+
+def main() -> int:
+    """Run everything that is not done yet."""
+    argparse.ArgumentParser(prog="make demo", description=__doc__).parse_args()
+    begin = time.monotonic()
+    runner = StepRunner(OUT / "steps", source_digest(Path(llava_mocle.__file__).parent) + source_digest(PLAYGROUND))
+    runner.run(
+        Step("prepare", "fetch parts, build the base model, make the data", ["python", "-m", "playground.prepare"])
+    )
+    for step in steps():
+        runner.run(step)
+    minutes = (time.monotonic() - begin) / 60
+    print(f"\ndone in {minutes:.1f} min: open {OUT.relative_to(ROOT) / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
