@@ -5,8 +5,8 @@
 # Each target sets up .venv first. PYTHON=... chooses the interpreter.
 
 VENV := .venv/bin
-export HF_HUB_OFFLINE ?= 1
-export TOKENIZERS_PARALLELISM ?= false
+# Test workers; each runs on one thread.
+WORKERS ?= 2
 
 .PHONY: help setup demo test check lint types bench encoder clean
 
@@ -31,10 +31,10 @@ types: setup
 	$(VENV)/mypy
 
 check: lint types encoder
-	$(VENV)/pytest -m "not slow and not slurm"
+	$(VENV)/pytest -n $(WORKERS) -m "not slow and not slurm"
 
 test: lint types encoder
-	$(VENV)/pytest
+	$(VENV)/pytest -n $(WORKERS) --durations=10
 
 bench: setup
 	$(VENV)/python -m benchmarks.adapter_products

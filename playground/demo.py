@@ -6,6 +6,7 @@ ordinary command, printed as it runs; steps whose inputs did not change are reus
 """
 
 import argparse
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 import torch
 
 import llava_mocle
-from playground.paths import BASE, PLAYGROUND
+from playground.paths import BASE, DATA, DOMAINS, PLAYGROUND
+from playground.prepare import STAMP
 from playground.steps import Step, StepRunner, source_digest
 
 ROOT = PLAYGROUND.parent
@@ -32,12 +34,18 @@ def bf16_is_fast() -> bool:
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
+def data_digest() -> str:
+    """A digest of what the preparation made: its own stamps."""
+    stamps = [BASE / STAMP, *(DATA / domain / STAMP for domain in DOMAINS)]
+    return "".join(path.read_text() for path in stamps)
+
+
 def steps() -> list[Step]:
     """The commands of the demonstration, in order."""
     cli = ["python", "-m", "llava_mocle.cli.main"]
     stage_1, stage_2 = (str(path.relative_to(ROOT)) for path in (STAGE_1, STAGE_2))
     precision = ["--bf16", "true"] if bf16_is_fast() else []
-    evaluate = ["--recipe", stage_2, "--batch-size", "32", "--max-new-tokens", "12", "--overwrite"]
+    evaluate = ["--recipe", stage_2, "--batch-size", "32", "--max-new-tokens", "12"]
     before, after = OUT / "before", OUT / "after"
     return [
         Step("check", "check every row and image", [*cli, "data", "check", stage_2]),
@@ -78,7 +86,13 @@ def steps() -> list[Step]:
             [],
             [after],
         ),
-        Step("report", "write the report", ["python", "-m", "playground.report"], [], [OUT / "figures"]),
+        Step(
+            "report",
+            "write the report",
+            ["python", "-m", "playground.report"],
+            [PLAYGROUND / "report.py"],
+            [OUT / "figures", OUT / "report.html"],
+        ),
     ]
 
 
@@ -86,10 +100,10 @@ def main() -> int:
     """Run everything that is not done yet."""
     argparse.ArgumentParser(prog="make demo", description=__doc__).parse_args()
     begin = time.monotonic()
-    runner = StepRunner(OUT / "steps", source_digest(Path(llava_mocle.__file__).parent) + source_digest(PLAYGROUND))
-    runner.run(
-        Step("prepare", "fetch parts, build the base model, make the data", ["python", "-m", "playground.prepare"])
-    )
+    print("== fetch the parts, build the base model, make the data", flush=True)
+    if code := subprocess.run([sys.executable, "-m", "playground.prepare"]).returncode:
+        return code
+    runner = StepRunner(OUT / "steps", source_digest(Path(llava_mocle.__file__).parent) + data_digest())
     for step in steps():
         runner.run(step)
     minutes = (time.monotonic() - begin) / 60

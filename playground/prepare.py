@@ -133,9 +133,9 @@ def prepare(assets: Path, base: Path, data: Path, seed: int = 0, archives: Path 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     data.mkdir(parents=True, exist_ok=True)
     prepare_base(assets, base)
-    changed = [prepare_domain(name, assets, data, seed) for name in MODULES]
-    if any(changed) or not (data / "captions.json").is_file():
-        join_captions(data)
+    for name in MODULES:
+        prepare_domain(name, assets, data, seed)
+    join_captions(data)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

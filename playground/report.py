@@ -73,7 +73,7 @@ def main() -> int:
     page = write_report(
         OUT / "report.html",
         title="MoCLE on three small domains",
-        subtitle="Real pretrained parts, two training stages, held-out images; made by one command on a CPU.",
+        subtitle="Real pretrained parts, two training stages, held-out images; made by one command.",
         before=OUT / "before" / "results.json",
         after=OUT / "after" / "results.json",
         figures=[

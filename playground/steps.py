@@ -21,7 +21,7 @@ class Step:
         title: what it does, for people.
         command: words; `python` stands for this interpreter.
         inputs: files whose content decides whether it must run again.
-        outputs: what it makes; removed before a run that starts anew, kept for one that was interrupted.
+        outputs: folders or files it makes; removed before a run that starts anew, kept for one that was interrupted.
     """
 
     name: str
@@ -66,12 +66,14 @@ class StepRunner:
         stamp.unlink(missing_ok=True)
         if _content(started) != self.key:
             for path in step.outputs:
-                shutil.rmtree(path, ignore_errors=True)
+                path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
         started.write_text(self.key)
         words = [sys.executable if word == "python" else str(word) for word in step.command]
         print("   $ " + " ".join(str(word) for word in step.command), flush=True)
         begin = time.monotonic()
-        code = subprocess.run(words, env=os.environ).returncode
+        code = subprocess.run(
+            words, env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        ).returncode
         if code:
             print(f"\nThis step failed (exit code {code}); after mending it, the same command goes on here.")
             raise SystemExit(code)

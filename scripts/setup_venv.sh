@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv and install this project into it, once: again only when pyproject.toml or this script changes.
 #   PYTHON=python3.11         the interpreter to use
-#   TORCH_INDEX_URL=URL       where to find PyTorch's CPU wheels, if pip's own configuration does not know them
+#   TORCH_INDEX_URL=URL       where PyTorch's CPU wheels are, when pip's own configuration does not know them
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +22,8 @@ stamp=".venv/.installed-$(cat pyproject.toml scripts/setup_venv.sh | cksum | cut
 
 python="$(find_python)"
 echo "== setting up .venv with $("$python" --version)"
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+# A folder without pip is what a failed attempt leaves behind (Debian: the package python3-venv was missing).
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
 
 extras="dev,demo"
@@ -32,11 +33,10 @@ if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
     extras="$extras,deepspeed"
 elif [ "$(uname -s)" = Linux ]; then
     # The plain name would pull several GB of CUDA packages, so ask for the CPU build by its full version.
-    index=()
-    [ -n "${TORCH_INDEX_URL:-}" ] && index=(--extra-index-url "$TORCH_INDEX_URL")
-    if ! "${pip[@]}" "${index[@]}" "torch==2.13.0+cpu"; then
-        echo "== PyTorch's CPU build was not found; set TORCH_INDEX_URL to the CPU index that PyTorch's install page" \
-            "names to avoid the CUDA packages. Going on with the default build." >&2
+    index="${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}"
+    if ! "${pip[@]}" "torch==2.13.0+cpu" 2>/dev/null \
+        && ! "${pip[@]}" --extra-index-url "$index" "torch==2.13.0+cpu"; then
+        echo "== PyTorch's CPU build was not found; going on with the default build (several GB of CUDA packages)." >&2
         "${pip[@]}" "torch==2.13.0"
     fi
 else

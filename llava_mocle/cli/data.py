@@ -3,7 +3,7 @@
 Prints a table and the first offenders. Exit code 0: everything can be trained on; 1: problems were found.
 
 examples:
-  llava-mocle data check scripts/recipes/demo_stage2.yaml
+  llava-mocle data check scripts/recipes/playground_mocle.yaml
   llava-mocle data check --rows train.json --image-folder images/
 """
 

@@ -3,7 +3,7 @@
 Writes answers/<domain>.jsonl (LLaVA's answer format, continued where an earlier run stopped) and results.json.
 
 examples:
-  llava-mocle eval --model runs/demo_mocle --recipe scripts/recipes/demo_stage2.yaml --output runs/demo_mocle/eval
+  llava-mocle eval --model playground/runs/mocle --recipe scripts/recipes/playground_mocle.yaml --output out
   llava-mocle eval --model runs/mine --rows test.json --image-folder images --train-rows train.json --output out
 """
 

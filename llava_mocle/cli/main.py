@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return USAGE_ERROR
     name = parser.parse_args(arguments[:1]).subcommand
-    args, overrides = (subparser := _subcommand_parser(name)).parse_known_args(arguments[1:])
+    subparser = _subcommand_parser(name)
+    args, overrides = subparser.parse_known_args(arguments[1:])
     if overrides and not getattr(args, "takes_overrides", False):
         subparser.error(f"unrecognized arguments: {' '.join(overrides)}")
     args.overrides = overrides

@@ -14,14 +14,16 @@ An interrupted run goes on from its newest checkpoint when it is started again.
 
 import argparse
 import dataclasses
+import textwrap
 
 from llava_mocle.training.arguments import GROUPS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    # Only what is no recipe key is declared here: the recipe itself parses its keys, so that the file's values stand
+    # until a flag says otherwise.
     parser.set_defaults(takes_overrides=True)
-    parser.usage = "llava-mocle train [RECIPE] [--dry-run] [--KEY VALUE ...]"
-    parser.add_argument("recipe", nargs="?", help="a YAML recipe; the ones that ship are in scripts/recipes/")
+    parser.usage = "llava-mocle train [RECIPE] [--dry-run] [--resolve FILE] [--KEY VALUE ...]"
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -30,27 +32,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resolve", metavar="FILE", help="write the recipe with all overrides in it to this file, and stop"
     )
-    for group in GROUPS.values():
-        # Shown here, parsed by the recipe: defaults must not hide the file's values.
-        section = parser.add_argument_group(f"recipe keys: {(group.__doc__ or '').strip().rstrip('.')}")
-        for item in dataclasses.fields(group):
-            default = "" if item.default in (None, "") else f" [{item.default}]"
-            section.add_argument(
-                f"--{item.name}",
-                metavar="VALUE",
-                nargs="?" if isinstance(item.default, bool) else None,
-                const="true" if isinstance(item.default, bool) else None,
-                help=(item.metadata["help"] + default).replace("%", "%%"),
-                default=argparse.SUPPRESS,
-            )
+    parser.epilog = "\n\n".join(_describe(group) for group in GROUPS.values())
+
+
+def _describe(group: type) -> str:
+    """The keys of one group, as help text."""
+    lines = [f"recipe keys: {(group.__doc__ or '').strip().rstrip('.')}"]
+    for item in dataclasses.fields(group):
+        default = "" if item.default in (None, "") else f" [{item.default}]"
+        choices = item.metadata.get("choices")
+        among = f" ({' | '.join(choices)})" if choices else ""
+        text = textwrap.wrap(item.metadata["help"] + among + default, width=86)
+        lines += [f"  --{item.name:<26} {text[0]}", *(f"{'':<31} {more}" for more in text[1:])]
+    return "\n".join(lines)
 
 
 def run(args: argparse.Namespace) -> int:
     from llava_mocle.training.recipe import load_recipe, write_recipe
 
-    given = {item.name for group in GROUPS.values() for item in dataclasses.fields(group)} & set(vars(args))
-    shown = [word for name in sorted(given) for word in (f"--{name}", str(getattr(args, name)))]
-    recipe = load_recipe(args.recipe, [*shown, *args.overrides])
+    words = list(args.overrides)
+    path = words.pop(0) if words and not words[0].startswith("-") else None
+    recipe = load_recipe(path, words)
     if args.resolve:
         write_recipe(recipe, args.resolve)
         return 0

@@ -51,11 +51,11 @@ def read_recipe(folder: Path) -> dict[str, Any]:
 
 
 def find_folder(name: str | Path, what: str, remedy: str = "", beside: Path | None = None) -> Path:
-    """The local folder a path or a hub name stands for; nothing is ever downloaded.
+    """The local folder a path or a hub name stands for.
 
     Args:
-        name: a folder, absolute or relative to the working directory (or to `beside`), or `ORG/NAME` of a model
-            that is already in the local Hugging Face cache.
+        name: a folder, absolute or relative to the working directory (or to `beside`), or `ORG/NAME` of a model on
+            the Hugging Face hub: taken from the local cache, or downloaded unless HF_HUB_OFFLINE is set.
         what: what the folder is, for the message.
         remedy: a sentence that says what to do, for the message.
         beside: a folder that relative paths may also start from.
@@ -68,13 +68,27 @@ def find_folder(name: str | Path, what: str, remedy: str = "", beside: Path | No
             return candidate
     text = str(name)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download
-
-        try:
-            return Path(snapshot_download(text, local_files_only=True))
-        except Exception:
-            remedy = remedy or f"Fetch it first: hf download {text}"
+        snapshot, reason = _hub_snapshot(text)
+        if snapshot is not None:
+            return snapshot
+        remedy = remedy or f"As the name of a hub model: {reason}; on a machine with access: hf download {text}"
     raise CheckpointError(f"{name}: no such folder; expected {what}. {remedy}".rstrip())
+
+
+def _hub_snapshot(name: str) -> tuple[Path | None, str]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True)), ""
+    except Exception as error:
+        reason = f"not in the local cache ({type(error).__name__})"
+    if HF_HUB_OFFLINE:
+        return None, f"{reason}, and HF_HUB_OFFLINE is set"
+    try:
+        return Path(snapshot_download(name)), ""
+    except Exception as error:
+        return None, f"{reason}, and the download failed ({type(error).__name__})"
 
 
 def detect_kind(folder: Path) -> Kind:

@@ -35,8 +35,12 @@ class ModelArguments:
     pretrain_mm_mlp_adapter: str | None = option(
         None, "A trained projector: mm_projector.safetensors, LLaVA's mm_projector.bin, or a stage-1 folder."
     )
-    mm_vision_select_layer: int = option(-2, "Which layer of the vision tower feeds the projector.")
-    mm_vision_select_feature: str = option("patch", "`patch` drops the class token.", ("patch", "full"))
+    mm_vision_select_layer: int | None = option(
+        None, "Which layer of `vision_tower` feeds the projector; none: -2, LLaVA's (-1 for a grid tower)."
+    )
+    mm_vision_select_feature: str | None = option(
+        None, "`patch` drops the class token; none: what the tower needs.", ("patch", "full")
+    )
     dtype: str = option(
         "auto",
         "Weights of the frozen model; auto: bfloat16 with `bf16` on a GPU, else float32.",

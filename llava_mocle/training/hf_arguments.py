@@ -44,3 +44,7 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
         if self.report_to == "auto":
             self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
         super().__post_init__()
+        # One process drives one GPU: with several visible ones Trainer would wrap the model in DataParallel, whose
+        # replicas cannot share one routing. torchrun starts a process a GPU.
+        if self.n_gpu > 1:
+            self._n_gpu = 1

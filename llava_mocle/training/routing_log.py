@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class RoutingLog:
-    """Averages over the forwards since the last log.
+    """Averages over this process's forwards since the last log.
 
     Per site group (the linear's own name, such as `up_proj`): mean weight of the chosen expert (`gate`), share of
     samples each expert got (`expert_0`...), and mean universal weight. Over all sites: share of choices that the

@@ -1,7 +1,7 @@
 """A recipe, run: load, adapt, train, save."""
 
+import json
 import logging
-import os
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from llava_mocle.model.build import build_llava
 from llava_mocle.model.load import LoadedModel, load_model, load_projector
 from llava_mocle.training.adapter_setup import adapter_config, count_parameters, freeze_all_but_projector
 from llava_mocle.training.callbacks import StopAfterSteps, replace_console
-from llava_mocle.training.checkpoint import CheckpointExtras, check_same_recipe, checkpoint_to_resume
+from llava_mocle.training.checkpoint import CheckpointExtras, check_same_recipe, checkpoint_step, checkpoint_to_resume
 from llava_mocle.training.data_setup import TrainingData, needs_clusters, prepare_data
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 from llava_mocle.training.recipe import Recipe
@@ -39,23 +39,29 @@ def train(recipe: Recipe) -> MocleTrainer:
     checkpoint = checkpoint_to_resume(args.resume, args.output_dir)
     if checkpoint is not None:
         check_same_recipe(checkpoint, recipe)
+        if args.stop_after_steps and checkpoint_step(checkpoint) >= args.stop_after_steps:
+            raise ConfigError(f"stop_after_steps is {args.stop_after_steps}, and {checkpoint} is there already")
         logger.warning("resuming from %s", checkpoint)
     set_seed(args.seed)
     loaded = load_start(recipe, args)
     data = prepare_data(recipe, loaded)
     model, routing = adapt(recipe, args, loaded, data)
     trainer = build_trainer(recipe, args, loaded, data, model, routing)
+    if args.world_size > 1:
+        set_seed(args.seed, device_specific=True)  # each rank draws its own gate noise and dropout
     if trainer.is_world_process_zero():
         _announce(model, data, args)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < trainer.state.max_steps:
         logger.warning(
-            "stopped at step %d of %d; the same command goes on", trainer.state.global_step, trainer.state.max_steps
+            "stopped at step %d of %d; the same command without stop_after_steps goes on",
+            trainer.state.global_step,
+            trainer.state.max_steps,
         )
         return trainer
     trainer.save_model()
     trainer.save_state()
-    if routing is not None:
+    if routing is not None and trainer.is_world_process_zero() and not args.deepspeed:
         warn_of_idle_experts(routing.tuner.clean_gates(), routing.tuner.sites)
     return trainer
 
@@ -69,7 +75,7 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments) -> LoadedModel:
     dtype = source.dtype
     if dtype == "auto":
         dtype = "bfloat16" if args.bf16 and torch.cuda.is_available() else "float32"
-    loaded = load_model(path, dtype=getattr(torch, dtype), device="cpu", attn=source.attn_implementation)
+    loaded = load_model(path, dtype=getattr(torch, dtype), attn=source.attn_implementation)
     if isinstance(loaded.model, PeftModel):
         raise ConfigError(
             f"{path}: is a trained adapter; start from its base folder, or use --resume to go on with its run"
@@ -87,18 +93,28 @@ def _joined_base(recipe: Recipe, args: MocleTrainingArguments) -> str:
     source = recipe.model
     assert source.model_name_or_path
     assert source.vision_tower
-    folder = os.path.join(args.output_dir, "base")
+    folder = Path(str(args.output_dir), "base")
+    template = recipe.data.version if recipe.data.version != "plain" else None
+    strategies = {None: None, "patch": "default", "full": "full"}
+    made_from = {
+        "language_model": source.model_name_or_path,
+        "vision_tower": source.vision_tower,
+        "template": template,
+        "vision_feature_layer": source.mm_vision_select_layer,
+        "vision_feature_select_strategy": strategies[source.mm_vision_select_feature],
+        "seed": args.seed,
+    }
+    stamp = folder.with_name("base_made_from.json")
     with PartialState().main_process_first():
-        if not Path(folder, "config.json").is_file():
-            build_llava(
-                source.model_name_or_path,
-                source.vision_tower,
-                folder,
-                template=recipe.data.version if recipe.data.version != "plain" else None,
-                vision_feature_layer=source.mm_vision_select_layer,
-                vision_feature_select_strategy="default" if source.mm_vision_select_feature == "patch" else "full",
+        if not (folder / "config.json").is_file():
+            build_llava(out_dir=folder, **made_from)
+            stamp.write_text(json.dumps(made_from, indent=2))
+        elif not stamp.is_file() or json.loads(stamp.read_text()) != made_from:
+            raise ConfigError(
+                f"{folder}: was joined from other parts than this recipe names ({stamp.name} lists them); remove it, "
+                "or choose another output_dir"
             )
-    return folder
+    return str(folder)
 
 
 def _cache_features(model: nn.Module, size: int) -> None:
@@ -119,17 +135,30 @@ def adapt(
     """
     if recipe.stage.stage == "pretrain":
         freeze_all_but_projector(loaded.model)
+        keep_in_float32(loaded.model, args)
         return loaded.model, None
     config = adapter_config(
         recipe.adapter,
         num_datasets=len(data.dataset_names),
         centroids=recipe.cluster.cluster_model if needs_clusters(recipe) else None,
     )
-    # Adapters of a 16 bit base stay in float32, or small updates would vanish; DeepSpeed keeps float32 copies itself,
-    # and under ZeRO-3 asserts that all trainable parameters share one dtype.
+    # DeepSpeed keeps float32 copies itself, and under ZeRO-3 asserts that all trainable parameters share one dtype.
     model = get_peft_model(loaded.model, config, autocast_adapter_dtype=not args.deepspeed)
+    keep_in_float32(model, args)
     routed = recipe.adapter.adapter != "lora"
     return model, RoutingLog(model.base_model) if routed else None
+
+
+def keep_in_float32(model: nn.Module, args: MocleTrainingArguments) -> None:
+    """Trainable parameters of a 16 bit model in float32: in 16 bit, updates below a weight's spacing would vanish.
+
+    Only under autocast, which casts them where they are used; DeepSpeed has float32 copies of its own.
+    """
+    if args.deepspeed or not (args.bf16 or args.fp16):
+        return
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def build_trainer(

@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from llava_mocle.data.sampler import LengthGroupedModalitySampler
@@ -87,10 +88,9 @@ class MocleTrainer(Trainer):
     ) -> tuple[torch.Tensor, None, None]:
         """One validation batch: its losses go to `LossByGroup`, its mean back to `Trainer`."""
         inputs = self._prepare_inputs(inputs)
-        labels = inputs["labels"]
-        forward = self._model_inputs({key: value for key, value in inputs.items() if key != "labels"})
+        # The labels go along: with them a batch without images still runs tower and projector on every rank.
         with torch.no_grad(), self.compute_loss_context_manager():
-            losses, counts = sample_losses(model(**forward).logits, labels)
+            losses, counts = sample_losses(model(**self._model_inputs(inputs)).logits, inputs["labels"])
         ids = [pack_ids(inputs.get(key), losses) for key in ("dataset_ids", "cluster_ids")]
         every = self.accelerator.gather_for_metrics((losses, counts, *ids))
         self.validation_losses.add(*every)
@@ -114,6 +114,7 @@ class MocleTrainer(Trainer):
         return str(staging_dir(folder)) if self._staging else folder
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        name = f"checkpoint-{self.state.global_step}"
         self._staging = True
         try:
             super()._save_checkpoint(model, trial)
@@ -121,9 +122,18 @@ class MocleTrainer(Trainer):
             self._staging = False
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            folder = self._get_output_dir(trial)
-            publish(folder, f"checkpoint-{self.state.global_step}")
-            rotate_checkpoints(folder, save_total_limit=self.args.save_total_limit, use_mtime=True)
+            folder = Path(self._get_output_dir(trial))
+            if self.state.best_global_step:
+                best = folder / f"checkpoint-{self.state.best_global_step}"
+                self.state.best_model_checkpoint = str(best)
+                self.state.save_to_json(str(staging_dir(folder) / name / TRAINER_STATE_NAME))
+            publish(folder, name)
+            rotate_checkpoints(
+                str(folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self.args.should_save:
@@ -133,7 +143,7 @@ class MocleTrainer(Trainer):
         if isinstance(model, PeftModel):
             model.save_pretrained(folder, state_dict=state_dict)
         else:
-            save_projector(model, folder, self.base_path)
+            save_projector(model, folder, self.base_path, state_dict)
         self.extras.write(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
