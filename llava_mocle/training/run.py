@@ -13,6 +13,7 @@ from transformers import set_seed
 from llava_mocle.data.collator import Collator
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.build import build_llava
+from llava_mocle.model.folders import find_folder, is_original
 from llava_mocle.model.load import LoadedModel, load_model, load_projector
 from llava_mocle.training.adapter_setup import adapter_config, count_parameters, freeze_all_but_projector
 from llava_mocle.training.callbacks import StopAfterSteps, replace_console
@@ -71,11 +72,16 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments) -> LoadedModel:
     source = recipe.model
     if not source.model_name_or_path:
         raise ConfigError("model_name_or_path is not set; give a LLaVA folder, or a language model and vision_tower")
-    path = source.model_name_or_path if source.vision_tower is None else _joined_base(recipe, args)
+    original = source.vision_tower is not None and _is_original(source.model_name_or_path)
+    if source.vision_tower is None or original:
+        path = source.model_name_or_path
+    else:
+        path = _joined_base(recipe, args)
     dtype = source.dtype
     if dtype == "auto":
         dtype = "bfloat16" if args.bf16 and torch.cuda.is_available() else "float32"
-    loaded = load_model(path, dtype=getattr(torch, dtype), attn=source.attn_implementation)
+    tower = source.vision_tower if original else None
+    loaded = load_model(path, dtype=getattr(torch, dtype), attn=source.attn_implementation, vision_tower=tower)
     if isinstance(loaded.model, PeftModel):
         raise ConfigError(
             f"{path}: is a trained adapter; start from its base folder, or use --resume to go on with its run"
@@ -84,9 +90,14 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments) -> LoadedModel:
         load_projector(loaded.model, source.pretrain_mm_mlp_adapter)
     if args.vision_feature_cache:
         _cache_features(loaded.model, args.vision_feature_cache)
-    loaded.model.config.use_cache = False
+    loaded.model.config.use_cache = loaded.model.config.get_text_config().use_cache = False
     run_projector_in_every_step(loaded.model)
     return loaded
+
+
+def _is_original(name: str) -> bool:
+    """Whether it is a folder of the original LLaVA code, which is a whole model but for its vision tower."""
+    return is_original(find_folder(name, "a LLaVA folder, or a language model to join to vision_tower"))
 
 
 def _joined_base(recipe: Recipe, args: MocleTrainingArguments) -> str:

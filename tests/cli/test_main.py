@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from llava_mocle.cli.main import SUBCOMMANDS, main
 
@@ -32,6 +34,18 @@ def test_a_user_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture)
     error = capsys.readouterr().err
     assert "no_such_recipe.yaml" in error
     assert "Traceback" not in error
+
+
+def test_train_takes_the_recipe_first_and_keys_after(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("lora_r: 4\ndata_path: rows.json\n")
+    for words in (
+        [str(recipe), "--lora-alpha", "9"],
+        ["--data_path", "rows.json", "--lora_r", "4", "--lora_alpha", "9"],
+    ):
+        assert main(["train", *words, "--output_dir", "runs/x", "--resolve", str(tmp_path / "out.yaml")]) == 0
+        resolved = yaml.safe_load((tmp_path / "out.yaml").read_text())
+        assert (resolved["lora_r"], resolved["lora_alpha"], resolved["output_dir"]) == (4, 9, "runs/x")
 
 
 def test_unknown_subcommand() -> None:

@@ -139,6 +139,54 @@ def test_projector_and_gates_have_their_own_rates(recipe_file) -> None:
     assert rates == {"experts": 0.01, "router": 0.25, "projector": 0.5, "projector_bias": 0.5}
 
 
+@pytest.mark.parametrize("stage", ["finetune", "pretrain"])
+def test_trainable_parameters_of_a_16_bit_base_are_float32(recipe_file, stage: str) -> None:
+    trainer = train(load_recipe(recipe_file(stage=stage, max_steps=2, bf16=True, dtype="bfloat16")))
+    dtypes = {parameter.requires_grad: parameter.dtype for parameter in trainer.model.parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+    assert all(torch.isfinite(torch.tensor(losses(trainer))))
+
+
+def test_a_language_model_and_a_tower_are_joined_once(recipe_file, base: Path, tmp_path: Path) -> None:
+    parts_folder = base.parent
+    keys = {
+        "model_name_or_path": str(parts_folder / "llama"),
+        "vision_tower": str(parts_folder / "clip"),
+        "max_steps": 1,
+    }
+    train(load_recipe(recipe_file(**keys)))
+    assert load_model(tmp_path / "run").base_path == tmp_path / "run" / "base"
+    train(load_recipe(recipe_file(**keys)))
+    with pytest.raises(ConfigError, match=r"base_made_from\.json"):
+        train(load_recipe(recipe_file(**keys, seed=8)))
+
+
+def test_stopping_where_the_run_already_is(recipe_file) -> None:
+    path = recipe_file()
+    train(load_recipe(path, ["--stop_after_steps", "2"]))
+    with pytest.raises(ConfigError, match="stop_after_steps is 2"):
+        train(load_recipe(path, ["--stop_after_steps", "2"]))
+
+
+def test_the_best_checkpoint_is_kept_and_loaded(recipe_file, tmp_path: Path) -> None:
+    changes = {
+        "max_steps": 6,
+        "learning_rate": 0.5,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+    }
+    trainer = train(load_recipe(recipe_file(**changes)))
+    evaluated = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
+    best = min(evaluated, key=evaluated.__getitem__)
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "run" / f"checkpoint-{best}")
+    expected, found = weights(tmp_path / "run" / f"checkpoint-{best}"), weights(tmp_path / "run")
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
 def test_nothing_is_overwritten(recipe_file, tmp_path: Path) -> None:
     path = recipe_file(save_strategy="steps", save_steps=2)
     train(load_recipe(path))
