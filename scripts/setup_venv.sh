@@ -27,10 +27,10 @@ echo "== setting up .venv with $("$python" --version)"
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
 
 extras="dev,demo"
+[ "$(uname -s)" = Linux ] && extras="$extras,deepspeed"
 if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
-    echo "== a GPU is here: PyTorch with CUDA, and DeepSpeed"
+    echo "== a GPU is here: PyTorch with CUDA"
     "${pip[@]}" "torch==2.13.0"
-    extras="$extras,deepspeed"
 elif [ "$(uname -s)" = Linux ]; then
     # The plain name would pull several GB of CUDA packages, so ask for the CPU build by its full version.
     index="${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}"

@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--base", help="base folder, if the one named in the checkpoint has moved")
     parser.add_argument("--template", help="prompt template; default: the one that the model was trained with")
+    parser.add_argument("--vision-tower", help="for an original LLaVA folder: its CLIP tower, if it has moved")
+    parser.add_argument("--encoder", help="the cluster model's sentence encoder, if it has moved")
     parser.add_argument("--overwrite", action="store_true", help="answer everything anew")
 
 
@@ -43,7 +45,13 @@ def run(args: argparse.Namespace) -> int:
     from llava_mocle.inference import Predictor
 
     predictor = Predictor.from_pretrained(
-        args.model, device=args.device, dtype=args.dtype, base=args.base, template=args.template
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        base=args.base,
+        template=args.template,
+        vision_tower=args.vision_tower,
+        encoder=args.encoder,
     )
     results = evaluate_rows(
         predictor,

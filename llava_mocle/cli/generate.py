@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--base", help="base folder, if the one named in the checkpoint has moved")
     parser.add_argument("--template", help="prompt template; default: the one that the model was trained with")
+    parser.add_argument("--vision-tower", help="for an original LLaVA folder: its CLIP tower, if it has moved")
+    parser.add_argument("--encoder", help="the cluster model's sentence encoder, if it has moved")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
@@ -36,7 +38,13 @@ def run(args: argparse.Namespace) -> int:
     from llava_mocle.inference import Predictor
 
     predictor = Predictor.from_pretrained(
-        args.model, device=args.device, dtype=args.dtype, base=args.base, template=args.template
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        base=args.base,
+        template=args.template,
+        vision_tower=args.vision_tower,
+        encoder=args.encoder,
     )
     # Explained first: a model that can't be explained says so before the answer is waited for.
     explanation = predictor.explain(args.prompt, cluster_id=args.cluster_id) if args.explain else None

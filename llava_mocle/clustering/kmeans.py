@@ -14,6 +14,8 @@ from llava_mocle.errors import ConfigError
 # Restarts stop at scikit-learn's usual tolerance; the best of them is then run on until no assignment changes.
 _RESTART_ITERATIONS, _RESTART_TOLERANCE = 300, 1e-4
 _FINAL_ITERATIONS = 1000
+# Points looked at together when those that differ are counted.
+_CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,13 @@ def check_enough(num_clusters: int, num_distinct: int) -> None:
 
 def _check_different(points: np.ndarray, num_clusters: int) -> None:
     # Texts that a lower-casing tokenizer reads alike have the same embedding up to rounding.
-    different = len(np.unique(points.round(4), axis=0))
+    seen: set[bytes] = set()
+    for start in range(0, len(points), _CHUNK):
+        # + 0.0 makes -0.0 the zero that it equals.
+        seen.update(point.tobytes() for point in points[start : start + _CHUNK].round(4) + 0.0)
+        if len(seen) >= num_clusters:
+            return
+    different = len(seen)
     if different < num_clusters:
         raise ConfigError(
             f"num_clusters is {num_clusters}, but only {different} of the {len(points)} distinct instructions have "

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from llava_mocle.errors import ConfigError, DataError
 
@@ -26,15 +26,13 @@ def image_path(image_folder: str | Path | None, image: str) -> str:
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Open a picture as 8-bit RGB.
-
-    The camera's orientation tag is applied, transparency is laid over white, 16-bit grey is scaled down to 8 bits.
+    """Open a picture as 8-bit RGB, as LLaVA does (see `to_rgb`): the camera's orientation tag is left aside.
 
     Raises:
         ImageUnreadable: names the file and what is wrong with it.
     """
     with _opened(path) as image:
-        return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(image)
 
 
 def probe_image(path: str | Path) -> None:
@@ -61,19 +59,16 @@ def _opened(path: str | Path, small: bool = False) -> Iterator[Image.Image]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode to RGB, without clipping 16-bit grey and without uncovering what transparency hides."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
+    """Any PIL mode to RGB: PIL's `convert`, except that 16-bit grey is scaled to 8 bits, where PIL would clip it.
+
+    Transparency is dropped, not laid over a background: published LLaVA checkpoints were trained on such pictures.
+    """
     if image.mode in _WIDE_MODES:
         values = np.asarray(image).astype(np.int64)
         # PIL also reads 8-bit files of some formats as "I": only values beyond 8 bits tell that there are 16.
         if image.mode != "I" or values.max(initial=0) > 255:
             values = np.clip(values, 0, 65535) // 257
         return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        picture = image.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, picture).convert("RGB")
     return image.convert("RGB")
 
 

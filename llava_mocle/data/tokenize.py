@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from tokenizers.pre_tokenizers import Metaspace
 
 from llava_mocle.data.conversation import IMAGE_TOKEN, Rendered, Template, Turn, row_images, row_turns
 from llava_mocle.errors import ConfigError, DataError
 
 IGNORE_INDEX = -100
+_SPACE = "▁"
 
 
 class RowTooLong(DataError):
@@ -105,21 +107,39 @@ def _encode(rendered: Rendered, template: Template, tokenizer: Any, image: list[
     return ids, supervised
 
 
-def _encode_piece(piece: str, spans: Sequence[tuple[int, int]], tokenizer: Any) -> list[tuple[int, bool]]:
-    """(token id, whether it is the assistant's) of a text without images."""
-    encoded = tokenizer(
-        piece, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
-    )
-    offsets = _extents(encoded["offset_mapping"])
+def _encode_piece(
+    piece: str, spans: Sequence[tuple[int, int]], tokenizer: Any, opening: bool = True
+) -> list[tuple[int, bool]]:
+    """(token id, whether it is the assistant's) of a text without images; `opening`: it is not the rest of one."""
+    ids, offsets = _tokens_of(piece, tokenizer, opening)
     for start, _ in spans:
         # One token over both sides (a header's newline and an answer's first space, say): generation starts after the
         # header, so the header's tokens must be the same here as there.
         if any(begin < start < end for begin, end in offsets):
-            before = _encode_piece(piece[:start], spans, tokenizer)
+            before = _encode_piece(piece[:start], spans, tokenizer, opening)
             after = [(begin - start, end - start) for begin, end in spans if end > start]
-            return before + _encode_piece(piece[start:], after, tokenizer)
+            return before + _encode_piece(piece[start:], after, tokenizer, opening=False)
     within = [any(begin < stop and start < end for start, stop in spans) for begin, end in offsets]
-    return list(zip(encoded["input_ids"], within, strict=True))
+    return list(zip(ids, within, strict=True))
+
+
+def _tokens_of(piece: str, tokenizer: Any, opening: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids of a text, and the characters each stands for."""
+    # A Metaspace takes a leading space for the "▁" that it puts in front of a text; sentencepiece has them both.
+    lead = _SPACE if opening and piece.startswith((" ", _SPACE)) and _is_llama_metaspace(tokenizer) else ""
+    encoded = tokenizer(
+        lead + piece, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
+    )
+    shift = len(lead)
+    offsets = [(max(begin - shift, 0), max(end - shift, 0)) for begin, end in encoded["offset_mapping"]]
+    return encoded["input_ids"], _extents(offsets)
+
+
+def _is_llama_metaspace(tokenizer: Any) -> bool:
+    """Whether the tokenizer is Llama's as transformers 5 has it; others' Metaspace squeezes spaces on purpose."""
+    core: Any = getattr(tokenizer, "backend_tokenizer", None)
+    cut: Any = getattr(core, "pre_tokenizer", None)
+    return isinstance(cut, Metaspace) and core.normalizer is None and not cut.split and cut.prepend_scheme != "never"
 
 
 def start_of_text(tokenizer: Any) -> list[int]:

@@ -61,6 +61,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--model-path", required=True, help="a trained checkpoint, a stage-1 folder or a base folder")
     parser.add_argument("--model-base", help="base folder, if the one named in the checkpoint has moved")
+    parser.add_argument("--vision-tower", help="for an original LLaVA folder: its CLIP tower, if it has moved")
+    parser.add_argument("--encoder", help="the cluster model's sentence encoder, if it has moved")
     parser.add_argument("--image-folder", default="", help="folder that the questions' image paths start from")
     parser.add_argument("--question-file", required=True)
     parser.add_argument("--answers-file", required=True)
@@ -97,7 +99,13 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     from llava_mocle.inference import Predictor
 
     predictor = Predictor.from_pretrained(
-        args.model_path, device=args.device, dtype=args.dtype, base=args.model_base, template=args.conv_mode
+        args.model_path,
+        device=args.device,
+        dtype=args.dtype,
+        base=args.model_base,
+        template=args.conv_mode,
+        vision_tower=args.vision_tower,
+        encoder=args.encoder,
     )
     settings = GenerationSettings(
         max_new_tokens=args.max_new_tokens,

@@ -9,12 +9,14 @@ _CHUNK = 64 * 1024
 _SAMPLES = 64
 _WHAT_ANSWERS_DEPEND_ON = (
     "*.safetensors",
+    "pytorch_model*.bin",
     "adapter_config.json",
     "mm_projector_config.json",
     "config.json",
     "generation_config.json",
     "llava_mocle.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "tokenizer*.json",
     "tokenizer.model",
     "chat_template.jinja",

@@ -60,14 +60,18 @@ class Predictor:
         base: str | os.PathLike[str] | None = None,
         *,
         template: str | None = None,
+        vision_tower: str | os.PathLike[str] | None = None,
+        encoder: str | os.PathLike[str] | None = None,
     ) -> "Predictor":
-        """Load a trained checkpoint, a stage-1 folder or a base folder.
+        """Load a trained checkpoint, a stage-1 folder, a base folder or an original LLaVA folder.
 
         Args:
             device: default: the GPU if there is one.
             dtype: of the weights; default: bfloat16 on a GPU that has it, float32 elsewhere.
             base: the base folder, if the one that the checkpoint names has moved.
             template: a prompt template other than the one that the model was trained with.
+            vision_tower: for an original LLaVA folder: its CLIP tower, if not where its config says.
+            encoder: the cluster model's sentence encoder, if not where it was.
 
         Raises:
             CheckpointError: the folder is not a model, or misses a part.
@@ -75,9 +79,16 @@ class Predictor:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None:
             dtype = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-        return cls(
-            load_model(Path(path), dtype=dtype, device=place, base=Path(base) if base else None, template=template)
+        loaded = load_model(
+            os.fspath(path),
+            dtype=dtype,
+            device=place,
+            base=os.fspath(base) if base else None,
+            template=template,
+            vision_tower=os.fspath(vision_tower) if vision_tower else None,
+            encoder=os.fspath(encoder) if encoder else None,
         )
+        return cls(loaded)
 
     @cached_property
     def model_id(self) -> str:

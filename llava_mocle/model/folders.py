@@ -55,7 +55,8 @@ def find_folder(name: str | Path, what: str, remedy: str = "", beside: Path | No
 
     Args:
         name: a folder, absolute or relative to the working directory (or to `beside`), or `ORG/NAME` of a model on
-            the Hugging Face hub: taken from the local cache, or downloaded unless HF_HUB_OFFLINE is set.
+            the Hugging Face hub: completed and updated from there unless HF_HUB_OFFLINE is set, else as the local
+            cache has it.
         what: what the folder is, for the message.
         remedy: a sentence that says what to do, for the message.
         beside: a folder that relative paths may also start from.
@@ -79,16 +80,17 @@ def _hub_snapshot(name: str) -> tuple[Path | None, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
+    reason = "HF_HUB_OFFLINE is set"
+    # The hub first: the cache cannot tell a model that was fetched in part from a whole one.
+    if not HF_HUB_OFFLINE:
+        try:
+            return Path(snapshot_download(name)), ""
+        except Exception as error:
+            reason = f"the download failed ({type(error).__name__})"
     try:
         return Path(snapshot_download(name, local_files_only=True)), ""
     except Exception as error:
-        reason = f"not in the local cache ({type(error).__name__})"
-    if HF_HUB_OFFLINE:
-        return None, f"{reason}, and HF_HUB_OFFLINE is set"
-    try:
-        return Path(snapshot_download(name)), ""
-    except Exception as error:
-        return None, f"{reason}, and the download failed ({type(error).__name__})"
+        return None, f"{reason}, and it is not in the local cache ({type(error).__name__})"
 
 
 def detect_kind(folder: Path) -> Kind:
@@ -107,7 +109,8 @@ def detect_kind(folder: Path) -> Kind:
     if config.get("model_type") == "llava" and "vision_config" in config:
         return "base"
     if "mm_vision_tower" in config:
-        if (folder / LEGACY_PROJECTOR_WEIGHTS).is_file():
+        # Published checkpoints keep stage 1's projector beside the whole model's weights.
+        if (folder / LEGACY_PROJECTOR_WEIGHTS).is_file() and not weight_files(folder):
             raise CheckpointError(
                 f"{folder}: is a stage-1 folder of the original LLaVA code: a projector without its language model. "
                 f"Build a base folder with `llava-mocle build`, then pass {folder / LEGACY_PROJECTOR_WEIGHTS} as "
@@ -118,6 +121,19 @@ def detect_kind(folder: Path) -> Kind:
         f"{folder}/config.json: model_type is {config.get('model_type')!r}, which is not a LLaVA model. To use a plain "
         "language model, join it to a vision tower first: llava-mocle build --language-model ... --vision-tower ..."
     )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a whole model: its *.safetensors or else its pytorch_model*.bin."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def is_original(folder: Path) -> bool:
+    """Whether a folder was written by the original LLaVA code; says nothing of whether it is complete."""
+    marks = (folder / ADAPTER_CONFIG, folder / PROJECTOR_CONFIG)
+    if any(mark.is_file() for mark in marks) or not (folder / "config.json").is_file():
+        return False
+    return "mm_vision_tower" in read_json(folder / "config.json")
 
 
 def _nothing_to_load(folder: Path) -> str:

@@ -186,7 +186,9 @@ def _load_under(folder: Path, config_file: str, base: Any, template: str | None,
         raise CheckpointError(
             f"{folder / config_file}: its base {base_folder} is itself an adapter; merge that one into a base first."
         )
-    under = _load_whole(base_folder, kind, None, template or recipe.get("version"), options)
+    version = recipe.get("version")
+    # Stage 1's `plain` leaves the question out; what answers questions is the base's own template.
+    under = _load_whole(base_folder, kind, None, template or (None if version == "plain" else version), options)
     if has_tokenizer(folder):
         under.tokenizer = load_tokenizer(folder)
     if has_image_processor(folder):

@@ -9,7 +9,7 @@ from transformers import AutoConfig, LlavaForConditionalGeneration
 from llava_mocle.errors import CheckpointError
 from llava_mocle.model.assemble import fit_embeddings, plain_generation_config
 from llava_mocle.model.build import llava_config, load_vision_tower
-from llava_mocle.model.folders import find_folder, read_json
+from llava_mocle.model.folders import find_folder, read_json, weight_files
 from llava_mocle.model.legacy import drop_derived, to_hf
 from llava_mocle.model.loading import load_reported, refuse_gaps
 from llava_mocle.model.processing import image_processor_for, load_tokenizer, prepare_tokenizer
@@ -75,6 +75,9 @@ def load_original(
     refuse_gaps(folder, report, unexpected=True)
     fit_embeddings(model, tokenizer)
     model.generation_config = plain_generation_config(model, tokenizer)
+    # PEFT writes it into adapters as their base; loading by `state_dict` leaves it empty.
+    model.name_or_path = str(folder)
+    model.config._name_or_path = str(folder)
     return model, tokenizer, image_processor
 
 
@@ -86,7 +89,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """
     from safetensors.torch import load_file
 
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    files = weight_files(folder)
     if not files:
         raise CheckpointError(f"{folder}: has no weights; expected *.safetensors or pytorch_model*.bin.")
     weights: dict[str, torch.Tensor] = {}

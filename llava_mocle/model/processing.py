@@ -8,6 +8,7 @@ from transformers import AddedToken, AutoImageProcessor, AutoTokenizer, CLIPImag
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.model.folders import TEMPLATE_FILE, read_json
 from llava_mocle.model.image_tokens import processed_size
+from llava_mocle.model.llama_tokenizer import holds_llama_tokenizer, load_llama_tokenizer
 
 IMAGE_TOKEN = "<image>"
 
@@ -25,7 +26,7 @@ def has_image_processor(folder: Path) -> bool:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer.
+    """The folder's tokenizer; a Llama one with the ids LLaVA-1.5 was trained on, whatever files it comes in.
 
     Raises:
         CheckpointError: there is none, or it cannot give character offsets, from which labels are made.
@@ -33,7 +34,13 @@ def load_tokenizer(folder: Path) -> Any:
     if not has_tokenizer(folder):
         raise CheckpointError(f"{folder}: has no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if holds_llama_tokenizer(folder):
+            # By model type "llava", `AutoTokenizer` would make one of a lone tokenizer.model that never writes "▁".
+            tokenizer = load_llama_tokenizer(folder)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(f"{folder}: its tokenizer cannot be loaded ({type(error).__name__}: {error}).") from error
     if not tokenizer.is_fast:
@@ -127,15 +134,29 @@ def choose_template(folder: Path, tokenizer: Any, text_config: Any, recipe: dict
         if not isinstance(name, str):
             raise CheckpointError(f"{folder / TEMPLATE_FILE}: template is {name!r}, expected the name of a template.")
         return name
-    chat = tokenizer.chat_template
-    text = chat if isinstance(chat, str) else " ".join(str(value) for value in (chat or {}).values())
-    if "USER:" in text and "ASSISTANT:" in text:
-        return "vicuna_v1"
-    if text:
-        return "chat"
+    if tokenizer.chat_template:
+        return "vicuna_v1" if _speaks_vicuna(tokenizer) else "chat"
     if text_config.model_type == "llama" and tokenizer.eos_token == "</s>":
         return "vicuna_v1"
     raise CheckpointError(
         f"{folder}: nothing says which prompt template it takes ({TEMPLATE_FILE}, a recipe or a chat template); "
         "pass template=..., or write " + '{"template": "vicuna_v1"}' + f" to {folder / TEMPLATE_FILE}."
     )
+
+
+def _speaks_vicuna(tokenizer: Any) -> bool:
+    """Whether a chat template writes Vicuna's roles, seen from what it renders: they may be put together by code."""
+    chat = tokenizer.chat_template
+    contents: tuple[Any, ...] = ("question", [{"type": "text", "text": "question"}])
+    for source in [chat] if isinstance(chat, str) else chat.values():
+        for content in contents:
+            turns = [{"role": "user", "content": content}]
+            try:
+                text = tokenizer.apply_chat_template(
+                    turns, chat_template=source, tokenize=False, add_generation_prompt=True
+                )
+            except Exception:  # a template may raise whatever it likes about the form of content it does not take
+                continue
+            if "USER:" in text and "ASSISTANT:" in text:
+                return True
+    return False

@@ -31,7 +31,9 @@ class ModelArguments:
     model_name_or_path: str | None = option(
         None, "A LLaVA folder, a stage-1 folder, or a language model when `vision_tower` is given."
     )
-    vision_tower: str | None = option(None, "A vision tower (folder or name) to join to the language model.")
+    vision_tower: str | None = option(
+        None, "A vision tower (folder or name) to join to the language model, or that of an original LLaVA folder."
+    )
     pretrain_mm_mlp_adapter: str | None = option(
         None, "A trained projector: mm_projector.safetensors, LLaVA's mm_projector.bin, or a stage-1 folder."
     )

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import set_seed
 
 from llava_mocle.data.collator import Collator
-from llava_mocle.errors import ConfigError
+from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.model.build import build_llava
 from llava_mocle.model.folders import find_folder, is_original
 from llava_mocle.model.load import LoadedModel, load_model, load_projector
@@ -97,7 +97,11 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments) -> LoadedModel:
 
 def _is_original(name: str) -> bool:
     """Whether it is a folder of the original LLaVA code, which is a whole model but for its vision tower."""
-    return is_original(find_folder(name, "a LLaVA folder, or a language model to join to vision_tower"))
+    try:
+        return is_original(find_folder(name, "a LLaVA folder, or a language model to join to vision_tower"))
+    except CheckpointError:
+        # A base that was joined before can still be there; if not, joining it says what is missing.
+        return False
 
 
 def _joined_base(recipe: Recipe, args: MocleTrainingArguments) -> str:

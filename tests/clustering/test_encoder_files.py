@@ -80,3 +80,22 @@ def test_content_hash_sees_settings_but_not_prose(tmp_path):
     assert content_hash(one) == content_hash(two)
     (two / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
     assert content_hash(one) != content_hash(two)
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_hub_name_is_completed_first_and_taken_from_the_cache_if_that_fails(monkeypatch, tmp_path, reachable):
+    cached, asked = folder(tmp_path / "cache"), []
+
+    def snapshot(name, local_files_only=False, **kwargs):
+        asked.append(local_files_only)
+        if not local_files_only and not reachable:
+            raise ConnectionError("no network")
+        return str(cached)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert find_encoder("someone/encoder") == cached
+    assert asked == [True]  # offline
+    asked.clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert find_encoder("someone/encoder") == cached
+    assert asked == ([False] if reachable else [False, True])

@@ -105,3 +105,22 @@ def test_texts_with_one_embedding_do_not_count_twice():
     with pytest.raises(ConfigError, match="only 4 of the 8"):
         kmeans.fit(points, 5)
     assert kmeans.fit(points, 4).inertia == pytest.approx(0, abs=1e-12)
+
+
+def test_points_that_differ_are_counted_only_as_far_as_needed(monkeypatch):
+    """Sorting a rounded copy of millions of embeddings took minutes and gigabytes."""
+    monkeypatch.setattr(kmeans, "_CHUNK", 4)
+    points = np.repeat(np.eye(3), 4, axis=0)
+    points[1] += 1e-6  # the same up to rounding
+    points[2] *= -1.0  # -0.0 is 0.0
+    points[2, 0] = 1.0
+    with pytest.raises(ConfigError, match="only 3 of the 12"):
+        kmeans._check_different(points, 4)
+    kmeans._check_different(points, 3)
+
+    class Untouchable(np.ndarray):
+        def __getitem__(self, key):
+            assert key.start < 4, "looked further than the first chunk"
+            return super().__getitem__(key)
+
+    kmeans._check_different(np.arange(24.0).reshape(12, 2).view(Untouchable), 4)

@@ -4,20 +4,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import sentencepiece
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 from transformers import CLIPImageProcessorPil, LlamaTokenizer, PreTrainedTokenizerFast
 
-SENTENCES = """A chat between a curious user and an artificial intelligence assistant.
-The assistant gives helpful, detailed, and polite answers to the user's questions.
-USER: What is shown in this picture? ASSISTANT: A cat on a red chair.
-USER: How many circles are there? ASSISTANT: There are three circles.
-[INST] Which organ is this? [/INST] It is a brain, seen from above.
-the quick brown fox jumps over the lazy dog 0 1 2 3 4 5 6 7 8 9
-这是一只猫。 你好，世界。 猫在椅子上。
-Это кошка на стуле. Сколько здесь кругов?""".splitlines()
+from tests.data.sentencepiece_model import SENTENCES, SlowLlama, train_sentencepiece
 
 CHATML = (
     "{% for message in messages %}"
@@ -32,29 +24,15 @@ CHATML = (
 def llama(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Llama-style tokenizers over one trained sentencepiece model.
 
-    `sp` is sentencepiece's own; `legacy` puts "▁" in front of every piece between special tokens, as Llama 1 and 2
+    `slow` asks sentencepiece itself; `legacy` puts "▁" in front of every piece between special tokens, as Llama 1 and 2
     were trained; `modern` puts it at the start of the text only, as `legacy=False` does.
     """
     folder = tmp_path_factory.mktemp("llama")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES * 20),
-        model_prefix=str(folder / "tokenizer"),
-        model_type="bpe",
-        vocab_size=560,
-        byte_fallback=True,
-        add_dummy_prefix=True,
-        remove_extra_whitespaces=False,
-        normalization_rule_name="identity",
-        split_digits=True,
-        allow_whitespace_only_pieces=True,
-        character_coverage=0.98,
-        minloglevel=2,
-    )
+    model_file = train_sentencepiece(folder)
     modern = LlamaTokenizer(
         **_vocabulary(folder), legacy=False, add_bos_token=True, pad_token="<unk>", bos_token="<s>", eos_token="</s>"
     )
-    sp = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    return SimpleNamespace(sp=sp, modern=modern, legacy=_legacy(**_vocabulary(folder)))
+    return SimpleNamespace(slow=SlowLlama(model_file), modern=modern, legacy=_legacy(**_vocabulary(folder)))
 
 
 def _vocabulary(folder: Path) -> dict:

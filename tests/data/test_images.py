@@ -20,9 +20,8 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     files = {
         "grey": (Image.new("L", (2, 2), 100), (100, 100, 100)),
         "palette": (Image.new("RGB", (2, 2), (10, 200, 30)).quantize(4), (10, 200, 30)),
-        "clear": (Image.new("RGBA", (2, 2), (10, 20, 30, 0)), (255, 255, 255)),
-        "opaque": (Image.new("RGBA", (2, 2), (10, 20, 30, 255)), (10, 20, 30)),
-        "half": (Image.new("LA", (2, 2), (0, 128)), (127, 127, 127)),
+        "clear": (Image.new("RGBA", (2, 2), (10, 20, 30, 0)), (10, 20, 30)),
+        "half": (Image.new("LA", (2, 2), (7, 128)), (7, 7, 7)),
         "bits": (Image.new("1", (2, 2), 1), (255, 255, 255)),
     }
     for name, (image, colour) in files.items():
@@ -37,17 +36,27 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     assert cmyk.mode == "RGB"
 
 
-def test_transparent_palette_shows_white(tmp_path: Path) -> None:
-    image = Image.new("P", (2, 2), 0)
-    image.putpalette([9, 9, 9, 255, 0, 0])
-    assert load_image(save(image, tmp_path / "p.png", transparency=0)).getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_orientation_tag_is_applied(tmp_path: Path) -> None:
-    image = Image.new("RGB", (4, 2))
+def test_pictures_are_those_of_llava(tmp_path: Path) -> None:
+    """`Image.open(path).convert("RGB")`, to the byte: transparency is dropped, the orientation tag is left aside."""
+    noise = np.random.default_rng(0).integers(0, 255, (4, 2, 4), dtype=np.uint8)
+    picture = Image.fromarray(noise, "RGBA")
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
-    assert load_image(save(image, tmp_path / "turned.jpg", exif=exif)).size == (2, 4)
+    palette = Image.new("P", (2, 2), 0)
+    palette.putpalette([9, 9, 9, 255, 0, 0])
+    files = [
+        save(picture, tmp_path / "alpha.png"),
+        save(picture.convert("LA"), tmp_path / "grey_alpha.png"),
+        save(palette, tmp_path / "palette.png", transparency=0),
+        save(picture.convert("RGB"), tmp_path / "turned.jpg", exif=exif),
+        save(picture.convert("RGB"), tmp_path / "colour_key.png", transparency=(1, 2, 3)),
+        save(picture.convert("CMYK"), tmp_path / "cmyk.jpg"),
+    ]
+    for file in files:
+        loaded = load_image(file)
+        assert loaded.mode == "RGB"
+        assert np.array_equal(np.asarray(loaded), np.asarray(Image.open(file).convert("RGB"))), file.name
+    assert load_image(files[3]).size == (2, 4)
 
 
 def test_unreadable_images(tmp_path: Path) -> None:

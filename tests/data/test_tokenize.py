@@ -1,12 +1,13 @@
 """Ids and labels, held against LLaVA-1.5's way of making them: measure lengths of tokenized rounds and count along."""
 
 import copy
+import json
 import random
 from types import SimpleNamespace
 
 import pytest
 from tokenizers import Tokenizer, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from llava_mocle.data.conversation import Turn, place_images, row_turns
 from llava_mocle.data.templates import TEMPLATE_NAMES, get_template
@@ -66,14 +67,6 @@ def reference(row: dict, encode, image_tokens: int, shorter: int) -> tuple[list[
     return [pair[0] for pair in pairs], [IGNORE_INDEX if pair[1] is None else pair[1] for pair in pairs]
 
 
-def sentencepiece_encode(sp, text: str) -> list[int]:
-    """Llama's original tokenizer: cut at special tokens, each piece by sentencepiece."""
-    ids = [sp.bos_id()]
-    for number, piece in enumerate(text.split("</s>")):
-        ids += [sp.eos_id()] * bool(number) + (sp.encode(piece) if piece else [])
-    return ids
-
-
 def tokenize(row: dict, template, tokenizer, image_tokens: int = 3, max_length: int | None = None):
     options = {"image_token_id": IMAGE_ID, "image_tokens_per_image": image_tokens, "max_length": max_length}
     return tokenize_row(row, template, tokenizer, **options)
@@ -115,27 +108,36 @@ NASTY = [
 
 @pytest.mark.parametrize("kind", ["legacy", "modern"])
 def test_vicuna_v1_is_llava_token_for_token(llama: SimpleNamespace, kind: str) -> None:
-    """Every id and label of 8 chosen and 200 random rows, text around <image>, whitespace, many scripts."""
-    tokenizer = getattr(llama, kind)
+    """Every id and label of 8 chosen and 300 random rows, text around <image>, whitespace, many scripts.
+
+    The reference asks sentencepiece itself, as Llama's slow tokenizer does.
+    """
+    tokenizer, legacy = getattr(llama, kind), kind == "legacy"
     template = get_template("vicuna_v1", tokenizer)
-    shorter = len(tokenizer("USER").input_ids) + 1 - len(tokenizer("</s>USER").input_ids)
-    for row in NASTY + random_rows(0, 200):
+    shorter = len(llama.slow.encode("USER", legacy)) + 1 - len(llama.slow.encode("</s>USER", legacy))
+    for row in NASTY + random_rows(0, 300):
         made = tokenize(row, template, tokenizer)
-        ids, labels = reference(row, lambda text: tokenizer(text).input_ids, 3, shorter)
+        ids, labels = reference(row, lambda text: [1, *llama.slow.encode(text, legacy)], 3, shorter)
         assert made["input_ids"].tolist() == ids, row
         assert made["labels"].tolist() == labels, row
 
 
-def test_vicuna_v1_against_sentencepiece_itself(llama: SimpleNamespace) -> None:
-    """The same without transformers' tokenizer in the reference."""
-    template = get_template("vicuna_v1", llama.legacy)
-    for row in NASTY + random_rows(1, 100):
-        if "</s>" in str(row):
-            continue
-        made = tokenize(row, template, llama.legacy)
-        ids, labels = reference(row, lambda text: sentencepiece_encode(llama.sp, text), 3, 0)
-        assert made["input_ids"].tolist() == ids, row
-        assert made["labels"].tolist() == labels, row
+@pytest.mark.parametrize("kind", ["legacy", "modern"])
+@pytest.mark.parametrize("lead", ["", " ", "  ", "▁", " ▁", "\n", "</s>", "</s> ", " </s>"])
+def test_spaces_at_the_start_of_a_piece_are_all_there(llama: SimpleNamespace, kind: str, lead: str) -> None:
+    """A caption or question behind an image may start with anything; sentencepiece puts its own "▁" before it."""
+    tokenizer, legacy = getattr(llama, kind), kind == "legacy"
+    for caption in ("A cat", "猫", "😀", "x  y", "three circles.</s> A"):
+        row = make_row("<image>", lead + caption, image="a")
+        made = tokenize(row, get_template("plain"), tokenizer, image_tokens=1)
+        assert made["input_ids"].tolist() == [1, IMAGE_ID, *llama.slow.encode(lead + caption + "\n", legacy)]
+        assert made["labels"].tolist() == [IGNORE_INDEX, IGNORE_INDEX, *made["input_ids"].tolist()[2:]]
+        # The template's text right behind an image: " ASSISTANT:".
+        row = make_row("<image>", caption, image="a")
+        row["conversations"][0]["value"] = "<image>"
+        ids = tokenize(row, get_template("vicuna_v1", tokenizer), tokenizer, image_tokens=1)["input_ids"].tolist()
+        behind = llama.slow.encode(f" ASSISTANT: {caption}</s>", legacy)
+        assert ids[ids.index(IMAGE_ID) + 1 :] == behind
 
 
 def test_separator_space_of_its_own_is_supervised(llama: SimpleNamespace) -> None:
@@ -320,3 +322,16 @@ def test_start_token_that_a_chat_template_writes_is_not_doubled(llama: SimpleNam
     )
     ids = tokenize(make_row("<image>\nq", "a", image="x"), get_template("chat", tokenizer), tokenizer)["input_ids"]
     assert (ids == tokenizer.bos_token_id).nonzero().flatten().tolist() == [0]
+
+
+def test_an_answer_cut_off_its_header_gets_no_space_of_its_own(llama: SimpleNamespace) -> None:
+    """Llama's vocabulary has "▁▁": over a header's last space and an answer's first one, if the text were not cut."""
+    vocab = llama.modern.get_vocab()
+    merges = [tuple(pair) for pair in json.loads(llama.modern.backend_tokenizer.to_str())["model"]["merges"]]
+    tokenizer = LlamaTokenizer(
+        vocab=vocab | {"▁▁": len(vocab)}, merges=[("▁", "▁"), *merges], legacy=False, pad_token="<unk>"
+    )
+    tokenizer.chat_template = "{% for m in messages %}{{m['role']}}: {{m['content']}}</s>{% endfor %}"
+    tokenizer.chat_template += "{% if add_generation_prompt %}assistant: {% endif %}"
+    ids = tokenize(make_row("q", " a cat"), get_template("chat", tokenizer), tokenizer)["input_ids"].tolist()
+    assert "".join(tokenizer.convert_ids_to_tokens(ids)) == "▁user:▁q</s>assistant:▁▁a▁cat</s>"

@@ -36,7 +36,7 @@ def test_new_weights_in_the_same_place_are_another_model(folder):
     assert model_id(folder) != before
 
 
-@pytest.mark.parametrize("changed", ["base weights", "clusters", "base given"])
+@pytest.mark.parametrize("changed", ["base weights", "clusters", "base given", ".bin weights", "processor"])
 def test_everything_an_answer_depends_on_counts(folder, tmp_path, changed):
     before = model_id(folder)
     given = None
@@ -45,6 +45,10 @@ def test_everything_an_answer_depends_on_counts(folder, tmp_path, changed):
     elif changed == "clusters":
         (folder / "clusters").mkdir()
         save_file({"centroids": torch.ones(2, 3)}, folder / "clusters" / "centroids.safetensors")
+    elif changed == ".bin weights":
+        torch.save({"weight": torch.ones(10)}, tmp_path / "base" / "pytorch_model-00001-of-00001.bin")
+    elif changed == "processor":
+        (folder / "processor_config.json").write_text('{"patch_size": 14}')
     else:
         given = tmp_path / "moved"
         given.mkdir()

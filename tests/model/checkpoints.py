@@ -1,10 +1,16 @@
 """Writing tiny checkpoints and reading logits, for the tests of loading."""
 
+import json
+
 import torch
 import yaml
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from transformers import LlavaForConditionalGeneration
 
 from llava_mocle.model import load_model
+from llava_mocle.model.legacy import from_hf
+from tests.model import parts
 
 TARGETS = r".*language_model\..*\.(up_proj|down_proj)"
 INSTRUCTIONS = ["what is it", "where is it", "how long is AB", "how wide is it", "which organ", "which plane"]
@@ -43,3 +49,36 @@ def lora_folder(folder, base_folder, **fields):
     randomise(model, lambda name: "lora_B" in name)
     model.save_pretrained(folder)
     return logits_of(model, loaded.image_token_id)
+
+
+def write_original(folder, base_folder, clip_tower, *, with_tower, suffix, dtype=torch.float32):
+    """What the original code would have saved: Llama's vocabulary without `<image>`, its config fields, its names."""
+    folder.mkdir()
+    config = json.loads((base_folder / "config.json").read_text())
+    vocabulary = config["image_token_index"]
+    fields = {
+        "model_type": "llava",
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "mm_vision_tower": str(clip_tower),
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_layer": -2,
+        "mm_vision_select_feature": "patch",
+        "mm_use_im_start_end": False,
+        "mm_hidden_size": 24,
+        "image_aspect_ratio": "pad",
+        "rope_theta": 10000.0,
+    }
+    text = config["text_config"] | {"vocab_size": vocabulary}
+    text.pop("rope_parameters")
+    (folder / "config.json").write_text(json.dumps(text | fields))
+    state = from_hf(LlavaForConditionalGeneration.from_pretrained(base_folder).state_dict())
+    state = {k: v.to(dtype).contiguous() for k, v in state.items() if with_tower or "vision_tower" not in k}
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        state[name] = state[name][:vocabulary].clone()
+    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
+    if suffix == ".bin":
+        torch.save(state, folder / "pytorch_model-00001-of-00001.bin")
+    else:
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    parts.make_tokenizer().save_pretrained(folder)
+    return folder

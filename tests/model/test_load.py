@@ -56,7 +56,9 @@ def test_stage_1_folder_and_an_adapter_on_it(tmp_path, base_folder):
     save_projector(loaded.model, stage1, base_folder)
     write_extras(stage1, loaded, version="plain", model_max_length=77)
     again = load_model(stage1)
-    assert (again.kind, again.template, again.model_max_length) == ("stage1", "plain", 77)
+    # `plain` would leave the question out: the base's own template asks it.
+    assert (again.kind, again.template, again.model_max_length) == ("stage1", "vicuna_v1", 77)
+    assert load_model(stage1, template="plain").template == "plain"
     assert again.base_path == base_folder
     assert torch.equal(logits_of(again.model, again.image_token_id), expected)
 

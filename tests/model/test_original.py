@@ -2,13 +2,14 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import LlavaForConditionalGeneration
 
 from llava_mocle.errors import CheckpointError
 from llava_mocle.model import load_model
 from llava_mocle.model.legacy import from_hf
 from tests.model import parts
+from tests.model.checkpoints import TARGETS, randomise, write_original
 
 
 def logits_of(model, image_token_id):
@@ -16,39 +17,6 @@ def logits_of(model, image_token_id):
     pixels = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return model(input_ids=ids, pixel_values=pixels).logits
-
-
-def write_original(folder, base_folder, clip_tower, *, with_tower, suffix, dtype=torch.float32):
-    """What the original code would have saved: Llama's vocabulary without `<image>`, its config fields, its names."""
-    folder.mkdir()
-    config = json.loads((base_folder / "config.json").read_text())
-    vocabulary = config["image_token_index"]
-    fields = {
-        "model_type": "llava",
-        "architectures": ["LlavaLlamaForCausalLM"],
-        "mm_vision_tower": str(clip_tower),
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_vision_select_layer": -2,
-        "mm_vision_select_feature": "patch",
-        "mm_use_im_start_end": False,
-        "mm_hidden_size": 24,
-        "image_aspect_ratio": "pad",
-        "rope_theta": 10000.0,
-    }
-    text = config["text_config"] | {"vocab_size": vocabulary}
-    text.pop("rope_parameters")
-    (folder / "config.json").write_text(json.dumps(text | fields))
-    state = from_hf(LlavaForConditionalGeneration.from_pretrained(base_folder).state_dict())
-    state = {k: v.to(dtype).contiguous() for k, v in state.items() if with_tower or "vision_tower" not in k}
-    for name in ("lm_head.weight", "model.embed_tokens.weight"):
-        state[name] = state[name][:vocabulary].clone()
-    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
-    if suffix == ".bin":
-        torch.save(state, folder / "pytorch_model-00001-of-00001.bin")
-    else:
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    parts.make_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(("with_tower", "suffix"), [(True, ".bin"), (False, ".safetensors")])
@@ -90,3 +58,23 @@ def test_original_folder_with_a_missing_weight_is_refused(tmp_path, base_folder,
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="missing"):
         load_model(folder)
+
+
+def test_an_adapter_trained_on_an_original_folder_names_it(tmp_path, base_folder, clip_tower):
+    folder = write_original(tmp_path / "original", base_folder, clip_tower, with_tower=False, suffix=".bin")
+    loaded = load_model(folder)
+    assert loaded.model.config.name_or_path == str(folder)
+    model = get_peft_model(loaded.model, LoraConfig(task_type="CAUSAL_LM", target_modules=TARGETS, r=4)).eval()
+    randomise(model, lambda name: "lora_B" in name)
+    model.save_pretrained(tmp_path / "lora")
+    expected = logits_of(model, loaded.image_token_id)
+    named = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == str(folder)
+    again = load_model(tmp_path / "lora")
+    assert again.base_path == folder
+    assert torch.equal(logits_of(again.model, again.image_token_id), expected)
+
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"mm_vision_tower": "moved/away"}))
+    given = load_model(tmp_path / "lora", vision_tower=clip_tower)
+    assert torch.equal(logits_of(given.model, given.image_token_id), expected)

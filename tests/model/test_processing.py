@@ -18,6 +18,8 @@ def test_template_by_what_the_folder_says(tmp_path):
     assert choose_template(tmp_path, tokenizer, LLAMA) == "chat"
     tokenizer.chat_template = "{% for m in messages %}USER: {{ m }} ASSISTANT:{% endfor %}"
     assert choose_template(tmp_path, tokenizer, LLAMA) == "vicuna_v1"
+    tokenizer.chat_template = {"default": "{{ messages }}", "other": tokenizer.chat_template}
+    assert choose_template(tmp_path, tokenizer, LLAMA) == "vicuna_v1"
     (tmp_path / "llava_mocle.json").write_text('{"template": "mistral"}')
     assert choose_template(tmp_path, tokenizer, LLAMA) == "mistral"
     assert choose_template(tmp_path, tokenizer, LLAMA, {"version": "plain"}) == "plain"
@@ -65,3 +67,23 @@ def test_a_tokenizer_without_offsets_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("llava_mocle.model.processing.AutoTokenizer.from_pretrained", lambda path: slow)
     with pytest.raises(CheckpointError, match="character offsets"):
         load_tokenizer(tmp_path)
+
+
+# As published with llava-hf's LLaVA-1.5: the role is written by code, and content comes in parts.
+ROLE_BY_CODE = (
+    "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['role'].upper() + ': ' }}{% endif %}"
+    "{% for part in m['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in m['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] + ' ' }}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_vicuna_is_recognised_by_what_its_chat_template_renders(tmp_path, strict):
+    tokenizer = make_tokenizer()
+    refusal = "{% if messages[0]['content'] is string %}{{ raise_exception('parts only') }}{% endif %}"
+    tokenizer.chat_template = refusal * strict + ROLE_BY_CODE
+    assert "USER" not in tokenizer.chat_template
+    assert choose_template(tmp_path, tokenizer, LLAMA) == "vicuna_v1"
+    tokenizer.chat_template = "{# USER: ASSISTANT: #}{{ messages[0]['content'] }}"
+    assert choose_template(tmp_path, tokenizer, LLAMA) == "chat"
