@@ -66,8 +66,10 @@ def convert_language_model(gguf: Path, out_dir: Path) -> None:
     _write_folder(out_dir, model, tokenizer)
 
 
-def convert_vision_tower(weights: Path, out_dir: Path, grid_size: int = GRID_SIZE) -> None:
+def convert_vision_tower(weights: Path, out_dir: Path, grid_size: int = GRID_SIZE, images: Sequence[Path] = ()) -> None:
     """Write EfficientNet-Lite0 as a grid tower folder with its image processor (224 px, mean = std = 0.5, PIL).
+
+    With `images`, the tower's features are standardized over them.
 
     Raises:
         AssetError: the weights are missing or not those of EfficientNet-Lite0.
@@ -76,15 +78,21 @@ def convert_vision_tower(weights: Path, out_dir: Path, grid_size: int = GRID_SIZ
         raise AssetError(f"{weights}: not found. Run: python -m playground.fetch_assets --only vision")
     from transformers import CLIPImageProcessorPil
 
+    from llava_mocle.data.images import load_image, process_image
     from llava_mocle.model.grid_tower import GridVisionModel
 
-    tower = GridVisionModel.from_backbone_weights(weights, grid_size, feature_cache_size=FEATURE_CACHE_SIZE)
+    tower = GridVisionModel.from_backbone_weights(
+        weights, grid_size, feature_cache_size=FEATURE_CACHE_SIZE, standardize=bool(images)
+    )
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE},
         crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
+    if images:
+        tower.calibrate(process_image(load_image(path), processor) for path in images)
+        tower.clear_cache()
     _write_folder(out_dir, tower, processor)
 
 
@@ -97,8 +105,12 @@ def _write_folder(out_dir: Path, *parts: Any) -> None:
     os.replace(partial, out_dir)
 
 
-def build_base(assets: Path | None = None, out_dir: Path = BASE) -> Path:
-    """Convert both parts and join them into a LLaVA base folder, replacing an earlier one only when done."""
+def build_base(assets: Path | None = None, out_dir: Path = BASE, images: Sequence[Path] = ()) -> Path:
+    """Convert both parts and join them into a LLaVA base folder, replacing an earlier one only when done.
+
+    Args:
+        images: training images that the vision features are standardized over.
+    """
     from transformers.utils import logging as transformers_logging
 
     from llava_mocle.model.build import build_llava
@@ -110,7 +122,7 @@ def build_base(assets: Path | None = None, out_dir: Path = BASE) -> Path:
     print("base: language model from GGUF ...", flush=True)
     convert_language_model(assets / "smollm2-gguf" / GGUF_FILE, language)
     print("base: vision tower ...", flush=True)
-    convert_vision_tower(assets / "efficientnet-lite0" / BACKBONE_FILE, vision)
+    convert_vision_tower(assets / "efficientnet-lite0" / BACKBONE_FILE, vision, images=images)
     print("base: joining them with a new projector ...", flush=True)
     partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -23,6 +23,7 @@ from playground.parts import GROUPS, PARTS
 from playground.paths import BASE, DATA, PLAYGROUND, assets_dir
 
 STAMP = ".made_from"
+CALIBRATION_IMAGES = 120
 MODULES = {module.NAME: module for module in (natural, geometry, medical)}
 _NEEDED_MODULES = ("gguf", "efficientnet_lite_pytorch", "pydicom")
 
@@ -73,15 +74,23 @@ def part_sums(*groups: str) -> list[str]:
     return [part.sha256 for part in PARTS if part.name in names]
 
 
-def prepare_base(assets: Path, base: Path) -> bool:
+def calibration_images(data: Path) -> list[Path]:
+    """Training images of all domains, evenly spaced, that the vision features are standardized over."""
+    names = sorted({row["image"] for row in read_rows(data / "captions.json")})
+    return [data / name for name in names[:: max(1, len(names) // CALIBRATION_IMAGES)]]
+
+
+def prepare_base(assets: Path, base: Path, data: Path) -> bool:
     """Build the base model unless it is current."""
     model_code = sorted((PLAYGROUND.parent / "llava_mocle" / "model").glob("*.py"))
-    key = fingerprint([PLAYGROUND / "build_base.py", *model_code], part_sums("language", "vision"))
+    images = calibration_images(data)
+    sources = [PLAYGROUND / "build_base.py", *model_code, *images]
+    key = fingerprint(sources, part_sums("language", "vision"))
 
     def make() -> None:
         from playground.build_base import build_base
 
-        build_base(assets, base)
+        build_base(assets, base, images)
 
     return run_step("base model", base, key, make)
 
@@ -132,10 +141,10 @@ def prepare(assets: Path, base: Path, data: Path, seed: int = 0, archives: Path 
     # Downloading is done with; nothing below may ask a model hub.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     data.mkdir(parents=True, exist_ok=True)
-    prepare_base(assets, base)
     for name in MODULES:
         prepare_domain(name, assets, data, seed)
     join_captions(data)
+    prepare_base(assets, base, data)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -55,7 +55,7 @@ def test_scores_by_hand(tmp_path, shapes):
     assert domain["item_scores"] == "1 0 1 0"
     assert results["mean"] == 0.5
     assert results["versions"]["torch"]
-    assert "pytest" in results["command"]
+    assert results["command"].strip()
     assert json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8")) == results
 
 

@@ -187,3 +187,18 @@ def test_bad_configurations_name_the_field(fields, message):
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"expected \(N, 3, 64, 64\)"):
         make_grid()(images(1, 96))
+
+
+def test_calibrated_features_have_no_mean_and_unit_deviation(tmp_path):
+    plain, tower = make_grid(), make_grid(standardize=True)
+    images = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(tower(images).last_hidden_state, plain(images).last_hidden_state)
+    tower.calibrate(images)
+    raw = plain(images).last_hidden_state.double().flatten(0, 1)
+    found = tower(images).last_hidden_state.double().flatten(0, 1)
+    expected = (raw - raw.mean(dim=0)) / raw.std(dim=0).clamp(min=0.05)
+    # float32 statistics and division.
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    tower.save_pretrained(tmp_path)
+    again = GridVisionModel.from_pretrained(tmp_path).requires_grad_(False)
+    assert torch.equal(again(images).last_hidden_state, tower(images).last_hidden_state)
