@@ -49,7 +49,7 @@ def train(recipe: Recipe) -> MocleTrainer:
     model, routing = adapt(recipe, args, loaded, data)
     trainer = build_trainer(recipe, args, loaded, data, model, routing)
     if args.world_size > 1:
-        set_seed(args.seed, device_specific=True)  # each rank draws its own gate noise and dropout
+        set_seed(args.seed + args.process_index)  # each rank draws its own gate noise and dropout
     if trainer.is_world_process_zero():
         _announce(model, data, args)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
