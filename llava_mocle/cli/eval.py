@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.cli.model_flags import add_model_flags, load_predictor
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a trained checkpoint, a stage-1 folder or a base folder")
@@ -25,12 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--num-beams", type=int, default=1)
-    parser.add_argument("--device", help="default: the GPU if there is one")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--base", help="base folder, if the one named in the checkpoint has moved")
-    parser.add_argument("--template", help="prompt template; default: the one that the model was trained with")
-    parser.add_argument("--vision-tower", help="for an original LLaVA folder: its CLIP tower, if it has moved")
-    parser.add_argument("--encoder", help="the cluster model's sentence encoder, if it has moved")
+    add_model_flags(parser)
     parser.add_argument("--overwrite", action="store_true", help="answer everything anew")
 
 
@@ -42,17 +39,8 @@ def run(args: argparse.Namespace) -> int:
     domains, train_rows = _recipe_rows(args.recipe) if args.recipe else _file_rows(args)
 
     from llava_mocle.evaluation.domain import evaluate_rows
-    from llava_mocle.inference import Predictor
 
-    predictor = Predictor.from_pretrained(
-        args.model,
-        device=args.device,
-        dtype=args.dtype,
-        base=args.base,
-        template=args.template,
-        vision_tower=args.vision_tower,
-        encoder=args.encoder,
-    )
+    predictor = load_predictor(args)
     results = evaluate_rows(
         predictor,
         domains,

@@ -8,6 +8,8 @@ examples:
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from llava_mocle.cli.model_flags import add_model_flags, load_predictor
+
 if TYPE_CHECKING:
     from llava_mocle.inference import Explanation, Prediction
 
@@ -25,27 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-beams", type=int, default=1)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): greedy; otherwise sample")
     parser.add_argument("--top-p", type=float, help="with --temperature: nucleus sampling")
-    parser.add_argument("--device", help="default: the GPU if there is one")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--base", help="base folder, if the one named in the checkpoint has moved")
-    parser.add_argument("--template", help="prompt template; default: the one that the model was trained with")
-    parser.add_argument("--vision-tower", help="for an original LLaVA folder: its CLIP tower, if it has moved")
-    parser.add_argument("--encoder", help="the cluster model's sentence encoder, if it has moved")
+    add_model_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_mocle.inference import Predictor
-
-    predictor = Predictor.from_pretrained(
-        args.model,
-        device=args.device,
-        dtype=args.dtype,
-        base=args.base,
-        template=args.template,
-        vision_tower=args.vision_tower,
-        encoder=args.encoder,
-    )
+    predictor = load_predictor(args)
     # Explained first: a model that can't be explained says so before the answer is waited for.
     explanation = predictor.explain(args.prompt, cluster_id=args.cluster_id) if args.explain else None
     prediction = predictor.predict(

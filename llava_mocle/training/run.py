@@ -53,6 +53,8 @@ def train(recipe: Recipe) -> MocleTrainer:
     if trainer.is_world_process_zero():
         _announce(model, data, args)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if data.train.skipped_images:
+        logger.warning("%d rows were skipped: their images could not be read", data.train.skipped_images)
     if trainer.state.global_step < trainer.state.max_steps:
         logger.warning(
             "stopped at step %d of %d; the same command without stop_after_steps goes on",

@@ -1,6 +1,7 @@
 """Both stages on a tiny model: what is trained, what is saved, and that a resumed run is the uninterrupted one."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,19 @@ def test_wrong_clusters_are_refused(recipe_file, mix: list[dict], clusters: Path
     changed.write_text(json.dumps(rows))
     with pytest.raises(DataError, match="row 3"):
         train(load_recipe(recipe_file(datasets=[{**mix[0], "data_path": str(changed)}, mix[1]])))
+
+
+def test_a_corrupt_image_stops_the_run_or_is_counted(
+    recipe_file, mix: list[dict], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(mix[0]["image_folder"], images)
+    (images / "5.png").write_bytes(b"not a picture")
+    changes = {"datasets": [mix[0] | {"image_folder": str(images)}, mix[1]], "max_steps": 19}
+    with pytest.raises(DataError, match=r"5\.png"):
+        train(load_recipe(recipe_file(**changes)))
+    train(load_recipe(recipe_file(**changes, corrupt_images="skip")))
+    assert "1 rows were skipped" in caplog.text
 
 
 def test_target_that_matches_nothing(recipe_file) -> None:

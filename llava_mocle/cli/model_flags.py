@@ -1,0 +1,32 @@
+"""Which model to run and where its parts are: the flags of every subcommand that answers."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llava_mocle.inference import Predictor
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`, `--dtype` and the flags that replace a part which has moved."""
+    parser.add_argument("--device", help="default: the GPU if there is one")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--base", help="base folder, if the one named in the checkpoint has moved")
+    parser.add_argument("--template", help="prompt template; default: the one that the model was trained with")
+    parser.add_argument("--vision-tower", help="for an original LLaVA folder: its CLIP tower, if it has moved")
+    parser.add_argument("--encoder", help="the cluster model's sentence encoder, if it has moved")
+
+
+def load_predictor(args: argparse.Namespace) -> "Predictor":
+    """The predictor that `--model` and these flags name."""
+    from llava_mocle.inference import Predictor
+
+    return Predictor.from_pretrained(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        base=args.base,
+        template=args.template,
+        vision_tower=args.vision_tower,
+        encoder=args.encoder,
+    )
