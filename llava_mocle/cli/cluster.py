@@ -6,7 +6,7 @@ on the same rows and settings reuses the folder.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass
 class _Job:
-    rows: dict[str, list[dict[str, Any]]]
+    rows: Mapping[str, Sequence[dict[str, Any]]]
     repeat: dict[str, float]
     output: Path
     num_clusters: int
@@ -138,7 +138,7 @@ def _job_of_files(args: argparse.Namespace) -> _Job:
 
 def _job(
     args: argparse.Namespace,
-    rows: dict[str, list[dict[str, Any]]],
+    rows: Mapping[str, Sequence[dict[str, Any]]],
     repeat: dict[str, float],
     recipe: Mapping[str, Any],
 ) -> _Job:

@@ -1,8 +1,10 @@
 """Rows -> assignment table: which cluster each row belongs to, in a Parquet file that knows what it was made from."""
 
+import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 _FINGERPRINT = b"llava_mocle.cluster_model_fingerprint"
 _NUM_CLUSTERS = b"llava_mocle.num_clusters"
+_ROWS_DIGESTS = b"llava_mocle.rows_digests"
 _SCHEMA = pa.schema(
     [
         ("dataset", pa.dictionary(pa.int32(), pa.string())),
@@ -39,15 +42,7 @@ def route_texts(rows_by_dataset: Mapping[str, Rows], rule: InstructionRule) -> d
     Raises:
         DataError: a row has no such text; names the dataset and the row.
     """
-    texts: dict[str, list[str]] = {}
-    for dataset, rows in rows_by_dataset.items():
-        texts[dataset] = []
-        for index, row in enumerate(rows):
-            try:
-                texts[dataset].append(instruction_text(row, rule))
-            except DataError as error:
-                raise DataError(f"dataset {dataset!r}, row {index}: {error}") from error
-    return texts
+    return {name: [text for _, text in _routed(name, rows, rule)] for name, rows in rows_by_dataset.items()}
 
 
 def assign_rows(
@@ -56,7 +51,11 @@ def assign_rows(
     cache_dir: str | Path | None = None,
     progress: bool = True,
 ) -> pa.Table:
-    """Return one table row for each data row; `row` is its index in its dataset."""
+    """Return one table row for each data row; `row` is its index in its dataset.
+
+    Rows with a `digest` attribute (a `RowTable`) leave it in the table's metadata, so that reading the table with the
+    same rows need not look at them again.
+    """
     texts = route_texts(rows_by_dataset, cluster_model.rule)
     flat = [text for part in texts.values() for text in part]
     ids, distances = cluster_model.assign(flat, cache_dir=cache_dir, progress=progress)
@@ -76,6 +75,7 @@ def assign_rows(
     metadata = {
         _FINGERPRINT: cluster_model.fingerprint.encode(),
         _NUM_CLUSTERS: str(cluster_model.num_clusters).encode(),
+        _ROWS_DIGESTS: json.dumps({name: _digest(rows) for name, rows in rows_by_dataset.items()}).encode(),
     }
     return pa.Table.from_arrays(columns, schema=_SCHEMA.with_metadata(metadata))
 
@@ -97,22 +97,28 @@ def read_assignments(
 ) -> dict[str, np.ndarray]:
     """Return dataset -> cluster ids (rows,) int64, after checking that the table was made from these rows.
 
-    Needs no encoder. Datasets in the table that are not asked for are ignored.
+    Needs no encoder. Datasets in the table that are not asked for are ignored. Rows whose digest stands in the table
+    are not looked at; all others are checked one by one.
 
     Raises:
         ClusterModelError: the table was made by another cluster model.
         DataError: missing, damaged, or made from other rows; names the first row that differs.
     """
-    table = read_table(path)
-    found = (table.schema.metadata or {}).get(_FINGERPRINT, b"").decode()
+    metadata = _metadata(path)
+    found = metadata.get(_FINGERPRINT, b"").decode()
     if found != cluster_model.fingerprint:
         raise ClusterModelError(
             f"{path}: made by the cluster model with fingerprint {found or 'unknown'}, but this one has "
             f"{cluster_model.fingerprint}. {_REMEDY}"
         )
-    texts = route_texts(rows_by_dataset, cluster_model.rule)
+    digests = json.loads(metadata.get(_ROWS_DIGESTS, b"{}"))
+    known = {name for name, rows in rows_by_dataset.items() if (own := _digest(rows)) and digests.get(name) == own}
+    # The texts of a million rows are large: they are read only if a row is to be compared.
+    columns = ["dataset", "row", "cluster_id"] if known == set(rows_by_dataset) else _SCHEMA.names
+    table = _read(path, columns)
     return {
-        dataset: _checked_ids(path, table, dataset, rows, texts[dataset]) for dataset, rows in rows_by_dataset.items()
+        dataset: _checked_ids(path, table, dataset, rows, None if dataset in known else cluster_model.rule)
+        for dataset, rows in rows_by_dataset.items()
     }
 
 
@@ -122,17 +128,34 @@ def read_table(path: str | Path) -> pa.Table:
     Raises:
         DataError: missing, not Parquet, or with other columns.
     """
+    _metadata(path)
+    return _read(path, _SCHEMA.names)
+
+
+def _metadata(path: str | Path) -> dict[bytes, bytes]:
+    """What the table knows of its making; raises unless it is a table with all columns."""
+    with _readable(path), pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+    if schema.names != _SCHEMA.names:
+        raise DataError(
+            f"{path}: has columns {', '.join(schema.names)}; expected {', '.join(_SCHEMA.names)}. {_REMEDY}"
+        )
+    return schema.metadata or {}
+
+
+def _read(path: str | Path, columns: Sequence[str]) -> pa.Table:
+    with _readable(path), pq.ParquetFile(path) as file:
+        return file.read(columns=list(columns))
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
     try:
-        table = pq.ParquetFile(path).read()
+        yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such assignment table. {_REMEDY}") from error
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not readable as Parquet ({error}). {_REMEDY}") from error
-    if table.schema.names != _SCHEMA.names:
-        raise DataError(
-            f"{path}: has columns {', '.join(table.schema.names)}; expected {', '.join(_SCHEMA.names)}. {_REMEDY}"
-        )
-    return table
 
 
 def count_by_dataset(table: pa.Table) -> tuple[list[str], np.ndarray]:
@@ -149,13 +172,30 @@ def count_by_dataset(table: pa.Table) -> tuple[list[str], np.ndarray]:
 _REMEDY = "Run `llava-mocle cluster` on the rows as they are now, with --overwrite to replace this clustering"
 
 
-def _checked_ids(path: str | Path, table: pa.Table, dataset: str, rows: Rows, texts: Sequence[str]) -> np.ndarray:
-    part = table.filter(pc.equal(table["dataset"].cast(pa.string()), dataset)).sort_by("row")
-    if part.num_rows == 0 and rows:
+def _checked_ids(
+    path: str | Path, table: pa.Table, dataset: str, rows: Rows, rule: InstructionRule | None
+) -> np.ndarray:
+    """Cluster ids of a dataset's rows; with a rule every row is compared with what the table was made from."""
+    part = table.filter(pc.equal(table["dataset"], dataset))
+    if not np.array_equal(part["row"].to_numpy(), np.arange(part.num_rows)):
+        part = part.sort_by("row")
+    if part.num_rows == 0 and len(rows):
         known = ", ".join(map(repr, table["dataset"].cast(pa.string()).unique().to_pylist()))
         raise DataError(f"{path}: holds no dataset {dataset!r}, only {known or 'none'}. {_REMEDY}")
+    if rule is not None:
+        _compare_rows(path, part, dataset, rows, rule)
+    if part.num_rows != len(rows):
+        raise DataError(
+            f"{path}: dataset {dataset!r} has {part.num_rows} rows in the table and {len(rows)} in the data; the first "
+            f"that differs is row {min(part.num_rows, len(rows))}. {_REMEDY}"
+        )
+    return part["cluster_id"].to_numpy().astype(np.int64)
+
+
+def _compare_rows(path: str | Path, part: pa.Table, dataset: str, rows: Rows, rule: InstructionRule) -> None:
+    """Raise at the first row that has another id or instruction than the table."""
     hashes, row_ids = part["instruction_hash"].to_pylist(), part["row_id"].to_pylist()
-    for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
+    for index, (row, text) in enumerate(_routed(dataset, rows, rule)):
         if index >= part.num_rows:
             break
         if hashes[index] != instruction_hash(text) or row_ids[index] != _row_id(row):
@@ -164,12 +204,19 @@ def _checked_ids(path: str | Path, table: pa.Table, dataset: str, rows: Rows, te
                 f"instruction hash {hashes[index]}, the row now has id {_row_id(row)!r} and hash "
                 f"{instruction_hash(text)} ({text[:60]!r}). {_REMEDY}"
             )
-    if part.num_rows != len(rows):
-        raise DataError(
-            f"{path}: dataset {dataset!r} has {part.num_rows} rows in the table and {len(rows)} in the data; the first "
-            f"that differs is row {min(part.num_rows, len(rows))}. {_REMEDY}"
-        )
-    return part["cluster_id"].to_numpy().astype(np.int64)
+
+
+def _routed(dataset: str, rows: Rows, rule: InstructionRule) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Each row with the text that routes it."""
+    for index, row in enumerate(rows):
+        try:
+            yield row, instruction_text(row, rule)
+        except DataError as error:
+            raise DataError(f"dataset {dataset!r}, row {index}: {error}") from error
+
+
+def _digest(rows: Rows) -> str | None:
+    return getattr(rows, "digest", None)
 
 
 def _row_id(row: Mapping[str, Any]) -> str:

@@ -18,12 +18,17 @@ from safetensors.numpy import save
 _KEY_BYTES = 32
 
 
-def default_cache_dir() -> Path:
-    """Return `$LLAVA_MOCLE_CACHE`, or `llava_mocle/embeddings` under the user's cache folder."""
+def cache_root() -> Path:
+    """Return `$LLAVA_MOCLE_CACHE`, or `llava_mocle` under the user's cache folder; everything cached is below it."""
     if own := os.environ.get("LLAVA_MOCLE_CACHE"):
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "llava_mocle" / "embeddings"
+    return Path(base).expanduser() / "llava_mocle"
+
+
+def default_cache_dir() -> Path:
+    """Return `$LLAVA_MOCLE_CACHE`, or `llava_mocle/embeddings` under the user's cache folder."""
+    return cache_root() if os.environ.get("LLAVA_MOCLE_CACHE") else cache_root() / "embeddings"
 
 
 class EmbeddingCache:

@@ -11,7 +11,8 @@ from typing import Any
 from llava_mocle.data.conversation import row_images
 from llava_mocle.data.images import ImageUnreadable, image_path, probe_image
 from llava_mocle.data.mixture import DatasetSpec, Mixture
-from llava_mocle.data.rows import Problem, parse_rows, row_problems
+from llava_mocle.data.row_files import stream_rows
+from llava_mocle.data.row_problems import Problem, row_problems
 from llava_mocle.errors import DataError
 
 # Images handed to the workers at once: bounds memory, and lets Ctrl-C take effect.
@@ -92,28 +93,32 @@ def check_datasets(
 
 def _check_rows(report: DatasetReport, allow_duplicate_ids: bool) -> dict[str, list[tuple[int, Any]]]:
     """Fill a report from its file. Returns image -> (row, id) of the rows that name it."""
+    users: dict[str, list[tuple[int, Any]]] = {}
+    first_with: dict[str, int] = {}
     try:
-        rows = parse_rows(report.path)
+        for index, (_, row) in enumerate(stream_rows(report.path)):
+            report.rows += 1
+            _check_row(report, row, index, users)
+            if isinstance(row, Mapping):
+                _check_id(report, row, index, first_with, allow_duplicate_ids)
     except DataError as error:
         report.add(Problem("unreadable file", None, None, "file", str(error), "a JSON list or JSONL", "mend the file"))
         return {}
-    report.rows = len(rows)
-    users: dict[str, list[tuple[int, Any]]] = {}
-    first_with: dict[str, int] = {}
-    for index, row in enumerate(rows):
-        for problem in row_problems(row, index):
-            report.add(problem)
-        if not isinstance(row, Mapping):
-            continue
-        turns = row.get("conversations")
-        report.turns += len(turns) if isinstance(turns, list) else 0
-        names = row_images(row) if _names_images(row) else []
-        report.text_only += not names
-        for name in names:
-            users.setdefault(name, []).append((index, row.get("id")))
-        _check_id(report, row, index, first_with, allow_duplicate_ids)
     report.images = len(users)
     return users
+
+
+def _check_row(report: DatasetReport, row: Any, index: int, users: dict[str, list[tuple[int, Any]]]) -> None:
+    for problem in row_problems(row, index):
+        report.add(problem)
+    if not isinstance(row, Mapping):
+        return
+    turns = row.get("conversations")
+    report.turns += len(turns) if isinstance(turns, list) else 0
+    names = row_images(row) if _names_images(row) else []
+    report.text_only += not names
+    for name in names:
+        users.setdefault(name, []).append((index, row.get("id")))
 
 
 def _names_images(row: Mapping[str, Any]) -> bool:

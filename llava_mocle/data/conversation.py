@@ -1,7 +1,7 @@
 """A row's conversation as turns, and what a template makes of them: text plus the spans the assistant wrote."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,17 @@ class Template(ABC):
         Raises:
             DataError: the turns have another order, or this template can't hold them.
         """
+
+    def identity(self) -> str | None:
+        """Equal for templates that render alike; None if there is no telling."""
+        return None
+
+    def watched_texts(self) -> Collection[str] | None:
+        """What makes a turn special when it holds it: all else is written around any other turn in the same way.
+
+        None if there is no telling; every row is then rendered before a run starts.
+        """
+        return None
 
 
 def place_images(text: str) -> str:

@@ -1,28 +1,30 @@
 """The lazy torch dataset: joins rows, images and cluster ids into samples."""
 
 import logging
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from llava_mocle.data.conversation import IMAGE_TOKEN, Template, row_images, row_turns
+from llava_mocle.data.conversation import Template, row_images
 from llava_mocle.data.images import ImageUnreadable, image_path, load_image, process_image
+from llava_mocle.data.measure import DROPPED, measure_row, measure_rows
+from llava_mocle.data.measure_cache import remembered, settings_key
 from llava_mocle.data.mixture import Mixture
+from llava_mocle.data.row_table import RowTable
 from llava_mocle.data.templates import get_template
-from llava_mocle.data.tokenize import RowTooLong, tokenize_row
-from llava_mocle.errors import ConfigError, DataError
+from llava_mocle.data.tokenize import IGNORE_INDEX, tokenize_row
+from llava_mocle.data.work_log import WorkLog
+from llava_mocle.errors import ConfigError, DataError, UserError
 
 logger = logging.getLogger(__name__)
 
 POLICIES = ("error", "skip")
-# A token is rarely longer than this many bytes on average; only the order of the estimates matters.
-_BYTES_A_TOKEN = 4
-# Start-of-text token, the "▁" of the first piece, the first supervised token.
-_SPARE = 4
 
 
 class LlavaDataset(Dataset):
@@ -45,8 +47,8 @@ class LlavaDataset(Dataset):
             images can be read instead, and counts the row.
 
     Attributes:
-        lengths: an estimate of each sample's tokens, for the sampler.
-        has_image: for each sample, whether it has one.
+        lengths: an estimate of each sample's tokens, for the sampler; int64 (samples,).
+        has_image: for each sample, whether it has one; bool (samples,).
         dropped: rows left out for their length, each counted once whatever its repeats.
 
     Raises:
@@ -81,57 +83,45 @@ class LlavaDataset(Dataset):
         self.aspect_ratio = aspect_ratio
         self.corrupt_images = corrupt_images
         self._choose_samples()
-        if any(self.has_image) and image_processor is None:
+        if self.has_image.any() and image_processor is None:
             raise ConfigError("the rows have images, but there is no image processor; load one with the model")
         # One flag a sample, in shared memory: loader workers set it, the main process counts.
         self._unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+        self._work = WorkLog()
 
     def _choose_samples(self) -> None:
-        """Walk over all rows once: which are kept, how long they are about, which have images."""
-        measures = {
-            name: [self._measure(name, index) for index in range(len(self.mixture.rows[name]))]
-            for name in self.mixture.names
-        }
-        self._samples: list[tuple[int, int]] = []
-        self.lengths: list[int] = []
-        self.has_image: list[bool] = []
-        for index in range(len(self.mixture)):
-            dataset, row = self.mixture.locate(index)
-            length = measures[self.mixture.names[dataset]][row]
-            if length is not None:
-                self._samples.append((dataset, row))
-                self.lengths.append(length)
-                self.has_image.append(bool(row_images(self._row(dataset, row))))
-        self.dropped = sum(length is None for of_dataset in measures.values() for length in of_dataset)
+        """Measure all rows once: which are kept, how long they are about, which have images."""
+        mixture = self.mixture
+        limits = (self.image_token_id, self.image_tokens_per_image, self.max_length)
+        key = settings_key(self.template, self.tokenizer, *limits)
+        measures = [remembered(mixture.rows[name], key, partial(self._measure, name)) for name in mixture.names]
+        images = [_with_image(mixture.rows[name]) for name in mixture.names]
+        lengths = mixture.spread(measures)
+        kept = np.flatnonzero(lengths != DROPPED)
+        self._samples = kept
+        self.lengths = lengths[kept]
+        self.has_image = mixture.spread(images)[kept]
+        self.dropped = sum(int((of_dataset == DROPPED).sum()) for of_dataset in measures)
         if self.dropped:
             logger.warning(
                 "left out %d of %d rows: with max_length %s an image or every answer would be cut off",
                 self.dropped,
-                sum(map(len, measures.values())),
+                sum(map(len, measures)),
                 self.max_length,
             )
-        if not self._samples:
+        if not len(kept):
             raise DataError(f"no row is left: with max_length {self.max_length} all would be cut; give a larger one")
 
-    def _measure(self, name: str, index: int) -> int | None:
-        """A row's estimated tokens, or None if `max_length` would spoil it."""
-        row = self.mixture.rows[name][index]
-        with self._locating(name, index):
-            rendered = self.template.render(row_turns(row))
-            tags = rendered.text.count(IMAGE_TOKEN)
-            images = tags * self.image_tokens_per_image
-            if self.max_length is not None:
-                # No token is shorter than a byte, so most rows need no tokenizing here: all that must not be cut is
-                # sure to fit. What each piece may start with by itself is paid for by the tags' own bytes.
-                needed = max(
-                    rendered.text.rfind(IMAGE_TOKEN) + len(IMAGE_TOKEN) if tags else 0, rendered.assistant_spans[0][0]
-                )
-                if len(rendered.text[:needed].encode()) + images + _SPARE >= self.max_length:
-                    try:
-                        self._tokenize(row)
-                    except RowTooLong:
-                        return None
-            return images + len(rendered.text.encode()) // _BYTES_A_TOKEN
+    def _measure(self, name: str) -> np.ndarray:
+        """`measure_rows` of one dataset."""
+        rows = self.mixture.rows[name]
+
+        def exact(index: int) -> int:
+            row = rows[index]
+            with self._locating(name, index):
+                return measure_row(row, self.template, self._tokenize, self.image_tokens_per_image, self.max_length)
+
+        return measure_rows(rows, self.template, exact, self.image_tokens_per_image, self.max_length)
 
     def _tokenize(self, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         return tokenize_row(
@@ -145,29 +135,39 @@ class LlavaDataset(Dataset):
 
     @contextmanager
     def _locating(self, name: str, index: int) -> Iterator[None]:
-        """Put file and row in front of a data error's message."""
+        """Put file and row in front of an error's message; what isn't a user's error becomes a DataError."""
         try:
             yield
-        except RowTooLong:
-            raise
-        except DataError as error:
-            path = self.mixture.specs[self.mixture.names.index(name)].data_path
-            row_id = self.mixture.rows[name][index].get("id")
-            raise type(error)(f"{path}: row {index} (id {row_id!r}): {error}") from error
+        except UserError as error:
+            raise type(error)(f"{self._place(name, index)}: {error}") from error
+        except Exception as error:
+            raise DataError(f"{self._place(name, index)}: {type(error).__name__}: {error}") from error
 
-    def _row(self, dataset: int, row: int) -> dict[str, Any]:
-        return self.mixture.rows[self.mixture.names[dataset]][row]
+    def _place(self, name: str, index: int) -> str:
+        path = self.mixture.specs[self.mixture.names.index(name)].data_path
+        return f"{path}: row {index} (id {self.mixture.rows[name][index].get('id')!r})"
 
     @property
     def skipped_images(self) -> int:
         """Rows met so far whose images could not be read, under `corrupt_images="skip"`."""
-        return len({self._samples[index] for index in torch.nonzero(self._unreadable).flatten().tolist()})
+        places = torch.nonzero(self._unreadable).flatten().tolist()
+        return len({self.mixture.locate(int(self._samples[place])) for place in places})
+
+    def rows_in_work(self) -> list[str]:
+        """The rows that processes are loading right now, or were loading when they were killed: pid, file, row, id."""
+        found = []
+        for pid, place in self._work.in_work():
+            dataset, row = self.mixture.locate(int(self._samples[place]))
+            found.append(f"process {pid}: {self._place(self.mixture.names[dataset], row)}")
+        return found
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One sample.
+        """One sample, or with a negative index a filler: `dataset[-(i + 1)]` (that is `dataset[~i]`) is sample i with
+        nothing to learn, all its labels being -100. Fillers make the last batch whole, so that every sample counts
+        exactly `repeat` times an epoch.
 
         Returns:
             input_ids (T,) long; labels (T,) long; pixel_values (n, 3, H, W) float, absent without an image;
@@ -175,13 +175,27 @@ class LlavaDataset(Dataset):
 
         Raises:
             ImageUnreadable: an image can't be read, and the policy is "error" or no later sample is any better.
+            DataError: anything else that went wrong with the row, which is named.
         """
-        if not -len(self) <= index < len(self):
+        index = operator.index(index)
+        place = index if index >= 0 else ~index
+        if place >= len(self):
             raise IndexError(f"sample {index} of {len(self)}")
+        self._work.start(place)
+        try:
+            sample = self._sample_from(place)
+        finally:
+            self._work.done()
+        if index < 0:
+            sample["labels"] = torch.full_like(sample["labels"], IGNORE_INDEX)
+        return sample
+
+    def _sample_from(self, first: int) -> dict[str, Any]:
+        """The sample at a place, or under "skip" the next one whose images can be read."""
         for step in range(len(self)):
-            place = (index + step) % len(self)
+            place = (first + step) % len(self)
             try:
-                return self._load(*self._samples[place])
+                return self._load(*self.mixture.locate(int(self._samples[place])))
             except ImageUnreadable as error:
                 if self.corrupt_images == "error":
                     raise
@@ -192,17 +206,24 @@ class LlavaDataset(Dataset):
 
     def _load(self, dataset: int, row_index: int) -> dict[str, Any]:
         spec = self.mixture.specs[dataset]
-        row = self._row(dataset, row_index)
+        row = self.mixture.rows[spec.name][row_index]
         with self._locating(spec.name, row_index):
             images = [load_image(image_path(spec.image_folder, path)) for path in row_images(row)]
             sample: dict[str, Any] = self._tokenize(row)
-        if images:
-            pictures = [process_image(image, self.image_processor, self.aspect_ratio) for image in images]
-            sample["pixel_values"] = torch.stack(pictures)
+            if images:
+                pictures = [process_image(image, self.image_processor, self.aspect_ratio) for image in images]
+                sample["pixel_values"] = torch.stack(pictures)
         if self.cluster_ids is not None:
             sample["cluster_id"] = int(self.cluster_ids[spec.name][row_index])
         sample["dataset_id"] = dataset
         return sample
+
+
+def _with_image(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Which rows have an image, bool (N,)."""
+    if isinstance(rows, RowTable):
+        return rows.sizes().images > 0
+    return np.array([bool(row_images(row)) for row in rows], dtype=bool)
 
 
 def _checked_ids(cluster_ids: Mapping[str, Any], mixture: Mixture) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Datasets x repeats -> one index."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,14 @@ class Mixture:
 
     Attributes:
         specs: the datasets; a dataset's id is its place here.
-        rows: dataset name -> its rows.
+        rows: dataset name -> its rows: a `RowTable`, or any sequence of validated rows.
 
     Example:
         Two datasets of 3 and 2 rows with repeat 1 and 2 make `len(mixture) == 7`;
         `mixture.locate(5) == (1, 0)`: dataset 1, row 0, for the second time.
     """
 
-    def __init__(self, specs: Sequence[DatasetSpec], rows: dict[str, list[dict[str, Any]]]) -> None:
+    def __init__(self, specs: Sequence[DatasetSpec], rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
         """
         Raises:
             ConfigError: no dataset, a name used twice, or a dataset without rows of its own in `rows`.
@@ -69,11 +69,10 @@ class Mixture:
                 raise ConfigError(f"datasets: the name {name!r} is used twice; every dataset needs its own")
             if name not in rows:
                 raise ConfigError(f"dataset {name!r} has no rows in this mixture, which holds {', '.join(rows)}")
-        sizes = [len(rows[spec.name]) for spec in self.specs]
-        counts = [size * spec.repeat for size, spec in zip(sizes, self.specs, strict=True)]
-        self._dataset_of = np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
-        tiles = [np.tile(np.arange(size), spec.repeat) for size, spec in zip(sizes, self.specs, strict=True)]
-        self._row_of = np.concatenate(tiles)
+        self._sizes = np.array([len(rows[spec.name]) for spec in self.specs], dtype=np.int64)
+        counts = self._sizes * [spec.repeat for spec in self.specs]
+        # Where each dataset's indices end.
+        self._ends = np.cumsum(counts)
 
     @classmethod
     def load(cls, specs: Sequence[DatasetSpec], split: str = "train") -> "Mixture":
@@ -99,8 +98,20 @@ class Mixture:
         return [spec.name for spec in self.specs]
 
     def __len__(self) -> int:
-        return len(self._row_of)
+        return int(self._ends[-1])
 
     def locate(self, index: int) -> tuple[int, int]:
-        """(dataset id, row index in that dataset) of an index."""
-        return int(self._dataset_of[index]), int(self._row_of[index])
+        """(dataset id, row index in that dataset) of an index.
+
+        Raises:
+            IndexError: there is no such index.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)}")
+        dataset = int(np.searchsorted(self._ends, index, side="right"))
+        start = int(self._ends[dataset - 1]) if dataset else 0
+        return dataset, (index - start) % int(self._sizes[dataset])
+
+    def spread(self, of_rows: Sequence[np.ndarray]) -> np.ndarray:
+        """One value a row of each dataset, in the datasets' order -> one value an index."""
+        return np.concatenate([np.tile(values, spec.repeat) for values, spec in zip(of_rows, self.specs, strict=True)])

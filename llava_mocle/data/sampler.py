@@ -1,4 +1,4 @@
-"""Batches of one modality and similar length, in an order that only the seed and the epoch decide."""
+"""The order of an epoch, in whole global batches; only the seed and the epoch decide it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,21 +9,36 @@ from torch.utils.data import Sampler
 _POOL_BATCHES = 50
 
 
-class LengthGroupedModalitySampler(Sampler[int]):
-    """Yields every index exactly once an epoch, so that each run of `batch_size` indices forms a grouped batch.
+class GlobalBatchSampler(Sampler[int]):
+    """Yields every index exactly once an epoch, in runs of `batch_size` that each make one optimizer step.
 
-    Rows with and without images never share a batch, but for the rest of each that fills no batch: these come
-    together at the end. Use `batch_size` = device batch x accumulation steps x processes, so that all processes step
-    through the same modality. Resuming needs no state: the order follows from (`seed`, epoch).
+    `batch_size` = device batch x accumulation steps x processes: as long as this product stays, the same samples make
+    up a step on any number of processes. The last run is filled up with *fillers*, -(i + 1) for a filler of sample i
+    (`LlavaDataset` gives that sample without labels), so that all processes step through the same number of batches
+    and no sample counts twice. Resuming needs no state: the order follows from (`seed`, epoch).
+
+    Grouped, rows with and without images never share a batch, but for the rest of each that fills no batch: these come
+    together at the end.
 
     Args:
         lengths: an estimate of each sample's length.
         has_image: for each sample, whether it has an image.
         batch_size: samples of one optimizer step over all processes.
         seed: the order's seed.
+        grouped: batches of one modality and similar length; otherwise a plain shuffle.
+        drop_last: leave the last run out where it is not full, in place of filling it up.
     """
 
-    def __init__(self, lengths: Sequence[int], has_image: Sequence[bool], batch_size: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        has_image: Sequence[bool],
+        batch_size: int,
+        seed: int = 0,
+        *,
+        grouped: bool = True,
+        drop_last: bool = False,
+    ) -> None:
         if len(lengths) != len(has_image):
             raise ValueError(f"{len(lengths)} lengths for {len(has_image)} samples; both describe the same dataset")
         if batch_size < 1:
@@ -32,10 +47,13 @@ class LengthGroupedModalitySampler(Sampler[int]):
         self.has_image = torch.as_tensor(has_image, dtype=torch.bool)
         self.batch_size = batch_size
         self.seed = seed
+        self.grouped = grouped
+        self.drop_last = drop_last
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        whole, rest = divmod(len(self.lengths), self.batch_size)
+        return (whole + (rest > 0 and not self.drop_last)) * self.batch_size
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch; every process must choose the same."""
@@ -45,6 +63,16 @@ class LengthGroupedModalitySampler(Sampler[int]):
         generator = torch.Generator()
         # Seeds that differ by one must not give one run's epoch 1 the order of another's epoch 0.
         generator.manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        if self.grouped:
+            order = self._grouped_order(generator)
+        else:
+            order = torch.randperm(len(self.lengths), generator=generator)
+        missing = len(self) - len(order)
+        if missing > 0:
+            order = torch.cat([order, -(order[-1:] + 1).expand(missing)])
+        yield from order[: len(self)].tolist()
+
+    def _grouped_order(self, generator: torch.Generator) -> torch.Tensor:
         batches: list[torch.Tensor] = []
         rest: list[torch.Tensor] = []
         for wanted in (True, False):
@@ -53,8 +81,7 @@ class LengthGroupedModalitySampler(Sampler[int]):
             batches += whole
             rest.append(left)
         order = torch.randperm(len(batches), generator=generator).tolist()
-        for batch in [batches[position] for position in order] + rest:
-            yield from batch.tolist()
+        return torch.cat([batches[position] for position in order] + rest)
 
     def _group(self, members: torch.Tensor, generator: torch.Generator) -> tuple[list[torch.Tensor], torch.Tensor]:
         """One modality's indices -> whole batches, and what fills none."""

@@ -77,6 +77,12 @@ class TurnTemplate(Template):
                 spans.append((start, len(text)))
         return Rendered(text, tuple(spans))
 
+    def identity(self) -> str:
+        return repr(self)
+
+    def watched_texts(self) -> tuple[str, ...]:
+        return ()
+
 
 @dataclass(frozen=True)
 class PlainTemplate(Template):
@@ -98,6 +104,9 @@ class PlainTemplate(Template):
             return Rendered(images)
         text = images + turns[1].text + self.end
         return Rendered(text, ((len(images), len(text)),))
+
+    def identity(self) -> str:
+        return repr(self)
 
 
 VICUNA_V1 = TurnTemplate(

@@ -111,6 +111,52 @@ def test_other_rows_are_refused(model, rows, path, change, words):
         assert word in str(error.value)
 
 
+class KnownRows(list):
+    """Rows that know what they are, and can't be looked at."""
+
+    def __init__(self, rows, digest):
+        super().__init__(rows)
+        self.digest = digest
+
+    def __iter__(self):
+        raise AssertionError("a row was looked at")
+
+
+class Digested(list):
+    digest = "d1"
+
+
+def test_rows_of_a_known_digest_are_not_looked_at(model, rows, tmp_path):
+    path = tmp_path / "assignments.parquet"
+    known = {"one": Digested(rows["one"]), "two": rows["two"]}
+    write_assignments(assign_rows(model, known), path)
+    expected = read_assignments(path, rows, model)
+    found = read_assignments(path, {"one": KnownRows(rows["one"], "d1")}, model)
+    assert (found["one"] == expected["one"]).all()
+    found = read_assignments(path, {"one": KnownRows(rows["one"], "d1"), "two": rows["two"]}, model)
+    assert (found["two"] == expected["two"]).all()
+    # Another digest only means that another file was read: its rows decide.
+    other = Digested(rows["one"])
+    other.digest = "d2"
+    assert (read_assignments(path, {"one": other}, model)["one"] == expected["one"]).all()
+    other[7] = rows["one"][8]
+    with pytest.raises(DataError, match="'one', row 7:"):
+        read_assignments(path, {"one": other}, model)
+    with pytest.raises(AssertionError, match="looked at"):
+        read_assignments(path, {"one": KnownRows(rows["one"], "d2")}, model)
+    with pytest.raises(DataError, match="'one' has 40 rows in the table and 39 in the data"):
+        read_assignments(path, {"one": KnownRows(rows["one"][:-1], "d1")}, model)
+
+
+def test_table_rows_in_another_order(model, rows, path):
+    table = pq.read_table(path)
+    expected = read_assignments(path, rows, model)
+    write_assignments(table.take(list(range(table.num_rows))[::-1]), path)
+    found = read_assignments(path, rows, model)
+    for name in rows:
+        assert (found[name] == expected[name]).all()
+
+
 def test_another_cluster_model_is_refused(rows, path):
     other = ClusterModel.fit(question_texts(50), 5, encoder=FakeEncoder(), progress=False)
     with pytest.raises(ClusterModelError) as error:

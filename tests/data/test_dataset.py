@@ -1,5 +1,8 @@
 import json
 import logging
+import os
+import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +50,7 @@ def test_samples(image_folder: Path, chatml: PreTrainedTokenizerFast, image_proc
     ids = {"d0": np.array([2, 0, 1]), "d1": [3]}
     made = dataset(image_folder, chatml, image_processor, ROWS, ROWS[:1], repeats=(1, 2), cluster_ids=ids)
     assert len(made) == 5
-    assert made.has_image == [True, False, True, True, True]
+    assert made.has_image.tolist() == [True, False, True, True, True]
     template = get_template("chat", chatml)
     for index, row in enumerate([*ROWS, ROWS[0], ROWS[0]]):
         sample = made[index]
@@ -60,9 +63,9 @@ def test_samples(image_folder: Path, chatml: PreTrainedTokenizerFast, image_proc
     assert torch.equal(made[2]["pixel_values"], torch.stack([red, blue]))
     assert [made[index]["cluster_id"] for index in range(5)] == [2, 0, 1, 3, 3]
     assert [made[index]["dataset_id"] for index in range(5)] == [0, 0, 0, 1, 1]
-    assert made[-1]["dataset_id"] == 1
-    with pytest.raises(IndexError):
-        made[5]
+    for index in (5, -6):
+        with pytest.raises(IndexError, match=f"sample {index} of 5"):
+            made[index]
 
 
 def test_lengths_follow_the_tokens(
@@ -185,3 +188,101 @@ def test_bad_settings(image_folder: Path, chatml: PreTrainedTokenizerFast) -> No
     with pytest.raises(ConfigError, match="no image processor"):
         dataset(image_folder, chatml, None, ROWS)
     assert "pixel_values" not in dataset(image_folder, chatml, None, ROWS[1:2])[0]
+
+
+def test_fillers_have_nothing_to_learn(
+    image_folder: Path, chatml: PreTrainedTokenizerFast, image_processor: CLIPImageProcessorPil
+) -> None:
+    made = dataset(image_folder, chatml, image_processor, ROWS, cluster_ids={"d0": [2, 0, 1]})
+    for index in range(3):
+        sample, filler = made[index], made[-(index + 1)]
+        assert (filler.pop("labels") == -100).all()
+        assert (sample.pop("labels") != -100).any()
+        assert filler.keys() == sample.keys()
+        for key, value in sample.items():
+            assert np.array_equal(filler[key], value), key
+    (image_folder / "red.png").unlink()
+    with pytest.raises(ImageUnreadable, match=r"row 0 \(id 0\)"):
+        made[-1]
+    made = dataset(image_folder, chatml, image_processor, ROWS, corrupt_images="skip")
+    assert torch.equal(made[-1]["input_ids"], made[1]["input_ids"])
+    assert (made[-1]["labels"] == -100).all()
+
+
+def test_whatever_goes_wrong_names_the_row(
+    image_folder: Path,
+    chatml: PreTrainedTokenizerFast,
+    image_processor: CLIPImageProcessorPil,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = dataset(image_folder, chatml, image_processor, ROWS)
+
+    def failing(image: object, processor: object, ratio: str) -> torch.Tensor:
+        raise KeyError("odd")
+
+    monkeypatch.setattr("llava_mocle.data.dataset.process_image", failing)
+    with pytest.raises(DataError, match=r"d0\.json: row 2 \(id 2\): KeyError: 'odd'") as caught:
+        made[2]
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert made.rows_in_work() == []
+    with pytest.raises(DataError, match=r"(?s)worker process 0.*d0\.json: row 0 \(id 0\): KeyError: 'odd'"):
+        list(DataLoader(made, batch_size=1, num_workers=1))
+    made.aspect_ratio = "round"
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match=r"d0\.json: row 0 \(id 0\): image_aspect_ratio is 'round'"):
+        made[0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch's, when the loader is dropped
+def test_a_killed_worker_leaves_its_row_behind(
+    image_folder: Path,
+    chatml: PreTrainedTokenizerFast,
+    image_processor: CLIPImageProcessorPil,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = [make_row("hello there", "hi", row_id=f"t{index}") for index in range(20)]
+    deadly = make_row("<image>\nq", "a", image="blue.jpg", row_id="deadly")
+    made = dataset(image_folder, chatml, image_processor, [*texts[:13], deadly, *texts[13:]])
+
+    def dying(path: str) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("llava_mocle.data.dataset.load_image", dying)
+    loader = DataLoader(made, batch_size=2, num_workers=2, collate_fn=Collator(0))
+    # RuntimeError ("DataLoader worker (pid ...) is killed by signal"), or one of the others where the loader was just
+    # fetching a batch from the worker that died.
+    with pytest.raises((RuntimeError, OSError, EOFError)):
+        list(loader)
+    (found,) = [line for line in made.rows_in_work() if "deadly" in line]
+    assert re.fullmatch(r"process \d+: .*d0\.json: row 13 \(id 'deadly'\)", found)
+
+
+@pytest.mark.slow
+def test_spawned_workers_open_the_rows_themselves(
+    image_folder: Path, chatml: PreTrainedTokenizerFast, image_processor: CLIPImageProcessorPil
+) -> None:
+    made = dataset(image_folder, chatml, image_processor, ROWS, ROWS[:2], repeats=(1, 2))
+    loader = DataLoader(made, batch_size=None, num_workers=1, multiprocessing_context="spawn", timeout=120)
+    for index, sample in enumerate(loader):
+        assert torch.equal(sample["input_ids"], made[index]["input_ids"])
+    assert index == 6
+    (image_folder / "red.png").unlink()
+    made.corrupt_images = "skip"
+    list(loader)
+    assert made.skipped_images == 3  # counted across the processes: rows 0 and 2 of the first, row 0 of the second
+
+
+def test_rows_may_be_plain_lists(
+    image_folder: Path, chatml: PreTrainedTokenizerFast, image_processor: CLIPImageProcessorPil
+) -> None:
+    stored = mixture(image_folder, ROWS, ROWS[1:], repeats=(2, 1))
+    plain = Mixture(stored.specs, {"d0": ROWS, "d1": ROWS[1:]})
+    labels = dataset(image_folder, chatml, image_processor, ROWS)[2]["labels"]
+    options = {**IMAGE, "max_length": int((labels != -100).nonzero()[0])}  # too short for the last row
+    one, two = (LlavaDataset(made, chatml, image_processor, "chat", **options) for made in (stored, plain))
+    assert len(one) == len(two) < len(stored)
+    assert one.lengths.tolist() == two.lengths.tolist()
+    assert one.has_image.tolist() == two.has_image.tolist()
+    for index in range(len(one)):
+        assert torch.equal(one[index]["input_ids"], two[index]["input_ids"])

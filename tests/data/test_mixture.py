@@ -2,6 +2,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llava_mocle.data.mixture import DatasetSpec, Mixture
@@ -25,6 +26,19 @@ def test_each_row_is_met_exactly_repeat_times(tmp_path: Path) -> None:
     expected = {(0, row): 1 for row in range(5)} | {(1, row): 2 for row in range(3)} | {(2, row): 9 for row in range(2)}
     assert met == expected
     assert mixture.names == ["natural", "geometry", "medical"]
+    for index in (-1, len(mixture)):
+        with pytest.raises(IndexError, match=f"index {index} of 29"):
+            mixture.locate(index)
+
+
+def test_values_of_rows_are_spread_over_the_index(tmp_path: Path) -> None:
+    mixture = Mixture.load(specs(tmp_path))
+    values = [np.arange(5) + 10, np.arange(3) + 20, np.arange(2) + 30]
+    spread = mixture.spread(values)
+    assert len(spread) == len(mixture)
+    for index, value in enumerate(spread.tolist()):
+        dataset, row = mixture.locate(index)
+        assert value == values[dataset][row]
 
 
 def test_held_out_rows_keep_the_dataset_ids(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llava_mocle.data.rows import parse_rows, read_rows, row_problems
+from llava_mocle.data.row_problems import row_problems
+from llava_mocle.data.rows import read_rows
 from llava_mocle.errors import DataError
 from tests.data.conftest import make_row
 
@@ -14,7 +15,7 @@ GOOD = make_row("<image>\nq", "a", image="x.png", row_id="good")
 
 def write(tmp_path: Path, rows: object, name: str = "rows.json") -> Path:
     path = tmp_path / name
-    path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    path.write_text(json.dumps(rows, ensure_ascii="\\ud83d" in json.dumps(rows)), encoding="utf-8")
     return path
 
 
@@ -26,7 +27,7 @@ def test_json_and_jsonl_give_the_same_rows(tmp_path: Path) -> None:
     (tmp_path / "lines.json").write_text(lines, encoding="utf-8")
     (tmp_path / "bom.json").write_text(json.dumps(rows), encoding="utf-8-sig")
     for path in (write(tmp_path, rows), tmp_path / "rows.jsonl", tmp_path / "lines.json", tmp_path / "bom.json"):
-        assert read_rows(path) == rows
+        assert list(read_rows(path)) == rows
 
 
 def test_what_llava_data_holds_is_accepted(tmp_path: Path) -> None:
@@ -78,6 +79,11 @@ BAD_ROWS = {
         turn_row(human("q"), gpt("<image>"), image="x"),
         "empty answer",
         "conversations[1].value: found '<image>', expected",
+    ),
+    "half a character": (
+        turn_row(human("q \ud83d"), gpt("a")),
+        "wrong text",
+        "conversations[0].value: found half of a surrogate pair",
     ),
     "no answer": (
         turn_row(human("q"), gpt("a"), human("q")),
@@ -160,7 +166,7 @@ def test_broken_files(case: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(DataError, match=message) as caught:
-        parse_rows(path)
+        read_rows(path)
     assert str(path) in str(caught.value)
     if "middle" in case or case == "bad line":
         assert "cut off" not in str(caught.value)

@@ -1,25 +1,59 @@
 import random
+from collections import Counter
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler, DataLoader
 
-from llava_mocle.data.sampler import LengthGroupedModalitySampler
+from llava_mocle.data.sampler import GlobalBatchSampler
 
 
-def sampler(count: int = 1000, batch_size: int = 16, seed: int = 3) -> LengthGroupedModalitySampler:
+def sampler(count: int = 1000, batch_size: int = 16, seed: int = 3) -> GlobalBatchSampler:
     chance = random.Random(0)
     lengths = [chance.randint(10, 2000) for _ in range(count)]
-    return LengthGroupedModalitySampler(lengths, [chance.random() < 0.7 for _ in range(count)], batch_size, seed)
+    return GlobalBatchSampler(lengths, [chance.random() < 0.7 for _ in range(count)], batch_size, seed)
 
 
+@pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize(("count", "batch_size"), [(1000, 16), (7, 16), (1, 1), (64, 1), (0, 4), (33, 32)])
-def test_every_index_exactly_once_an_epoch(count: int, batch_size: int) -> None:
+def test_every_index_exactly_once_an_epoch(count: int, batch_size: int, grouped: bool) -> None:
     made = sampler(count, batch_size)
+    made.grouped = grouped
     for epoch in range(3):
         made.set_epoch(epoch)
-        assert sorted(made) == list(range(count))
-    assert len(made) == count
+        order = list(made)
+        assert len(order) == len(made) == -(-count // batch_size) * batch_size
+        assert sorted(index for index in order if index >= 0) == list(range(count))
+        assert all(index < 0 for index in order[count:])  # fillers, of a sample of the last batch
+        assert {-index - 1 for index in order[count:]} <= set(order[count - 1 : count])
+    made.drop_last = True
+    kept = list(made)
+    assert len(kept) == len(made) == len(set(kept)) == count // batch_size * batch_size
+    assert all(index >= 0 for index in kept)
+
+
+@pytest.mark.parametrize(("processes", "device_batch", "accumulation"), [(1, 12, 1), (2, 3, 2), (3, 4, 1), (2, 1, 6)])
+def test_any_number_of_processes_steps_through_the_same_samples(
+    processes: int, device_batch: int, accumulation: int
+) -> None:
+    # 77 = 6 steps of 12 and a rest of 5; as accelerate deals batches out to processes.
+    made = sampler(77, 12)
+    made.set_epoch(1)
+    alone = list(made)
+    batches = BatchSampler(made, device_batch, drop_last=False)
+    shards = [list(BatchSamplerShard(batches, processes, rank)) for rank in range(processes)]
+    assert len({len(shard) for shard in shards}) == 1
+    for step in range(7):
+        seen = [
+            index
+            for shard in shards
+            for batch in shard[step * accumulation : (step + 1) * accumulation]
+            for index in batch
+        ]
+        assert sorted(seen) == sorted(alone[12 * step : 12 * (step + 1)])
+    counts = Counter(index for shard in shards for batch in shard for index in batch if index >= 0)
+    assert counts == Counter(range(77))
 
 
 def test_batches_are_of_one_modality_but_for_the_rests() -> None:
@@ -37,7 +71,7 @@ def test_batches_are_of_one_modality_but_for_the_rests() -> None:
 
 def test_batches_are_of_similar_length() -> None:
     made = sampler()
-    batches = torch.tensor(list(made)).split(16)[:-2]
+    batches = torch.tensor(list(made)).split(16)[:-3]
     spread = torch.stack([made.lengths[batch].float().std() for batch in batches]).mean()
     assert spread < 0.3 * made.lengths.float().std()
     firsts = torch.tensor([float(made.lengths[batch].float().mean()) for batch in batches])
@@ -88,6 +122,6 @@ def test_through_accelerate_epochs_differ_and_all_processes_agree() -> None:
 
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="3 lengths for 2"):
-        LengthGroupedModalitySampler([1, 2, 3], [True, False], 2)
+        GlobalBatchSampler([1, 2, 3], [True, False], 2)
     with pytest.raises(ValueError, match="batch_size is 0"):
-        LengthGroupedModalitySampler([1], [True], 0)
+        GlobalBatchSampler([1], [True], 0)

@@ -1,0 +1,88 @@
+"""Measured lengths kept on disk: a mix with many rows near the limit is tokenized for it once, not at every start."""
+
+import hashlib
+import io
+import json
+import os
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+import transformers
+
+from llava_mocle.clustering.embedding_cache import cache_root
+from llava_mocle.data.conversation import Template
+from llava_mocle.data.row_table import RowTable
+
+# Rises when rendering, tokenizing or measuring give other numbers than before.
+_VERSION = 1
+# In seconds: measuring that takes less is not worth a file.
+WORTH_KEEPING = 1.0
+
+
+def settings_key(template: Template, tokenizer: Any, *limits: int | None) -> str | None:
+    """What decides a row's length apart from the row; None if it can't be told.
+
+    Args:
+        limits: the image token, the tokens an image takes, the longest sample.
+    """
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    style = template.identity()
+    if core is None or style is None:
+        return None
+    special = [repr(sorted(tokenizer.special_tokens_map.items())), tokenizer("")["input_ids"]]
+    versions = [_VERSION, tokenizers.__version__, transformers.__version__]
+    digest = hashlib.sha256(json.dumps([*versions, style, special, *limits]).encode())
+    digest.update(core.to_str().encode())
+    return digest.hexdigest()[:32]
+
+
+def remembered(rows: Sequence[Any], key: str | None, measure: Callable[[], np.ndarray]) -> np.ndarray:
+    """The lengths of these rows under the settings of a key, int64 (N,): kept ones, or measured and kept.
+
+    Only the lengths of a `RowTable` are kept, and only if measuring took its time.
+    """
+    if key is None or not isinstance(rows, RowTable):
+        return measure()
+    file = cache_root() / "rows" / f"{rows.digest}.{key}.npy"
+    kept = _read(file, len(rows))
+    if kept is not None:
+        return kept
+    started = time.perf_counter()
+    lengths = measure()
+    if time.perf_counter() - started >= WORTH_KEEPING:
+        _write(file, lengths)
+    return lengths
+
+
+def _read(file: Path, count: int) -> np.ndarray | None:
+    try:
+        lengths = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
+        if lengths.shape != (count,) or lengths.dtype != np.int64:
+            raise ValueError(f"{lengths.dtype} {lengths.shape}, expected int64 ({count},)")
+        return lengths
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        warnings.warn(f"{file}: damaged lengths of rows, measured again ({error})", stacklevel=2)
+        return None
+
+
+def _write(file: Path, lengths: np.ndarray) -> None:
+    aside = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as stream:
+            np.save(stream, lengths, allow_pickle=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(aside, file)
+    except OSError as error:
+        warnings.warn(f"{file}: lengths of rows are not kept ({error})", stacklevel=2)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,201 @@
+"""Files of rows as streams: a JSON list or JSONL, read piece by piece; syntax errors say line, column and remedy."""
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from llava_mocle.errors import DataError
+
+_LINE_SUFFIXES = (".jsonl", ".ndjson")
+_CHUNK = 1 << 20
+# A decoder stops this near to the end of a text that was cut inside a literal or an escape.
+_LONGEST_LITERAL = 16
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+
+
+def stream_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """Yield (JSON text, parsed value) of each row, without looking into it; a small part of the file is held at a time.
+
+    A file is JSONL if it is named .jsonl or .ndjson, or starts with `{`; else it is one JSON list.
+
+    Raises:
+        DataError: no such file, not UTF-8, not JSON (with line and column), not a list, or no rows at all.
+    """
+    path = Path(path)
+    with _opened(path) as stream:
+        start = stream.read(_CHUNK)
+        while start and not start.strip() and (piece := stream.read(_CHUNK)):
+            start += piece
+        found = False
+        lines = reads_as_lines(path) or start.lstrip()[:1] == "{"
+        for row in _stream_lines(path, stream, start) if lines else _ListReader(path, stream, start).rows():
+            found = True
+            yield row
+        if not found:
+            raise DataError(f"{path}: found no rows, expected at least one")
+
+
+def reads_as_lines(path: Path) -> bool:
+    """Whether a file's name says that it holds one row a line; its first character may say so as well."""
+    return path.suffix in _LINE_SUFFIXES
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            yield stream
+    except FileNotFoundError as error:
+        raise no_file(path) from error
+    except IsADirectoryError as error:
+        raise a_folder(path) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {_bad_byte(path)} is not UTF-8; save the file as UTF-8") from error
+
+
+def no_file(path: Path) -> DataError:
+    return DataError(f"{path}: no such file of rows; check `data_path` and the folder the command runs in")
+
+
+def a_folder(path: Path) -> DataError:
+    return DataError(f"{path}: found a folder, expected a JSON or JSONL file of rows")
+
+
+def _bad_byte(path: Path) -> int:
+    """Where the first byte is that isn't UTF-8; a decoder of pieces says where in the piece only."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    read = 0
+    with path.open("rb") as stream:
+        while True:
+            piece = stream.read(_CHUNK)
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(piece, final=not piece)
+            except UnicodeDecodeError as error:
+                return read - pending + error.start
+            if not piece:
+                return read
+            read += len(piece)
+
+
+def _stream_lines(path: Path, stream: TextIO, start: str) -> Iterator[tuple[str, Any]]:
+    lines = enumerate(_lines(stream, start), 1)
+    for number, line in lines:
+        text = line.strip()
+        if not text:
+            continue
+        try:
+            yield text, json.loads(line)
+        except json.JSONDecodeError as error:
+            last = not any(rest.strip() for _, rest in lines)
+            cut = " (the last line: the file was probably cut off; copy it again)" if last else ""
+            raise DataError(
+                f"{path}: not valid JSON at line {number}, column {error.colno} (character {error.pos} of the line): "
+                f"{error.msg}{cut}; expected one row a line: {{...}}"
+            ) from error
+
+
+def _lines(stream: TextIO, start: str) -> Iterator[str]:
+    # Only "\n" ends a line: str.splitlines would also cut at characters that JSON allows inside strings.
+    *whole, rest = start.split("\n")
+    yield from whole
+    yield rest + stream.readline()
+    yield from stream
+
+
+class _ListReader:
+    """The elements of one JSON list, decoded from a text that grows at its end and is dropped at its start."""
+
+    def __init__(self, path: Path, stream: TextIO, start: str) -> None:
+        self._path, self._stream, self._text = path, stream, start
+        self._at = 0
+        self._ended = False
+        # What was dropped: characters, line ends, and characters behind the last line end.
+        self._dropped, self._lines, self._column = 0, 0, 0
+
+    def rows(self) -> Iterator[tuple[str, Any]]:
+        if self._peek() != "[":
+            _, value = self._decode()
+            raise DataError(f"{self._path}: found a JSON {_type_name(value)}, expected a list of rows: [{{...}}, ...]")
+        self._at += 1
+        if self._peek() != "]":
+            yield self._element()
+            while self._peek() == ",":
+                self._at += 1
+                yield self._element()
+        if self._peek() != "]":
+            raise self._broken("Expecting ',' delimiter", self._at)
+        self._at += 1
+        if self._peek():
+            raise self._broken("Extra data", self._at)
+
+    def _element(self) -> tuple[str, Any]:
+        self._peek()
+        return self._decode()
+
+    def _peek(self) -> str:
+        """The next character that isn't white space, "" at the end of the file."""
+        while True:
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def _decode(self) -> tuple[str, Any]:
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                # Where the text read so far ends, an error may only mean that there is more to read.
+                near_end = not self._text[error.pos + _LONGEST_LITERAL :].strip()
+                if self._ended or not (near_end or error.msg.startswith("Unterminated string")):
+                    raise self._broken(error.msg, error.pos) from error
+            else:
+                # "-1.5e" and "-1.5" read as one number: what comes next decides.
+                spare = _LONGEST_LITERAL if isinstance(value, int | float) else 0
+                if end + spare < len(self._text) or self._ended:
+                    text = self._text[self._at : end]
+                    self._at = end
+                    return text, value
+            self._more()
+
+    def _more(self) -> bool:
+        """Read on, twice as much as is left, so that a long row costs no more than its length."""
+        gone = self._text[: self._at]
+        self._dropped += len(gone)
+        self._lines += gone.count("\n")
+        self._column = len(gone) - gone.rfind("\n") - 1 if "\n" in gone else self._column + len(gone)
+        self._text = self._text[self._at :]
+        self._at = 0
+        piece = self._stream.read(max(_CHUNK, len(self._text)))
+        self._text += piece
+        self._ended = not piece
+        return bool(piece)
+
+    def _broken(self, message: str, at: int) -> DataError:
+        before = self._text[:at]
+        line = self._lines + before.count("\n") + 1
+        column = at - before.rfind("\n") if "\n" in before else self._column + at + 1
+        cut = " (the file ends there: it was probably cut off; copy it again)" if self._is_cut(at) else ""
+        return DataError(
+            f"{self._path}: not valid JSON at line {line}, column {column} (character {self._dropped + at}): "
+            f"{message}{cut}; expected a list of rows: [{{...}}, ...]"
+        )
+
+    def _is_cut(self, at: int) -> bool:
+        # An unterminated string is reported at its opening quote, so look for a closed bracket at the end as well.
+        last = self._text[at:].rstrip()[-1:]
+        nothing_left = not last
+        while piece := self._stream.read(_CHUNK):
+            if piece.strip():
+                last, nothing_left = piece.rstrip()[-1], False
+        return nothing_left or last != "]"
+
+
+def _type_name(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
