@@ -1,8 +1,19 @@
-"""The exception family. Everything a user can cause is a `UserError`; the command line prints it and exits with 2."""
+"""The exception family. The command line prints a `UserError` and exits with its `exit_code`."""
 
 
 class UserError(Exception):
     """A mistake its reader can mend: the message names the place, the value, what was expected and what to do."""
+
+    exit_code = 2
+
+
+class Preempted(UserError):
+    """Not a mistake: the machine was taken away. A checkpoint was written, and the same command goes on from it.
+
+    The exit code is EX_TEMPFAIL of sysexits.h, by which a scheduler's script knows that it may requeue the job.
+    """
+
+    exit_code = 75
 
 
 class ConfigError(UserError):

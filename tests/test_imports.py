@@ -15,6 +15,7 @@ LEVELS = {
     "data": 2,
     "training": 3,
     "inference": 3,
+    "planning": 4,
     "evaluation": 4,
     "analysis": 4.5,  # reads what evaluation wrote
     "serving": 4,

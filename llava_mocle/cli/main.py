@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from llava_mocle import __version__
-from llava_mocle.errors import UserError
+from llava_mocle.errors import Preempted, UserError
 
 # name -> (module with add_arguments(parser) and run(args) -> int, one-line help)
 SUBCOMMANDS = {
     "build": ("llava_mocle.cli.build", "join a language model and a vision tower into a LLaVA base folder"),
     "data": ("llava_mocle.cli.data", "validate rows and images before training"),
     "cluster": ("llava_mocle.cli.cluster", "embed instructions, fit k-means, assign every row; inspect a result"),
+    "plan": ("llava_mocle.cli.plan", "memory, hours and the command to start with, before any GPU is paid for"),
     "train": ("llava_mocle.cli.train", "train a recipe: stage 1 (projector) or stage 2 (MoCLE or a baseline)"),
     "generate": ("llava_mocle.cli.generate", "answer one prompt about one image, and say which cluster it took"),
     "eval": ("llava_mocle.cli.eval", "score a model on held-out rows"),
@@ -42,7 +43,7 @@ def _subcommand_parser(name: str) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return its exit code: 0 done, 1 problems found, 2 a mistake in the input."""
+    """Run one subcommand and return its exit code: 0 done, 1 problems found, 2 a mistake in the input, 75 preempted."""
     parser = argparse.ArgumentParser(
         prog="llava-mocle",
         usage="llava-mocle [--version] SUBCOMMAND ...",
@@ -65,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args._run(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_ERROR
+        label = "preempted" if isinstance(error, Preempted) else "error"
+        print(f"{label}: {error}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

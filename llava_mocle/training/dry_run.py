@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from peft import get_peft_model
+from torch import nn
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 import llava_mocle.model  # noqa: F401  (registers the grid tower with AutoConfig)
@@ -16,26 +17,34 @@ from llava_mocle.training.recipe import Recipe
 DEFAULT_ENCODER_DIM = 384
 
 
-def dry_run(recipe: Recipe) -> str:
-    """What a recipe would train, as text.
+def meta_model(recipe: Recipe) -> nn.Module:
+    """The model a recipe trains, on the meta device: shapes and what requires a gradient, but no values.
 
     Raises:
         ConfigError: a key does not fit, a target matches nothing, or no model configuration is at hand.
     """
-    args = recipe.training_arguments(report_to="none")
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(AutoConfig.from_pretrained(_config_source(recipe.model)))
         if recipe.stage.stage == "pretrain":
             freeze_all_but_projector(model)
-        else:
-            num_datasets = len(recipe.data.dataset_specs())
-            config = adapter_config(
-                recipe.adapter,
-                num_datasets=num_datasets,
-                centroids=None,
-                cluster_shape=(recipe.cluster.num_clusters, DEFAULT_ENCODER_DIM),
-            )
-            model = get_peft_model(model, config)
+            return model
+        config = adapter_config(
+            recipe.adapter,
+            num_datasets=len(recipe.data.dataset_specs()),
+            centroids=None,
+            cluster_shape=(recipe.cluster.num_clusters, DEFAULT_ENCODER_DIM),
+        )
+        return get_peft_model(model, config)
+
+
+def dry_run(recipe: Recipe) -> str:
+    """What a recipe would train, as text.
+
+    Raises:
+        ConfigError: as `meta_model`.
+    """
+    args = recipe.training_arguments(report_to="none")
+    model = meta_model(recipe)
     counts = count_parameters(model)
     lines = [f"recipe      {recipe.source or 'command line'}", f"stage       {recipe.stage.stage}"]
     if recipe.stage.stage == "finetune":

@@ -1,0 +1,74 @@
+"""Operations of a step: 2 for each multiply-add of a matrix product; what is elementwise is left out.
+
+A linear takes 2 x parameters x tokens forward. Backward, a frozen one needs the gradient of its input (the same again),
+a trained one that of its weights as well (twice the forward). Attention (scores and values, the whole square, as it is
+usually counted) takes 4 T^2 x width a layer forward, twice that backward. Gradient checkpointing runs the layers'
+forward once more. The gates' products (S E D a sample) are too small to count.
+"""
+
+from dataclasses import dataclass
+
+from llava_mocle.planning.shapes import ModelShape
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations, forward (`recomputed` included) and backward together, by part.
+
+    `layers`: frozen linears of the language model; `recomputed`: what gradient checkpointing runs again.
+    """
+
+    layers: int
+    attention: int
+    experts: int
+    head: int
+    projector: int
+    vision: int
+    recomputed: int
+
+    @property
+    def total(self) -> int:
+        return self.layers + self.attention + self.experts + self.head + self.projector + self.vision + self.recomputed
+
+
+def forward_flops(shape: ModelShape, *, samples: float, length: float, images: float) -> Flops:
+    """One forward of `samples` samples of `length` tokens, with `images` images among them."""
+    tokens = samples * length
+    return Flops(
+        layers=round(2 * shape.layer_linear * tokens),
+        attention=round(4 * samples * length**2 * shape.query_width * shape.layers),
+        experts=round(_expert_flops(shape) * tokens),
+        head=round(2 * shape.hidden * shape.vocab * tokens),
+        projector=round(2 * shape.projector_linear * images * shape.tower.image_tokens),
+        vision=round(_tower_flops(shape) * images),
+        recomputed=0,
+    )
+
+
+def training_flops(shape: ModelShape, *, samples: float, length: float, images: float, checkpointing: bool) -> Flops:
+    """Forward and backward of `samples` samples of `length` tokens, with `images` images among them."""
+    once = forward_flops(shape, samples=samples, length=length, images=images)
+    recomputed = once.layers + once.attention + once.experts if checkpointing else 0
+    # The projector's second linear alone passes a gradient down; its first reads frozen features.
+    passed_down = 2 * shape.hidden**2 * images * shape.tower.image_tokens
+    return Flops(
+        layers=2 * once.layers,
+        attention=3 * once.attention,
+        experts=3 * once.experts,
+        head=2 * once.head,
+        projector=2 * once.projector + round(passed_down),
+        vision=once.vision,
+        recomputed=recomputed,
+    )
+
+
+def _expert_flops(shape: ModelShape) -> int:
+    """A token's forward through the experts that it takes, at all sites."""
+    if shape.experts is None:
+        return 0
+    widths = sum(site.in_features + site.out_features for sites in shape.layer_sites for site in sites)
+    return 2 * shape.experts.active * shape.experts.rank * widths
+
+
+def _tower_flops(shape: ModelShape) -> int:
+    return shape.tower.linear_flops + shape.tower.attention_flops + shape.tower.other_flops

@@ -1,0 +1,148 @@
+"""Memory of one GPU (and of the host, under offload), part by part."""
+
+from dataclasses import dataclass
+
+from llava_mocle.planning.activations import Activations
+from llava_mocle.planning.hardware import GIB
+from llava_mocle.planning.precision import Precision
+from llava_mocle.planning.shapes import ModelShape
+
+# DeepSpeed's defaults where the shipped configurations leave them: most parameters gathered at once, and the size of
+# a group of parameters that the optimizer steps over.
+_MAX_LIVE = 10**9
+_SUB_GROUP = 10**9
+# Assumed, not measured: CUDA context, NCCL's buffers and cuBLAS workspaces; and what fragmentation wastes.
+CONTEXT = 3 * GIB // 2
+FRAGMENTATION = 0.1
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How the model's state is split over the GPUs.
+
+    Attributes:
+        key: short name, for flags and JSON.
+        title: for people.
+        stage: of ZeRO; 0: every GPU holds everything, without DeepSpeed.
+        offload: parameters and optimizer live in the host's memory.
+        config: the DeepSpeed configuration that ships for it.
+    """
+
+    key: str
+    title: str
+    stage: int
+    offload: bool
+    config: str | None
+
+    @property
+    def deepspeed(self) -> bool:
+        return self.stage > 0
+
+
+DDP = Strategy("ddp", "no DeepSpeed", 0, False, None)
+ZERO2 = Strategy("zero2", "ZeRO-2", 2, False, "zero_configs/zero2.json")
+ZERO3 = Strategy("zero3", "ZeRO-3", 3, False, "zero_configs/zero3.json")
+OFFLOAD = Strategy("zero3_offload", "ZeRO-3 + offload", 3, True, "zero_configs/zero3_offload.json")
+# From the simplest to the most involved.
+STRATEGIES = (DDP, ZERO2, ZERO3, OFFLOAD)
+
+
+@dataclass(frozen=True)
+class State:
+    """Bytes on one GPU (`host`: in one node's memory) that are there whatever the batch.
+
+    Attributes:
+        language_model, vision_tower, projector: frozen weights; the projector's is the original that PEFT keeps
+            beside the trained copy.
+        trainable: weights of experts, router and trained projector.
+        gradients: of the trainable parameters.
+        optimizer: moments, and the float32 master copy where there is one.
+        buckets: buffers of the communication, and under ZeRO-3 the parameters gathered at a time.
+        step: needed during the optimizer's step only, when no activations are held.
+        host: all of the above that is kept in the host's memory instead, for all GPUs of a node.
+    """
+
+    language_model: int
+    vision_tower: int
+    projector: int
+    trainable: int
+    gradients: int
+    optimizer: int
+    buckets: int
+    step: int
+    host: int = 0
+
+    @property
+    def resident(self) -> int:
+        """Everything but `step` and `host`."""
+        weights = self.language_model + self.vision_tower + self.projector + self.trainable
+        return weights + self.gradients + self.optimizer + self.buckets
+
+    def peak(self, activations: Activations) -> int:
+        """The most that is held at a time: in backward, or in the optimizer's step."""
+        return self.resident + max(activations.peak, self.step)
+
+    def total(self, activations: Activations, memory: int) -> int:
+        """`peak` with what is set aside on a GPU of this memory."""
+        return self.peak(activations) + CONTEXT + round(FRAGMENTATION * memory)
+
+
+def share(number: int, parts: int) -> int:
+    """The largest part when `number` things are split evenly, rounded up."""
+    return -(-number // parts)
+
+
+def model_state(
+    shape: ModelShape, strategy: Strategy, precision: Precision, *, gpus: int, gpus_per_node: int | None = None
+) -> State:
+    """What a GPU holds besides activations.
+
+    Args:
+        gpus: of all nodes.
+        gpus_per_node: how many share a host's memory; default: all.
+    """
+    if strategy.stage == 3:
+        return _partitioned(shape, strategy, precision, gpus, gpus_per_node or gpus)
+    counts, trained = shape.counts, shape.counts.trainable
+    parts = gpus if strategy.stage == 2 else 1
+    if strategy.stage == 2:
+        buckets = 2 * shape.hidden**2 * precision.gradients
+        step = share(trained, gpus) * precision.master
+    else:
+        # DDP's own copy of all gradients, from which it sends.
+        buckets = trained * precision.gradients if gpus > 1 else 0
+        step = 0
+    return State(
+        language_model=counts.language_model * precision.weights,
+        vision_tower=counts.vision_tower * precision.weights,
+        projector=counts.frozen_projector * precision.weights,
+        trainable=trained * precision.trainable,
+        gradients=share(trained, parts) * precision.gradients,
+        optimizer=share(trained, parts) * (precision.master + precision.moments),
+        buckets=buckets,
+        step=step,
+    )
+
+
+def _partitioned(shape: ModelShape, strategy: Strategy, precision: Precision, gpus: int, per_node: int) -> State:
+    counts = shape.counts
+    trained = share(counts.trainable, gpus)
+    weights = {
+        name: share(number, gpus) * precision.weights
+        for name, number in (
+            ("language_model", counts.language_model),
+            ("vision_tower", counts.vision_tower),
+            ("projector", counts.frozen_projector),
+        )
+    }
+    weights["trainable"] = trained * precision.trainable
+    optimizer = trained * (precision.master + precision.moments)
+    gathered = min(counts.all, _MAX_LIVE) if gpus > 1 or strategy.offload else 0
+    buckets = (gathered + shape.small) * precision.weights + 2 * shape.hidden**2 * precision.gradients
+    gradients = trained * precision.gradients
+    stepped = min(trained, _SUB_GROUP) * precision.master
+    if not strategy.offload:
+        return State(**weights, gradients=gradients, optimizer=optimizer, buckets=buckets, step=stepped)
+    # The host keeps float32 gradients of the whole partition, pinned.
+    host = (sum(weights.values()) + optimizer + trained * (precision.gradients + precision.master)) * per_node
+    return State(**dict.fromkeys(weights, 0), gradients=gradients, optimizer=0, buckets=buckets, step=0, host=host)

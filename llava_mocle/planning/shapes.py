@@ -1,0 +1,128 @@
+"""The sizes of a model that memory, operations and traffic are computed from."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Site:
+    """One adapted linear: its name in the layer (`up_proj`) and its width on both sides."""
+
+    name: str
+    in_features: int
+    out_features: int
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The adapter of every site.
+
+    Attributes:
+        rank: r of every expert.
+        slots: experts a site holds, the universal one included.
+        top_k: task experts that a sample takes; the whole of it for a plain LoRA.
+        universal: whether every sample takes the universal expert as well.
+        routed: False for a plain LoRA, whose only expert has weight 1.
+        dropout: whether there is dropout in front of the experts.
+    """
+
+    rank: int
+    slots: int
+    top_k: int
+    universal: bool
+    routed: bool
+    dropout: bool = False
+
+    @property
+    def active(self) -> int:
+        """Experts that one sample takes at one site."""
+        return self.top_k + int(self.universal)
+
+
+@dataclass(frozen=True)
+class Tower:
+    """The vision tower, frozen.
+
+    Attributes:
+        image_tokens: what one image becomes in the language model.
+        positions: tokens inside the tower, with those that are dropped.
+        hidden: width of a token.
+        layers, used_layers: how many there are, and how many feed the projector.
+        linear_flops, attention_flops, other_flops: operations of one image's forward.
+    """
+
+    image_tokens: int
+    positions: int
+    hidden: int
+    layers: int
+    used_layers: int
+    linear_flops: int
+    attention_flops: int
+    other_flops: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of parameters. Frozen: language model, vision tower, the projector's original. Trained: the others."""
+
+    language_model: int
+    vision_tower: int
+    frozen_projector: int
+    experts: int
+    router: int
+    projector: int
+
+    @property
+    def frozen(self) -> int:
+        return self.language_model + self.vision_tower + self.frozen_projector
+
+    @property
+    def trainable(self) -> int:
+        return self.experts + self.router + self.projector
+
+    @property
+    def all(self) -> int:
+        return self.frozen + self.trainable
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A LLaVA model around a Llama-like language model, as one recipe trains it.
+
+    Attributes:
+        hidden, intermediate, heads, kv_heads, head_dim, vocab: of the language model.
+        layer_sites: the adapted linears of each layer; its length is the number of layers.
+        layer_linear: parameters of all frozen linears in the layers together.
+        experts: None in stage 1.
+        projector_in, projector_linear: width of what enters the projector, and parameters of its two linears.
+        counts: numbers of parameters.
+        small: parameters in tensors of at most 10 x hidden values, which ZeRO-3 leaves whole on every GPU.
+    """
+
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    layer_sites: tuple[tuple[Site, ...], ...]
+    layer_linear: int
+    experts: Experts | None
+    projector_in: int
+    projector_linear: int
+    tower: Tower
+    counts: Counts
+    small: int
+
+    @property
+    def layers(self) -> int:
+        return len(self.layer_sites)
+
+    @property
+    def query_width(self) -> int:
+        """Width of the queries of all heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def key_width(self) -> int:
+        """Width of the keys (or values) of all key-value heads."""
+        return self.kv_heads * self.head_dim

@@ -1,0 +1,108 @@
+"""How many samples and tokens an epoch has: counted and estimated from the rows, or as told."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.data.conversation import IMAGE_TOKEN, row_images, row_turns
+from llava_mocle.data.mixture import DatasetSpec, Mixture
+from llava_mocle.errors import ConfigError
+from llava_mocle.model.processing import has_tokenizer, load_tokenizer
+from llava_mocle.training.recipe import Recipe
+
+# Assumed where neither rows nor a number are given: text of a sample, its prompt's frame included.
+TEXT_TOKENS = 128
+# The usual rule of thumb for English text, where no tokenizer is at hand.
+CHARACTERS_PER_TOKEN = 4
+# Rows looked at for the estimate, over all datasets.
+_ROWS_READ = 2000
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One epoch.
+
+    Attributes:
+        samples: rows x repeat.
+        tokens: a sample's average, image tokens included.
+        images: a sample's average.
+        origin: where the numbers come from, for people.
+    """
+
+    samples: int
+    tokens: float
+    images: float
+    origin: str
+
+
+def find_workload(
+    recipe: Recipe, image_tokens: int, *, samples: int | None = None, tokens: float | None = None
+) -> Workload:
+    """The workload of a recipe.
+
+    Args:
+        image_tokens: what one image becomes.
+        samples, tokens: samples of an epoch, and tokens of a sample; None: from the rows.
+
+    Raises:
+        ConfigError: a number below 1, or no `samples` and no rows to count.
+        DataError: rows that are there are wrong.
+    """
+    for name, value in (("--samples", samples), ("--tokens-per-sample", tokens)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value:g}, expected a number from 1")
+    specs = recipe.data.dataset_specs()
+    missing = [spec.data_path for spec in specs if not Path(spec.data_path).is_file()]
+    if not missing and (samples is None or tokens is None):
+        found = _from_rows(recipe, specs, image_tokens)
+        note = " (one replaced by a flag)" if samples or tokens else ""
+        return Workload(samples or found.samples, tokens or found.tokens, found.images, found.origin + note)
+    if samples is None:
+        raise ConfigError(
+            f"{missing[0]} is not here ({len(missing)} of {len(specs)} files of rows are missing), so samples cannot "
+            "be counted; say how many an epoch has (rows x repeat) with --samples N"
+        )
+    images = 1.0 if tokens is None or tokens > image_tokens else 0.0
+    if tokens is not None:
+        return Workload(samples, tokens, images, f"as told; {images:.0f} image a sample assumed")
+    origin = f"samples as told; tokens assumed: one image of {image_tokens} and {TEXT_TOKENS} of text a sample"
+    return Workload(samples, image_tokens + TEXT_TOKENS, images, origin)
+
+
+def _from_rows(recipe: Recipe, specs: Sequence[DatasetSpec], image_tokens: int) -> Workload:
+    mixture = Mixture.load(specs)
+    tokenizer = _tokenizer(recipe)
+    weights = tokens = images = 0.0
+    read = 0
+    for spec in specs:
+        rows = mixture.rows[spec.name]
+        taken = list(_spread(rows, _ROWS_READ // len(specs)))
+        read += len(taken)
+        # Each dataset counts by all its rows, however many of them were read.
+        weight = len(rows) * spec.repeat / len(taken)
+        for row in taken:
+            shown = len(row_images(row))
+            length = _text_tokens(row, tokenizer) + shown * image_tokens
+            weights += weight
+            images += weight * shown
+            tokens += weight * min(length, recipe.data.model_max_length)
+    by = "the model's tokenizer" if tokenizer else f"{CHARACTERS_PER_TOKEN} characters a token"
+    origin = f"samples counted; tokens estimated from {read:,} rows by {by}"
+    return Workload(len(mixture), tokens / weights, images / weights, origin)
+
+
+def _spread(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[Mapping[str, Any]]:
+    count = min(len(rows), max(number, 1))
+    return (rows[index * len(rows) // count] for index in range(count))
+
+
+def _text_tokens(row: Mapping[str, Any], tokenizer: Any) -> float:
+    """Tokens of a row's turns without their template, which adds some ten a turn."""
+    text = "\n".join(turn.text.replace(IMAGE_TOKEN, "") for turn in row_turns(row))
+    return len(tokenizer(text).input_ids) if tokenizer else len(text) / CHARACTERS_PER_TOKEN
+
+
+def _tokenizer(recipe: Recipe) -> Any:
+    folder = recipe.model.model_name_or_path
+    return load_tokenizer(Path(folder)) if folder and has_tokenizer(Path(folder)) else None

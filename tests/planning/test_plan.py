@@ -1,0 +1,161 @@
+"""The command, from a recipe to a recommendation."""
+
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llava_mocle.cli.main import main
+from llava_mocle.errors import ConfigError
+from llava_mocle.planning.hardware import GPUS, Cluster, find_gpu
+from llava_mocle.planning.memory import DDP, OFFLOAD, ZERO2, ZERO3
+from llava_mocle.planning.plan import make_plan
+from llava_mocle.planning.settings import Settings, read_settings
+from llava_mocle.planning.workload import find_workload
+from llava_mocle.training.recipe import known_keys, load_recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPE = str(ROOT / "scripts" / "recipes" / "llava_v1_5_7b_mocle.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def plan_of(gpu="a100-80", gpus=8, nodes=1, overrides=(), **options):
+    cluster = Cluster.of(find_gpu(gpu), gpus, nodes)
+    return make_plan(load_recipe(RECIPE, list(overrides)), cluster, overrides=overrides, **{"samples": 10**6} | options)
+
+
+def test_steps_and_hours():
+    plan = plan_of(tokens=700, mfu=0.5)
+    assert (plan.global_batch, plan.steps_per_epoch, plan.steps) == (128, 7813, 7813)
+    item = plan.own
+    assert item.compute_seconds == pytest.approx(item.flops.total / (8 * 312e12 * 0.5))
+    assert plan.hours(item) == pytest.approx(7813 * (item.compute_seconds + item.communication_seconds) / 3600)
+    assert plan_of(tokens=700, mfu=0.25).own.compute_seconds == pytest.approx(2 * item.compute_seconds)
+
+
+def test_the_recommendation_fits_and_keeps_the_global_batch():
+    for gpu, gpus, batch in (("a100-80", 8, None), ("a100-40", 4, 128), ("l40s", 8, 128), ("a10", 4, 128)):
+        plan = plan_of(gpu, gpus, global_batch=batch)
+        chosen = plan.chosen
+        assert chosen is not None, gpu
+        assert chosen.micro_batch * chosen.accumulation * gpus == 128
+        assert chosen.total <= GPUS[gpu].memory
+        assert chosen.step_seconds <= 1.05 * min(item.step_seconds for item in plan.found if item.fits)
+
+
+def test_less_memory_never_makes_more_fit():
+    fitting = [sum(item.fits for item in plan_of(gpu).found) for gpu in ("a10", "a100-40", "a100-80", "h200")]
+    assert fitting == sorted(fitting)
+    assert 0 < fitting[0] < fitting[-1]
+
+
+def test_nothing_fits():
+    plan = plan_of("a10", 1, global_batch=1, overrides=["--lora_r", "1024", "--model_max_length", "60000"])
+    assert plan.chosen is None
+    assert plan.command is None
+
+
+def test_the_command_line_is_a_recipe_that_resolves():
+    plan = plan_of("a10", 4, overrides=("--lora_r", "64"), global_batch=128)
+    words = plan.command.split()
+    overrides = words[words.index("train") + 2 :]
+    settings = read_settings(load_recipe(RECIPE, overrides))
+    chosen = plan.chosen
+    assert (settings.micro_batch, settings.accumulation) == (chosen.micro_batch, chosen.accumulation)
+    assert (settings.checkpointing, settings.strategy) == (chosen.checkpointing, chosen.strategy)
+    assert chosen.strategy != DDP
+    assert "--lora_r 64" in plan.command
+    assert "--nnodes 2" in plan_of(nodes=2).command
+
+
+def test_a_recipe_with_deepspeed_is_recognized():
+    def strategy(*words):
+        return read_settings(load_recipe(RECIPE, words)).strategy
+
+    assert strategy() == DDP
+    assert strategy("--deepspeed", "zero_configs/zero2.json") == ZERO2
+    assert strategy("--deepspeed", "zero_configs/zero3.json") == ZERO3
+    assert strategy("--deepspeed", OFFLOAD.config) == OFFLOAD
+    with pytest.raises(ConfigError, match=r"deepspeed is 'none\.json'"):
+        strategy("--deepspeed", "none.json")
+    # Where the recommendation does without, it has to say so.
+    plan = plan_of(overrides=("--deepspeed", "zero_configs/zero3.json"))
+    if plan.chosen.strategy == DDP:
+        assert plan.command.endswith("--deepspeed ''")
+
+
+def test_settings_of_the_recipe():
+    settings = read_settings(load_recipe(RECIPE))
+    expected = Settings(16, 1, True, DDP, True, 2, 8, "sdpa", 1.0, 0, 2048)
+    for item in fields(Settings):
+        assert getattr(settings, item.name) == getattr(expected, item.name), item.name
+
+
+def test_rows_are_counted_and_tokens_estimated(tmp_path):
+    def rows(name, number, characters, image):
+        turns = [{"from": "human", "value": "<image>\n" * image + "x" * characters}, {"from": "gpt", "value": "y" * 40}]
+        row = {"conversations": turns} | ({"image": "a.png"} if image else {})
+        (tmp_path / name).write_text(json.dumps([{"id": str(i)} | row for i in range(number)]))
+        return {"name": name, "data_path": str(tmp_path / name), "repeat": 3 if image else 1}
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"datasets": [rows("a", 10, 120, True), rows("b", 20, 360, False)]}))
+    found = find_workload(load_recipe(recipe), image_tokens=576)
+    assert found.samples == 10 * 3 + 20
+    assert found.images == pytest.approx(30 / 50)
+    # (120 + 40) / 4 and (360 + 40) / 4 of text, give or take the line breaks between turns.
+    assert found.tokens == pytest.approx((30 * (576 + 40) + 20 * 100) / 50, rel=0.005)
+    assert find_workload(load_recipe(recipe), 576, samples=7).samples == 7
+    cut = find_workload(load_recipe(recipe, ["--model_max_length", "90"]), 576)
+    assert cut.tokens == 90
+
+
+def test_missing_rows_ask_for_samples(capsys):
+    assert main(["plan", RECIPE, "--gpus", "8", "--gpu", "a100-80"]) == 2
+    error = capsys.readouterr().err
+    assert "--samples" in error
+    assert "llava_v1_5_mix665k.json" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--gpu", "a100"], "a100-40, a100-80"),
+        (["--gpu", "h100", "--gpus", "0"], "--gpus is 0"),
+        (["--gpu", "h100", "--mfu", "40"], "--mfu is 40"),
+        (["--gpu", "h100", "--global-batch", "100"], "--global-batch is 100"),
+        (["--gpu", "h100", "--tokens-per-sample", "0"], "--tokens-per-sample is 0"),
+        (["--gpu", "h100", "--lora_rank", "8"], "lora_r"),
+    ],
+)
+def test_mistakes(words, expected, capsys):
+    assert main(["plan", RECIPE, "--gpus", "8", "--samples", "1000", *words]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_printed_and_written(tmp_path, capsys):
+    path = tmp_path / "out" / "plan.json"
+    words = ["--gpus", "8", "--gpu", "a100-80", "--samples", "1000000", "--lora_r", "64", "--json", str(path)]
+    assert main(["plan", RECIPE, *words]) == 0
+    printed = capsys.readouterr().out
+    for text in ("309,329,920", "1,000,000 samples", "MFU 0.4", "ZeRO-3", "recommended", "torchrun", "--lora_r 64"):
+        assert text in printed
+    values = json.loads(path.read_text())
+    assert values["shape"]["counts"]["experts"] == 309_329_920
+    assert values["recommended"]["fits"]
+    assert values["recommended"]["hours"] == pytest.approx(
+        values["steps"] * values["recommended"]["step_seconds"] / 3600
+    )
+    assert values["steps"] == math.ceil(1_000_000 / 128)
+
+
+def test_flags_of_the_command_are_no_recipe_keys():
+    own = {"gpus", "gpu", "nodes", "mfu", "samples", "tokens_per_sample", "longest", "global_batch", "network_gbit"}
+    assert not (own | {"json"}) & set(known_keys())
