@@ -3,9 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +11,7 @@ from torch import nn
 
 from llava_mocle.errors import CheckpointError
 from llava_mocle.model.folders import LEGACY_PROJECTOR_WEIGHTS, PROJECTOR_CONFIG, PROJECTOR_WEIGHTS
+from llava_mocle.model.gathering import gathered, whole_shape
 
 MODULE_NAME = "multi_modal_projector"
 
@@ -78,14 +77,14 @@ def load_projector(model: nn.Module, path: str | Path) -> None:
     file = _projector_file(Path(path))
     weights = _read_projector(file)
     target = dict(get_projector(model).named_parameters())
-    expected = {name: _shape(value) for name, value in target.items()}
+    expected = {name: whole_shape(value) for name, value in target.items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     if expected != found:
         raise CheckpointError(
             f"{file}: is not this model's projector. Found {found}, expected {expected}; "
             "it belongs to another language model or vision tower."
         )
-    with torch.no_grad(), _gathered(list(target.values())):
+    with torch.no_grad(), gathered(list(target.values()), modified=True):
         for name, parameter in target.items():
             parameter.copy_(weights[name])
 
@@ -118,16 +117,3 @@ def _plain_name(name: str) -> str:
     layer, _, kind = name.rpartition(".")
     layer = layer.rpartition(".")[2]
     return f"{_LEGACY_LAYERS.get(layer, layer)}.{kind}"
-
-
-def _shape(parameter: torch.Tensor) -> tuple[int, ...]:
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
-def _gathered(parameters: list[Any]) -> Any:
-    # Under ZeRO-3 parameters are made whole first, and scattered again with what rank 0 wrote.
-    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)

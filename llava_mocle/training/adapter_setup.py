@@ -1,11 +1,13 @@
 """`AdapterArguments` -> `MocleConfig`, and which parameters each stage trains."""
 
 import re
+from math import prod
 
 from torch import nn
 
 from llava_mocle.adapter import MocleConfig
 from llava_mocle.errors import ConfigError
+from llava_mocle.model.gathering import whole_shape
 from llava_mocle.training.arguments import AdapterArguments
 
 PROJECTOR = "multi_modal_projector"
@@ -82,8 +84,9 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
     counts = {"all": 0, "trainable": 0, "experts": 0, "router": 0, "projector": 0}
     for name, parameter in model.named_parameters():
-        counts["all"] += parameter.numel()
+        size = prod(whole_shape(parameter))
+        counts["all"] += size
         if parameter.requires_grad:
-            counts["trainable"] += parameter.numel()
-            counts[group_of(name)] += parameter.numel()
+            counts["trainable"] += size
+            counts[group_of(name)] += size
     return counts

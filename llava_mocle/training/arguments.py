@@ -168,6 +168,11 @@ class StageArguments:
     stop_after_steps: int | None = option(
         None, "Save a checkpoint and stop at this step, leaving the schedule as it is; `--resume auto` goes on."
     )
+    universal_checkpoint: bool = option(
+        False,
+        "Resuming a DeepSpeed run on another number of processes (or another ZeRO stage): convert its optimizer state. "
+        "Without it the weights and the schedule go on, and the optimizer starts afresh.",
+    )
     vision_feature_cache: int = option(
         0, "Keep this many images' frozen vision features in memory (towers that offer it); 0: off."
     )

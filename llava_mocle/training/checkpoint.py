@@ -12,6 +12,7 @@ import yaml
 
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.training.recipe import Recipe, write_recipe
+from llava_mocle.training.seal import flaw, read_seal, write_seal
 
 if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
@@ -26,7 +27,10 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _FREE_KEYS = {
     "resume", "stop_after_steps", "output_dir", "logging_steps", "save_steps", "save_total_limit", "report_to",
     "eval_steps", "dataloader_num_workers", "vision_feature_cache", "disable_tqdm", "attn_implementation",
-    "run_name", "save_strategy", "eval_strategy", "logging_strategy", "model_config",
+    "run_name", "save_strategy", "eval_strategy", "logging_strategy", "model_config", "deepspeed",
+    "universal_checkpoint", "per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size",
+    "gradient_checkpointing", "activation_checkpointing", "activation_checkpointing_kwargs", "ddp_timeout",
+    "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_pin_memory",
 }  # fmt: skip
 
 
@@ -56,16 +60,17 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def newest_checkpoint(output_dir: str | Path) -> Path | None:
-    """The whole checkpoint with the most steps in `output_dir`, or None. One without a trainer state is skipped."""
+    """The whole checkpoint with the most steps in `output_dir`, or None; others are skipped with a message."""
     folder = Path(output_dir)
     if not folder.is_dir():
         return None
     for candidate in sorted(folder.iterdir(), key=checkpoint_step, reverse=True):
         if checkpoint_step(candidate) < 0:
             continue
-        if (candidate / "trainer_state.json").is_file():
+        trouble = flaw(candidate)
+        if trouble is None:
             return candidate
-        logger.warning("%s is not whole (it has no trainer_state.json); looking for an older one", candidate)
+        logger.warning("%s is not whole (%s); looking for an older one", candidate, trouble)
     return None
 
 
@@ -85,15 +90,18 @@ def checkpoint_to_resume(resume: str, output_dir: str | Path) -> Path | None:
             )
         return None
     folder = Path(resume)
-    if not (folder / "trainer_state.json").is_file():
+    trouble = flaw(folder)
+    if trouble is not None:
         raise CheckpointError(
-            f"{folder}: no checkpoint to resume from (no trainer_state.json); give a checkpoint-N folder, auto or never"
+            f"{folder}: no whole checkpoint to resume from ({trouble}); give another checkpoint-N folder, auto or never"
         )
     return folder
 
 
-def check_same_recipe(checkpoint: Path, recipe: Recipe) -> None:
+def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> None:
     """Refuse to resume under a recipe that would change what is trained.
+
+    How the global batch is split over processes, device batches and accumulation steps may change; its size may not.
 
     Raises:
         ConfigError: names every key that differs, with both values.
@@ -108,6 +116,12 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe) -> None:
         for key in sorted({*before, *now} - _FREE_KEYS)
         if before.get(key) != now.get(key)
     ]
+    batch_before = read_seal(checkpoint).get("global_batch", global_batch)
+    if batch_before != global_batch:
+        differ.append(
+            f"global batch (per_device_train_batch_size x gradient_accumulation_steps x processes): "
+            f"{batch_before} then, {global_batch} now"
+        )
     if differ:
         raise ConfigError(
             f"{checkpoint}: was trained with another recipe ({'; '.join(differ)}); "
@@ -120,11 +134,17 @@ def staging_dir(output_dir: str | Path) -> Path:
     return Path(output_dir) / STAGING_FOLDER
 
 
-def publish(output_dir: str | Path, name: str) -> Path:
-    """Move a checkpoint that is whole from the staging folder into `output_dir`."""
-    source, target = staging_dir(output_dir) / name, Path(output_dir) / name
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(source, target)
+def clear_staging(output_dir: str | Path) -> None:
+    """Remove what a run that was cut off while it wrote has left behind."""
     shutil.rmtree(staging_dir(output_dir), ignore_errors=True)
+
+
+def publish(output_dir: str | Path, name: str, **facts: Any) -> Path:
+    """Seal a checkpoint in the staging folder and move it into `output_dir`; one of that name makes room first."""
+    source, target = staging_dir(output_dir) / name, Path(output_dir) / name
+    write_seal(source, **facts)
+    if target.exists():
+        os.replace(target, staging_dir(output_dir) / f"{name}.before")
+    os.replace(source, target)
+    clear_staging(output_dir)
     return target

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 
 from llava_mocle.clustering import ClusterModel
 from llava_mocle.clustering.assign import read_assignments, route_texts
@@ -45,13 +46,16 @@ def prepare_data(recipe: Recipe, loaded: LoadedModel) -> TrainingData:
     """
     specs = recipe.data.dataset_specs()
     cluster_model = _cluster_model(recipe)
-    train = Mixture.load(specs)
+    # One process a machine parses, checks and measures the rows; the others map what it has written.
+    with PartialState().local_main_process_first():
+        mixture = Mixture.load(specs)
+        train = _dataset(recipe, loaded, mixture, _ids_of_training(recipe, mixture, cluster_model))
+        held_out = Mixture.load(specs, split="eval") if any(spec.eval_data_path for spec in specs) else None
     validation = None
-    if any(spec.eval_data_path for spec in specs):
-        held_out = Mixture.load(specs, split="eval")
+    if held_out is not None:
         validation = _dataset(recipe, loaded, held_out, _ids_of_held_out(held_out, cluster_model))
     return TrainingData(
-        train=_dataset(recipe, loaded, train, _ids_of_training(recipe, train, cluster_model)),
+        train=train,
         validation=validation,
         dataset_names=[spec.name for spec in specs],
         cluster_model=cluster_model,

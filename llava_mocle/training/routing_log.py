@@ -2,7 +2,8 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class RoutingLog:
-    """Averages over this process's forwards since the last log.
+    """Averages over the forwards since the last log, of every process.
 
     Per site group (the linear's own name, such as `up_proj`): mean weight of the chosen expert (`gate`), share of
     samples each expert got (`expert_0`...), and mean universal weight. Over all sites: share of choices that the
@@ -31,6 +32,7 @@ class RoutingLog:
         """Start a new average."""
         self._sums: dict[str, float] = defaultdict(float)
         self._forwards = 0
+        self.device = torch.device("cpu")
 
     def add(self) -> None:
         """Take in the routing of the last forward."""
@@ -38,6 +40,7 @@ class RoutingLog:
         if routing is None:
             return
         self._forwards += 1
+        self.device = routing.gate.device
         experts = self.tuner.peft_config[self.tuner.active_adapters[0]].num_experts
         for name, rows in self.groups.items():
             index, gate = routing.expert[rows], routing.gate[rows]
@@ -49,11 +52,20 @@ class RoutingLog:
                 self._sums[f"routing/{name}/universal"] += routing.universal_weight[rows].float().mean().item()
         self._sums["routing/overturned"] += routing.overturned.float().mean().item()
 
-    def pop(self) -> Mapping[str, float]:
-        """The averages since the last call; empty when there was no forward."""
-        values = {key: total / self._forwards for key, total in self._sums.items()} if self._forwards else {}
+    def pop(self, reduce: Callable[..., Any] | None = None) -> Mapping[str, float]:
+        """The averages since the last call; empty when there was no forward.
+
+        Args:
+            reduce: `Accelerator.reduce`, where several processes are to be averaged; all of them call together.
+        """
+        if not self._forwards:
+            return {}
+        names = sorted(self._sums)
+        values = torch.tensor([self._sums[name] / self._forwards for name in names], device=self.device)
         self.reset()
-        return values
+        if reduce is not None:
+            values = reduce(values, reduction="mean")
+        return dict(zip(names, values.tolist(), strict=True))
 
 
 def warn_of_idle_experts(gates: torch.Tensor, sites: list[str]) -> list[str]:

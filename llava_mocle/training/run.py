@@ -1,28 +1,26 @@
 """A recipe, run: load, adapt, train, save."""
 
-import json
 import logging
-from pathlib import Path
 
-import torch
-from accelerate import PartialState
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from torch import nn
 from transformers import set_seed
 
 from llava_mocle.data.collator import Collator
-from llava_mocle.errors import CheckpointError, ConfigError
-from llava_mocle.model.build import build_llava
-from llava_mocle.model.folders import find_folder, is_original
-from llava_mocle.model.load import LoadedModel, load_model, load_projector
+from llava_mocle.errors import ConfigError
+from llava_mocle.model.gathering import gathered
+from llava_mocle.model.load import LoadedModel
 from llava_mocle.training.adapter_setup import adapter_config, count_parameters, freeze_all_but_projector
 from llava_mocle.training.callbacks import StopAfterSteps, replace_console
-from llava_mocle.training.checkpoint import CheckpointExtras, check_same_recipe, checkpoint_step, checkpoint_to_resume
+from llava_mocle.training.checkpoint import CheckpointExtras
 from llava_mocle.training.data_setup import TrainingData, needs_clusters, prepare_data
+from llava_mocle.training.distributed import join, prepare_deepspeed, watched
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
+from llava_mocle.training.model_setup import load_start
+from llava_mocle.training.preemption import Preemption
 from llava_mocle.training.recipe import Recipe
+from llava_mocle.training.resumption import Resumption, find_resumption, prepare_universal
 from llava_mocle.training.routing_log import RoutingLog, warn_of_idle_experts
-from llava_mocle.training.text_only import run_projector_in_every_step
 from llava_mocle.training.trainer import MocleTrainer
 
 logger = logging.getLogger(__name__)
@@ -33,113 +31,54 @@ def train(recipe: Recipe) -> MocleTrainer:
 
     Raises:
         UserError: anything wrong with the recipe, the data, the cluster model or the checkpoint, before the first step.
+        Preempted: SIGTERM or SIGUSR1 came, to any rank; a checkpoint was written.
     """
-    args = recipe.training_arguments()
     if not recipe.trainer.get("output_dir"):
         raise ConfigError("output_dir is not set; it is where checkpoints and the result go")
-    checkpoint = checkpoint_to_resume(args.resume, args.output_dir)
-    if checkpoint is not None:
-        check_same_recipe(checkpoint, recipe)
-        if args.stop_after_steps and checkpoint_step(checkpoint) >= args.stop_after_steps:
-            raise ConfigError(f"stop_after_steps is {args.stop_after_steps}, and {checkpoint} is there already")
-        logger.warning("resuming from %s", checkpoint)
+    prepare_deepspeed(recipe.trainer.get("deepspeed"))
+    preemption = Preemption()
+    with preemption.watching():
+        args = recipe.training_arguments()
+        if args.deepspeed and args.load_best_model_at_end:
+            raise ConfigError("load_best_model_at_end cannot be used with deepspeed; take the best checkpoint's folder")
+        join(args)
+        with watched(args):
+            return _train(recipe, args, preemption)
+
+
+def _train(recipe: Recipe, args: MocleTrainingArguments, preemption: Preemption) -> MocleTrainer:
+    resumption = find_resumption(recipe, args)
+    if resumption is not None:
+        prepare_universal(resumption, args)
     set_seed(args.seed)
     loaded = load_start(recipe, args)
     data = prepare_data(recipe, loaded)
+    set_seed(args.seed)  # however the base was loaded, the adapter starts from the same values
     model, routing = adapt(recipe, args, loaded, data)
-    trainer = build_trainer(recipe, args, loaded, data, model, routing)
+    trainer = build_trainer(recipe, args, loaded, data, model, routing, resumption)
+    trainer.add_callback(preemption)
     if args.world_size > 1:
         set_seed(args.seed + args.process_index)  # each rank draws its own gate noise and dropout
     if trainer.is_world_process_zero():
         _announce(model, data, args)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.train(resume_from_checkpoint=str(resumption.folder) if resumption else None)
     if data.train.skipped_images:
         logger.warning("%d rows were skipped: their images could not be read", data.train.skipped_images)
-    if trainer.state.global_step < trainer.state.max_steps:
-        logger.warning(
-            "stopped at step %d of %d; the same command without stop_after_steps goes on",
-            trainer.state.global_step,
-            trainer.state.max_steps,
-        )
+    steps, of = trainer.state.global_step, trainer.state.max_steps
+    if preemption.stopped:
+        trainer.accelerator.wait_for_everyone()
+        raise preemption.error(steps, of, str(args.output_dir))
+    if steps < of:
+        logger.warning("stopped at step %d of %d; the same command without stop_after_steps goes on", steps, of)
         return trainer
     trainer.save_model()
     trainer.save_state()
-    if routing is not None and trainer.is_world_process_zero() and not args.deepspeed:
-        warn_of_idle_experts(routing.tuner.clean_gates(), routing.tuner.sites)
+    if routing is not None:
+        with gathered(list(routing.tuner.mocle_router.parameters())):
+            gates = routing.tuner.clean_gates()
+        if trainer.is_world_process_zero():
+            warn_of_idle_experts(gates, routing.tuner.sites)
     return trainer
-
-
-def load_start(recipe: Recipe, args: MocleTrainingArguments) -> LoadedModel:
-    """The model training starts from: frozen weights, with the projector of stage 1 where there is one."""
-    source = recipe.model
-    if not source.model_name_or_path:
-        raise ConfigError("model_name_or_path is not set; give a LLaVA folder, or a language model and vision_tower")
-    original = source.vision_tower is not None and _is_original(source.model_name_or_path)
-    if source.vision_tower is None or original:
-        path = source.model_name_or_path
-    else:
-        path = _joined_base(recipe, args)
-    dtype = source.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if args.bf16 and torch.cuda.is_available() else "float32"
-    tower = source.vision_tower if original else None
-    loaded = load_model(path, dtype=getattr(torch, dtype), attn=source.attn_implementation, vision_tower=tower)
-    if isinstance(loaded.model, PeftModel):
-        raise ConfigError(
-            f"{path}: is a trained adapter; start from its base folder, or use --resume to go on with its run"
-        )
-    if source.pretrain_mm_mlp_adapter:
-        load_projector(loaded.model, source.pretrain_mm_mlp_adapter)
-    if args.vision_feature_cache:
-        _cache_features(loaded.model, args.vision_feature_cache)
-    loaded.model.config.use_cache = loaded.model.config.get_text_config().use_cache = False
-    run_projector_in_every_step(loaded.model)
-    return loaded
-
-
-def _is_original(name: str) -> bool:
-    """Whether it is a folder of the original LLaVA code, which is a whole model but for its vision tower."""
-    try:
-        return is_original(find_folder(name, "a LLaVA folder, or a language model to join to vision_tower"))
-    except CheckpointError:
-        # A base that was joined before can still be there; if not, joining it says what is missing.
-        return False
-
-
-def _joined_base(recipe: Recipe, args: MocleTrainingArguments) -> str:
-    source = recipe.model
-    assert source.model_name_or_path
-    assert source.vision_tower
-    folder = Path(str(args.output_dir), "base")
-    template = recipe.data.version if recipe.data.version != "plain" else None
-    strategies = {None: None, "patch": "default", "full": "full"}
-    made_from = {
-        "language_model": source.model_name_or_path,
-        "vision_tower": source.vision_tower,
-        "template": template,
-        "vision_feature_layer": source.mm_vision_select_layer,
-        "vision_feature_select_strategy": strategies[source.mm_vision_select_feature],
-        "seed": args.seed,
-    }
-    stamp = folder.with_name("base_made_from.json")
-    with PartialState().main_process_first():
-        if not (folder / "config.json").is_file():
-            build_llava(out_dir=folder, **made_from)
-            stamp.write_text(json.dumps(made_from, indent=2))
-        elif not stamp.is_file() or json.loads(stamp.read_text()) != made_from:
-            raise ConfigError(
-                f"{folder}: was joined from other parts than this recipe names ({stamp.name} lists them); remove it, "
-                "or choose another output_dir"
-            )
-    return str(folder)
-
-
-def _cache_features(model: nn.Module, size: int) -> None:
-    tower = model.model.vision_tower
-    if not hasattr(tower, "feature_cache_size"):
-        logger.warning("vision_feature_cache is ignored: %s keeps no features", type(tower).__name__)
-        return
-    tower.feature_cache_size = size
 
 
 def adapt(
@@ -185,6 +124,7 @@ def build_trainer(
     data: TrainingData,
     model: nn.Module,
     routing: RoutingLog | None,
+    resumption: Resumption | None = None,
 ) -> MocleTrainer:
     """Join the parts into a trainer."""
     extras = CheckpointExtras(
@@ -203,6 +143,7 @@ def build_trainer(
         callbacks=callbacks,
         extras=extras,
         base_path=loaded.base_path,
+        resumption=resumption,
         dataset_names=data.dataset_names,
         routing=routing,
     )

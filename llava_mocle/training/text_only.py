@@ -1,4 +1,4 @@
-"""Batches without an image: the projector still takes part in every step."""
+"""Batches without an image: tower and projector still take part in every step."""
 
 from typing import Any
 
@@ -10,18 +10,21 @@ def run_projector_in_every_step(model: LlavaForConditionalGeneration) -> torch.u
     """Make a forward without images (and without a cache) run a blank image through tower and projector, times zero.
 
     Otherwise a text-only batch has no gradient for the projector: in stage 1 nothing to differentiate at all, and with
-    several processes ranks that disagree about what to reduce. Loss and gradients stay what they are.
+    several processes ranks that disagree about what to reduce. Under ZeRO-3 the order matters as well: every rank
+    gathers the same module's weights at the same time, so the blank goes where an image would, between the embedding
+    and the first layer. Loss and gradients stay what they are.
     """
     size = model.config.vision_config.image_size
 
     # On the inner model: its hook runs inside the autocast that accelerate puts around the outer forward.
-    def add_nothing(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        if kwargs.get("pixel_values") is not None or output.past_key_values is not None:
-            return output
-        hidden = output.last_hidden_state
-        blank = torch.zeros(1, 3, size, size, device=hidden.device, dtype=module.vision_tower.dtype)
+    def add_blank(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        input_ids = kwargs.get("input_ids")
+        if kwargs.get("pixel_values") is not None or kwargs.get("past_key_values") is not None or input_ids is None:
+            return args, kwargs
+        embeds = module.get_input_embeddings()(input_ids)
+        blank = torch.zeros(1, 3, size, size, device=embeds.device, dtype=module.vision_tower.dtype)
         features = torch.cat(list(module.get_image_features(pixel_values=blank).pooler_output))
-        output.last_hidden_state = hidden + 0.0 * features.sum().to(hidden.dtype)
-        return output
+        embeds = embeds + 0.0 * features.float().mean().to(embeds.dtype)
+        return args, kwargs | {"input_ids": None, "inputs_embeds": embeds}
 
-    return model.model.register_forward_hook(add_nothing, with_kwargs=True)
+    return model.model.register_forward_pre_hook(add_blank, with_kwargs=True)

@@ -1,67 +1,98 @@
 """`transformers.Trainer`, changed only where MoCLE needs it."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import nn
-from torch.utils.data import Dataset, Sampler
-from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import rotate_checkpoints
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from llava_mocle.data.sampler import LengthGroupedModalitySampler
-from llava_mocle.model.load import load_projector, save_projector
-from llava_mocle.training.checkpoint import CheckpointExtras, publish, staging_dir
+from llava_mocle.data.sampler import GlobalBatchSampler
+from llava_mocle.errors import DataError, UserError
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 from llava_mocle.training.parameter_groups import parameter_groups
+from llava_mocle.training.resumption import global_batch
 from llava_mocle.training.routing_log import RoutingLog
+from llava_mocle.training.saving import SavingTrainer
+from llava_mocle.training.text_only import run_projector_in_every_step
 from llava_mocle.training.validation import LossByGroup, pack_ids, sample_losses
+from llava_mocle.training.workers import ignore_signals_in_workers
 
 ROUTING_INPUTS = ("cluster_ids", "dataset_ids")
 
 
-class MocleTrainer(Trainer):
+class MocleTrainer(SavingTrainer):
     """Trains either stage.
 
     Adds to `Trainer`: batches grouped by modality and length, parameter groups with their own learning rates,
-    validation loss a dataset and a cluster, routing statistics in the logs, and checkpoints that load by themselves
-    and appear whole or not at all.
+    validation loss a dataset and a cluster, routing statistics in the logs, and (`SavingTrainer`) checkpoints that load
+    by themselves and appear whole or not at all.
 
     Args:
-        extras: what goes into every checkpoint besides weights.
-        base_path: the base folder a stage-1 checkpoint names.
         dataset_names: dataset index -> name, for the logs.
         routing: statistics to log; None where nothing is routed.
     """
 
     args: MocleTrainingArguments
 
-    def __init__(
-        self,
-        *args: Any,
-        extras: CheckpointExtras,
-        base_path: str | Path,
-        dataset_names: list[str],
-        routing: RoutingLog | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, dataset_names: list[str], routing: RoutingLog | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.extras = extras
-        self.base_path = base_path
         self.routing = routing
         self.validation_losses = LossByGroup(dataset_names)
-        self._staging = False
+        self._blank_image: Any = None
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self._blank_image is not None:
+            self._blank_image.remove()
+        model = self.accelerator.unwrap_model(self.model)
+        llava = model.get_base_model() if isinstance(model, PeftModel) else model
+        # After DeepSpeed has put its hooks on, so that its record of who runs when is the same on every rank.
+        self._blank_image = run_projector_in_every_step(llava)
+        options: Any = self.args.activation_checkpointing_kwargs or {}
+        if self.args.activation_checkpointing and not options.get("use_reentrant"):
+            # transformers makes every part's embeddings ask for a gradient, which non-reentrant checkpointing does not
+            # need: the frozen tower would be recomputed and differentiated for nothing.
+            llava.disable_input_require_grads()
+        return prepared
+
+    def get_train_dataloader(self) -> DataLoader:
+        """`Trainer.get_train_dataloader`, with workers that leave the scheduler's signals to the main process."""
+        return ignore_signals_in_workers(super().get_train_dataloader())
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer.get_batch_samples`; a loader worker that fails is reported with the row it was at.
+
+        Raises:
+            UserError: a row or an image is wrong.
+            DataError: a worker was killed.
+        """
+        try:
+            return super().get_batch_samples(*args, **kwargs)
+        except UserError as error:
+            # torch puts the worker's traceback around the message; the message alone says what is wrong.
+            raise type(error)(str(error).strip().splitlines()[-1].rpartition("Error: ")[2]) from error
+        except (RuntimeError, OSError, EOFError) as error:
+            # What torch raises when a worker is gone depends on what it was waiting for.
+            rows = self.train_dataset.rows_in_work() if self.args.dataloader_num_workers else []
+            if not rows:
+                raise
+            raise DataError(
+                f"a loader worker is gone ({' '.join(str(error).split()) or type(error).__name__}); workers were at: "
+                f"{'; '.join(rows)}. Look at these images, or give the job more memory or fewer dataloader_num_workers"
+            ) from error
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
-        if not self.args.group_by_modality_length:
-            return super()._get_train_sampler(dataset)
-        group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGroupedModalitySampler(dataset.lengths, dataset.has_image, group, seed=seed)
+        return GlobalBatchSampler(
+            dataset.lengths,
+            dataset.has_image,
+            global_batch(self.args),
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            grouped=self.args.group_by_modality_length,
+            drop_last=self.args.dataloader_drop_last,
+        )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of `args.optim` over `parameter_groups`."""
@@ -88,7 +119,6 @@ class MocleTrainer(Trainer):
     ) -> tuple[torch.Tensor, None, None]:
         """One validation batch: its losses go to `LossByGroup`, its mean back to `Trainer`."""
         inputs = self._prepare_inputs(inputs)
-        # The labels go along: with them a batch without images still runs tower and projector on every rank.
         with torch.no_grad(), self.compute_loss_context_manager():
             losses, counts = sample_losses(model(**self._model_inputs(inputs)).logits, inputs["labels"])
         ids = [pack_ids(inputs.get(key), losses) for key in ("dataset_ids", "cluster_ids")]
@@ -106,49 +136,5 @@ class MocleTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, adding the routing statistics since the last training log."""
         if self.routing is not None and "loss" in logs:
-            logs = {**logs, **self.routing.pop()}
+            logs = {**logs, **self.routing.pop(self.accelerator.reduce)}
         super().log(logs, start_time)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        folder = super()._get_output_dir(trial)
-        return str(staging_dir(folder)) if self._staging else folder
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        name = f"checkpoint-{self.state.global_step}"
-        self._staging = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = False
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            folder = Path(self._get_output_dir(trial))
-            if self.state.best_global_step:
-                best = folder / f"checkpoint-{self.state.best_global_step}"
-                self.state.best_model_checkpoint = str(best)
-                self.state.save_to_json(str(staging_dir(folder) / name / TRAINER_STATE_NAME))
-            publish(folder, name)
-            rotate_checkpoints(
-                str(folder),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = output_dir if output_dir is not None else self.args.output_dir
-        model = self.accelerator.unwrap_model(self.model)
-        if isinstance(model, PeftModel):
-            model.save_pretrained(folder, state_dict=state_dict)
-        else:
-            save_projector(model, folder, self.base_path, state_dict)
-        self.extras.write(folder)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        target = self.accelerator.unwrap_model(self.model if model is None else model)
-        if isinstance(target, PeftModel):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_projector(target, resume_from_checkpoint)

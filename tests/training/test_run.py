@@ -1,7 +1,9 @@
 """Both stages on a tiny model: what is trained, what is saved, and that a resumed run is the uninterrupted one."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -236,3 +238,16 @@ def test_a_corrupt_image_stops_the_run_or_is_counted(
 def test_target_that_matches_nothing(recipe_file) -> None:
     with pytest.raises(ConfigError, match="no_such_proj"):
         train(load_recipe(recipe_file(lora_target_modules="no_such_proj")))
+
+
+def test_a_killed_loader_worker_names_its_row(recipe_file, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel kills a worker (as it does when memory runs out) while it opens an image."""
+    parent = os.getpid()
+
+    def killed(path):
+        assert os.getpid() != parent
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("llava_mocle.data.dataset.load_image", killed)
+    with pytest.raises(DataError, match=r"a loader worker is gone .*pictures\.json: row \d+ \(id 'p\d+'\)"):
+        train(load_recipe(recipe_file(dataloader_num_workers=1, max_steps=12)))

@@ -1,0 +1,87 @@
+"""The engine's side of a checkpoint: gathering what is trained, and putting optimizer state back.
+
+The files below `global_stepN` are DeepSpeed's own, written and read by it alone: resume only from folders you trust.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llava_mocle.errors import CheckpointError
+from llava_mocle.model.gathering import gathered
+
+logger = logging.getLogger(__name__)
+
+UNIVERSAL_FOLDER = ".universal"
+
+
+def trainable_state(model: nn.Module, writer: bool) -> dict[str, torch.Tensor]:
+    """Copies on the CPU of every trainable parameter, one made whole at a time; empty where `writer` is False.
+
+    All ranks call it together. The frozen weights, most of a model by far, stay where they are.
+    """
+    state = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            with gathered([parameter]):
+                if writer:
+                    state[name] = parameter.detach().to("cpu", copy=True)
+    return state
+
+
+def save_engine(engine: Any, folder: str | Path) -> None:
+    """Every rank writes its share of the optimizer's state; frozen weights are left out."""
+    engine.save_checkpoint(str(folder), exclude_frozen_parameters=True)
+
+
+def load_engine(engine: Any, folder: str | Path) -> None:
+    """Put weights and optimizer state of `save_engine`, or of `to_universal`, back into an engine.
+
+    Raises:
+        CheckpointError: they are not there, or do not fit.
+    """
+    optimizer = engine.optimizer.optimizer
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    try:
+        # Not strict, as the frozen weights are not among them; the trained ones are checked by the optimizer's state.
+        path, _ = engine.load_checkpoint(str(folder), load_module_strict=False)
+    except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: DeepSpeed cannot load its state ({type(error).__name__}: {error})") from error
+    if path is None:
+        raise CheckpointError(f"{folder}: holds no DeepSpeed state (no file `latest`)")
+    # A universal checkpoint under ZeRO-3 gives every group the settings of the first, and one step counter to them all,
+    # which would then count once for each group.
+    for group, before in zip(optimizer.param_groups, settings, strict=True):
+        group.update(before)
+    for state in optimizer.state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].clone()
+
+
+def to_universal(checkpoint: Path, folder: Path) -> None:
+    """Convert a checkpoint's optimizer state to DeepSpeed's universal form, which any number of ranks can load.
+
+    Args:
+        checkpoint: a checkpoint-N folder.
+        folder: created; takes as much room as the trained weights three times in float32.
+    """
+    from deepspeed.checkpoint.ds_to_universal import main as convert
+
+    tag = (checkpoint / "latest").read_text().strip()
+    logger.warning("converting the optimizer state of %s", checkpoint)
+    convert(
+        argparse.Namespace(
+            input_folder=str(checkpoint / tag),
+            output_folder=str(folder / f"{tag}_universal"),
+            num_extract_workers=1,
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=True,
+        )
+    )
+    (folder / "latest_universal").write_text(f"{tag}_universal")

@@ -1,0 +1,181 @@
+"""A dead rank ends the whole run: the others learn within seconds which one it was, and end too.
+
+Collectives alone do not do it: NCCL waits for a peer that is gone until its timeout, many minutes later. So every rank
+keeps a TCP connection to rank 0 beside the collectives. The kernel closes it when its process dies, whatever of; a node
+that loses its power is missed by TCP keep-alive after about 30 s.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_S = 20
+# Time for the main thread to report its own error if the death has raised one there, and for news to travel.
+_GRACE_S = 1.0
+REMEDY = "Only the steps since the last checkpoint are lost: mend the cause, and the same command goes on from it"
+_GOODBYE = {"goodbye": True}
+
+
+def _keep_alive(link: socket.socket) -> None:
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _send(link: socket.socket, message: dict[str, Any]) -> None:
+    # If it is gone, whoever reads from it will tell.
+    with contextlib.suppress(OSError):
+        link.sendall(json.dumps(message).encode() + b"\n")
+
+
+class _Reader:
+    """Splits a connection's bytes into messages."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self.link = link
+        self.name = "a rank"
+        self._rest = b""
+
+    def read(self) -> list[dict[str, Any]] | None:
+        """The messages that have come in, or None when the other end is gone."""
+        try:
+            data = self.link.recv(65536)
+        except OSError:
+            return None
+        if not data:
+            return None
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+class Liveness:
+    """One rank's end of the watch.
+
+    Args:
+        rank: this process's.
+        world_size: how many there are.
+        on_death: called in the watching thread with a sentence that names the dead rank; the default prints it and
+            ends the process with exit code 1, whatever its main thread is waiting for.
+    """
+
+    def __init__(self, rank: int, world_size: int, on_death: Any = None) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.on_death = on_death or self._end
+        self._closed = False
+        self._links: list[socket.socket] = []
+
+    def listen(self) -> int:
+        """On rank 0: start watching; returns the port that the other ranks connect to."""
+        server = socket.create_server(("", 0), backlog=self.world_size)
+        self._server = server
+        threading.Thread(target=self._serve, args=(server,), name="liveness", daemon=True).start()
+        return server.getsockname()[1]
+
+    def connect(self, host: str, port: int) -> bool:
+        """On every other rank: start watching. False, with a warning, if rank 0 cannot be reached."""
+        try:
+            link = socket.create_connection((host, port), timeout=_CONNECT_S)
+        except OSError as error:
+            logger.warning(
+                "rank %d cannot reach %s port %d (%s): a dead rank will be noticed by the collectives' timeout only",
+                self.rank, host, port, error,
+            )  # fmt: skip
+            return False
+        link.settimeout(None)
+        _keep_alive(link)
+        self._links = [link]
+        _send(link, {"rank": self.rank, "host": socket.gethostname()})
+        threading.Thread(target=self._follow, args=(link, host), name="liveness", daemon=True).start()
+        return True
+
+    def fail(self, reason: str) -> None:
+        """Tell the others why this rank is about to end."""
+        if self._closed:
+            return
+        message = {"failed": self.rank, "host": socket.gethostname(), "reason": reason}
+        for link in list(self._links):
+            _send(link, message)
+
+    def wait_for_news(self) -> None:
+        """Give the news of a death a moment to arrive: a collective that fails is often the first sign of one."""
+        time.sleep(_GRACE_S)
+
+    def close(self) -> None:
+        """End the watch: this rank is done, and so are the others, or about to be."""
+        self._closed = True
+        for link in list(self._links):
+            _send(link, _GOODBYE)
+
+    def _serve(self, server: socket.socket) -> None:
+        selector = selectors.DefaultSelector()
+        selector.register(server, selectors.EVENT_READ)
+        readers: dict[Any, _Reader] = {}
+        while True:
+            for key, _ in selector.select():
+                link: Any = key.fileobj
+                if link is server:
+                    link, _ = server.accept()
+                    _keep_alive(link)
+                    readers[link] = _Reader(link)
+                    self._links = [*self._links, link]
+                    selector.register(link, selectors.EVENT_READ)
+                elif self._is_over(readers[link]):
+                    selector.unregister(link)
+
+    def _is_over(self, reader: "_Reader") -> bool:
+        """Take in what a rank has sent; True when it has gone, one way or another."""
+        messages = reader.read()
+        for message in messages or []:
+            if "rank" in message:
+                reader.name = f"rank {message['rank']} ({message['host']})"
+        goodbye = any("goodbye" in message for message in messages or [])
+        failed = messages is None or any("failed" in message for message in messages)
+        if goodbye or failed:
+            self._links = [link for link in self._links if link is not reader.link]
+        if failed and not goodbye:
+            self._announce(_obituary(reader.name, messages))
+        return goodbye or failed
+
+    def _announce(self, text: str) -> None:
+        if not self._closed:
+            for link in self._links:
+                _send(link, {"death": text})
+            self.on_death(text)
+
+    def _follow(self, link: socket.socket, host: str) -> None:
+        reader = _Reader(link)
+        while True:
+            messages = reader.read()
+            if self._closed or (messages and any("goodbye" in message for message in messages)):
+                return
+            for message in messages or []:
+                if "death" in message:
+                    self.on_death(message["death"])
+                    return
+            if messages is None or any("failed" in message for message in messages):
+                self.on_death(_obituary(f"rank 0 ({host})", messages))
+                return
+
+    def _end(self, text: str) -> None:
+        print(f"error: {text}; rank {self.rank} ends too. {REMEDY}", file=sys.stderr, flush=True)
+        time.sleep(_GRACE_S)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _obituary(name: str, messages: list[dict[str, Any]] | None) -> str:
+    for message in messages or []:
+        if "failed" in message:
+            return f"{name} failed: {message['reason']}"
+    return f"{name} died without a word (killed, out of memory, or its node is gone)"
