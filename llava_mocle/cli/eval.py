@@ -1,14 +1,18 @@
-"""Score a model on held-out rows: exact match per domain and per cluster, beside what needs no model at all.
+"""Score a model: on the paper's benchmarks (--tasks), or on held-out rows (--recipe, --rows).
 
-Writes answers/<domain>.jsonl (LLaVA's answer format, continued where an earlier run stopped) and results.json.
+Answers are appended to answers/<name>.jsonl (LLaVA's format) as they are made, and a run that was stopped continues
+where it was; scores go to results.json. Under torchrun or srun the questions are shared out over the processes.
 
 examples:
+  llava-mocle eval prepare                             which benchmarks there are, and which files are missing
+  llava-mocle eval prepare pope,mme --data-root playground/data/eval
+  llava-mocle eval --model runs/mine --tasks pope,mme,scienceqa --output runs/mine/eval
+  torchrun --nproc_per_node 8 -m llava_mocle.cli.main eval --model runs/mine --tasks all --output runs/mine/eval
   llava-mocle eval --model playground/runs/mocle --recipe scripts/recipes/playground_mocle.yaml --output out
   llava-mocle eval --model runs/mine --rows test.json --image-folder images --train-rows train.json --output out
 """
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +20,33 @@ from llava_mocle.cli.model_flags import add_model_flags, load_predictor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="a trained checkpoint, a stage-1 folder or a base folder")
-    source = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument(
+        "action", nargs="?", choices=["prepare"], help="check the benchmarks' files, and say what is missing"
+    )
+    parser.add_argument("prepared", nargs="?", metavar="TASKS", help="with prepare: the benchmarks; all by default")
+    parser.add_argument("--model", help="a trained checkpoint, a stage-1 folder or a base folder")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--tasks", help="benchmarks, separated by commas, or all")
     source.add_argument("--recipe", help="score the held-out rows (eval_data_path) of this recipe's datasets")
     source.add_argument("--rows", help="score this file of LLaVA rows (JSON or JSONL)")
     parser.add_argument("--image-folder", default="", help="with --rows: the folder its image paths start from")
     parser.add_argument("--train-rows", help="with --rows: training rows, for the majority answer")
-    parser.add_argument("--output", required=True, help="folder for answers and results.json")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows of each domain")
+    parser.add_argument("--data-root", default="playground/data/eval", help="with --tasks: where the benchmarks lie")
+    parser.add_argument(
+        "--prompts", choices=["llava", "instructblip"], default="llava", help="with --tasks: LLaVA's, or Table 11's"
+    )
+    parser.add_argument("--num-chunks", type=int, help="with --tasks: answer one of so many shards, without scoring")
+    parser.add_argument(
+        "--chunk-idx", type=int, default=0, help="which one, from 0; run without both to join and score"
+    )
+    parser.add_argument(
+        "--judge-url", help="with --tasks mm_vet,llava_bench: an OpenAI-compatible server, http://host/v1"
+    )
+    parser.add_argument("--judge-model", help="the judge's name there; its key is read from LLAVA_MOCLE_JUDGE_KEY")
+    parser.add_argument("--output", help="folder for answers and results.json")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each benchmark or domain")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--max-new-tokens", type=int, default=32)
+    parser.add_argument("--max-new-tokens", type=int, help="default: each benchmark's own; 32 for rows")
     parser.add_argument("--num-beams", type=int, default=1)
     add_model_flags(parser)
     parser.add_argument("--overwrite", action="store_true", help="answer everything anew")
@@ -36,8 +57,26 @@ def run(args: argparse.Namespace) -> int:
 
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit {args.limit}: must be at least 1.")
+    if args.action == "prepare":
+        from llava_mocle.cli.eval_tasks import prepare
+
+        return prepare(args.prepared or "all", args.data_root)
+    for flag in ("model", "output"):
+        if not getattr(args, flag):
+            raise ConfigError(f"--{flag} is missing; `llava-mocle eval --help` shows examples.")
+    if args.tasks:
+        from llava_mocle.cli.eval_tasks import evaluate
+
+        return evaluate(args)
+    if not (args.recipe or args.rows):
+        raise ConfigError("nothing to score: give --tasks, --recipe or --rows.")
+    return _evaluate_rows(args)
+
+
+def _evaluate_rows(args: argparse.Namespace) -> int:
     domains, train_rows = _recipe_rows(args.recipe) if args.recipe else _file_rows(args)
 
+    from llava_mocle.cli.eval_tables import print_domains
     from llava_mocle.evaluation.domain import evaluate_rows
 
     predictor = load_predictor(args)
@@ -46,45 +85,15 @@ def run(args: argparse.Namespace) -> int:
         domains,
         args.output,
         batch_size=args.batch_size,
-        max_new_tokens=args.max_new_tokens,
+        max_new_tokens=args.max_new_tokens or 32,
         num_beams=args.num_beams,
         train_rows=train_rows,
         limit=args.limit,
         overwrite=args.overwrite,
     )
-    print_results(results)
+    print_domains(results)
     print(f"{Path(args.output) / 'results.json'}")
     return 0
-
-
-def print_results(results: Mapping[str, Any]) -> None:
-    """A table of the domains, and one of the clusters where there are any."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(title=f"{results['model_id']}: {results['metric']}", title_justify="left")
-    for column in ("domain", "n", "score", "95 % interval", "majority", "question prior", "unparsed"):
-        table.add_column(column, justify="left" if column == "domain" else "right")
-    for name, domain in results["domains"].items():
-        table.add_row(
-            name,
-            str(domain["n"]),
-            _percent(domain["score"]),
-            _interval(domain["interval"]),
-            _percent((domain["majority"] or {}).get("score")),
-            _percent((domain["question_prior"] or {}).get("score")),
-            str(domain["unparsed"]),
-        )
-    console.print(table)
-    clusters = {name: cluster for name, cluster in results["clusters"].items() if name != "none"}
-    if clusters:
-        table = Table(title="by cluster", title_justify="left")
-        for column in ("cluster", "n", "score", "95 % interval"):
-            table.add_column(column, justify="right")
-        for name, cluster in clusters.items():
-            table.add_row(name, str(cluster["n"]), _percent(cluster["score"]), _interval(cluster["interval"]))
-        console.print(table)
 
 
 def _recipe_rows(recipe_path: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -108,11 +117,3 @@ def _file_rows(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]
     name = Path(args.rows).stem
     train_rows = {name: read_rows(args.train_rows)} if args.train_rows else None
     return {name: (read_rows(args.rows), args.image_folder)}, train_rows
-
-
-def _percent(score: float | None) -> str:
-    return "-" if score is None else f"{100 * score:.1f}"
-
-
-def _interval(interval: list[float] | None) -> str:
-    return "-" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"

@@ -16,7 +16,8 @@ SUBCOMMANDS = {
     "plan": ("llava_mocle.cli.plan", "memory, hours and the command to start with, before any GPU is paid for"),
     "train": ("llava_mocle.cli.train", "train a recipe: stage 1 (projector) or stage 2 (MoCLE or a baseline)"),
     "generate": ("llava_mocle.cli.generate", "answer one prompt about one image, and say which cluster it took"),
-    "eval": ("llava_mocle.cli.eval", "score a model on held-out rows"),
+    "eval": ("llava_mocle.cli.eval", "score a model on the paper's benchmarks, or on held-out rows"),
+    "report": ("llava_mocle.cli.report", "benchmark runs beside the paper's tables"),
     "collapse": ("llava_mocle.cli.collapse", "export one cluster as a plain LoRA adapter"),
 }
 

@@ -5,15 +5,15 @@ missing (a text question) or a list. Answers are appended as they are made, and 
 it was. Decoding is greedy unless --temperature or --num_beams says otherwise.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.errors import DataError, UserError
-from llava_mocle.evaluation.runner import GenerationSettings, Question, answer_questions, split_chunks
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.llava_cli import make_parser, run_program
+from llava_mocle.evaluation.runner import Question
 
 
 def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]:
@@ -52,76 +52,10 @@ def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]
     return questions
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """LLaVA's flags, and ours: --batch-size, --limit, --overwrite, --device, --dtype."""
-    parser = argparse.ArgumentParser(
-        prog="python -m llava_mocle.evaluation.model_vqa",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model-path", required=True, help="a trained checkpoint, a stage-1 folder or a base folder")
-    parser.add_argument("--model-base", help="base folder, if the one named in the checkpoint has moved")
-    parser.add_argument("--vision-tower", help="for an original LLaVA folder: its CLIP tower, if it has moved")
-    parser.add_argument("--encoder", help="the cluster model's sentence encoder, if it has moved")
-    parser.add_argument("--image-folder", default="", help="folder that the questions' image paths start from")
-    parser.add_argument("--question-file", required=True)
-    parser.add_argument("--answers-file", required=True)
-    parser.add_argument("--conv-mode", help="prompt template; default: the one that the model was trained with")
-    parser.add_argument("--num-chunks", type=int, default=1)
-    parser.add_argument("--chunk-idx", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): greedy; otherwise sample")
-    parser.add_argument("--top_p", type=float)
-    parser.add_argument("--num_beams", type=int, default=1)
-    parser.add_argument("--max_new_tokens", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--limit", type=int, help="only the first N questions")
-    parser.add_argument("--overwrite", action="store_true", help="start the answers file anew")
-    parser.add_argument("--device", help="default: the GPU if there is one")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
-    return parser.parse_args(argv)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when every question is answered, 2 for a mistake in the input."""
-    args = parse_arguments(argv)
-    try:
-        run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Answer the questions of `args` and return the answer records."""
-    questions = read_questions(args.question_file, args.image_folder)[: args.limit]
-    chunk = split_chunks(questions, args.num_chunks, args.chunk_idx)
-    from llava_mocle.inference import Predictor
-
-    predictor = Predictor.from_pretrained(
-        args.model_path,
-        device=args.device,
-        dtype=args.dtype,
-        base=args.model_base,
-        template=args.conv_mode,
-        vision_tower=args.vision_tower,
-        encoder=args.encoder,
-    )
-    settings = GenerationSettings(
-        max_new_tokens=args.max_new_tokens,
-        num_beams=args.num_beams,
-        temperature=args.temperature,
-        top_p=args.top_p,
-    )
-    return answer_questions(
-        predictor,
-        chunk,
-        args.answers_file,
-        batch_size=args.batch_size,
-        settings=settings,
-        overwrite=args.overwrite,
-        description=Path(args.question_file).name,
-    )
+    parser = make_parser("model_vqa", __doc__)
+    return run_program(parser, lambda args: read_questions(args.question_file, args.image_folder), argv)
 
 
 def _records(file: Path) -> list[tuple[str, dict[str, Any]]]:

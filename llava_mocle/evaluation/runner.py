@@ -14,6 +14,8 @@ from llava_mocle.evaluation.answers import AnswerFile, make_answer
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
 
+_SCORE_DIGITS = 5
+
 
 @dataclass(frozen=True)
 class Question:
@@ -26,6 +28,7 @@ class Question:
         route_text: the text that routes, where it isn't the prompt's own.
         dataset: the dataset that it belongs to; models routed by dataset need it.
         source: file and row, for error messages.
+        candidates: answers to rank by likelihood; empty where the answer is generated.
     """
 
     question_id: str | int
@@ -34,6 +37,7 @@ class Question:
     route_text: str | None = None
     dataset: str | None = None
     source: str = ""
+    candidates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,24 +125,24 @@ def answer_questions(
 def _answer_batch(
     predictor: "Predictor", batch: Sequence[Question], settings: GenerationSettings
 ) -> list[dict[str, Any]]:
+    """Generate the answers of a batch together; questions with candidates are ranked one by one."""
+    asked = [question for question in batch if not question.candidates]
+    predictions = iter(predictor.predict_batch([_request(question) for question in asked], **asdict(settings)))
+    records = []
+    for question in batch:
+        if question.candidates:
+            ranking = predictor.rank(_request(question), question.candidates)
+            text, routed = question.candidates[ranking.best], ranking
+            found: dict[str, Any] = {"scores": [round(score, _SCORE_DIGITS) for score in ranking.scores]}
+        else:
+            prediction = next(predictions)
+            text, routed, found = prediction.text, prediction, {"generation": settings.describe()}
+        metadata = {"cluster_id": routed.cluster_id, "cluster_distance": routed.cluster_distance} | found
+        records.append(make_answer(question.question_id, question.prompt, text, predictor.model_id, metadata))
+    return records
+
+
+def _request(question: Question) -> Any:
     from llava_mocle.inference import Request
 
-    requests = [
-        Request(question.prompt, question.images, route_text=question.route_text, dataset=question.dataset)
-        for question in batch
-    ]
-    predictions = predictor.predict_batch(requests, **asdict(settings))
-    return [
-        make_answer(
-            question.question_id,
-            question.prompt,
-            prediction.text,
-            predictor.model_id,
-            {
-                "cluster_id": prediction.cluster_id,
-                "cluster_distance": prediction.cluster_distance,
-                "generation": settings.describe(),
-            },
-        )
-        for question, prediction in zip(batch, predictions, strict=True)
-    ]
+    return Request(question.prompt, question.images, route_text=question.route_text, dataset=question.dataset)

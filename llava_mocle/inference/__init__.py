@@ -7,6 +7,7 @@ _EXPORTS = {
     "Predictor": "predictor",
     "Request": "request",
     "Prediction": "request",
+    "Ranking": "request",
     "Explanation": "request",
     "RoutingSummary": "routing_summary",
     "summarize_routing": "routing_summary",

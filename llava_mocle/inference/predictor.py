@@ -11,20 +11,19 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
 from llava_mocle.clustering.instruction import instruction_text
-from llava_mocle.data.conversation import HUMAN, IMAGE_TOKEN, Turn, place_images
+from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, Turn, place_images
 from llava_mocle.data.images import load_image, process_image, to_rgb
 from llava_mocle.data.templates import get_template
-from llava_mocle.data.tokenize import tokenize_prompt
+from llava_mocle.data.tokenize import tokenize_prompt, tokenize_row
 from llava_mocle.errors import CheckpointError, DataError
+from llava_mocle.inference.explanation import explain_routing
 from llava_mocle.inference.generation import decode, find_stopping, generation_config, left_pad
 from llava_mocle.inference.identity import model_id
 from llava_mocle.inference.prompt_router import PromptRouter, dataset_id, dataset_names
-from llava_mocle.inference.request import Explanation, ImageInput, Prediction, Request
-from llava_mocle.inference.routing_summary import summarize_routing
+from llava_mocle.inference.ranking import log_likelihoods
+from llava_mocle.inference.request import Explanation, ImageInput, Prediction, Ranking, Request
 from llava_mocle.inference.ties import TieRecorder
 from llava_mocle.model.load import LoadedModel, load_model
-
-NEAREST_INSTRUCTIONS = 5
 
 
 class Predictor:
@@ -180,6 +179,36 @@ class Predictor:
             predictions.append(Prediction(text, clusters[row], distances[row], count))
         return predictions, ties.rows
 
+    def rank(self, request: Request, candidates: Sequence[str]) -> Ranking:
+        """Score candidate answers of one question by their likelihood: the sum over an answer's tokens and its end.
+
+        Image and question are computed once. Scores are those of training's own labels, not normalised by length.
+
+        Raises:
+            DataError: no candidates, an empty one, or as `predict_batch`.
+            RoutingError: as `predict_batch`.
+        """
+        if not candidates or not all(candidate.strip() for candidate in candidates):
+            raise DataError(f"prompt {request.prompt[:60]!r}: candidates are {list(candidates)!r}; expected texts.")
+        clusters, distances = self._prompt_router.route([request])
+        prompt = self._marked(request)
+        rows = [
+            tokenize_row(
+                {
+                    "image": [""] * prompt.count(IMAGE_TOKEN),
+                    "conversations": [{"from": HUMAN, "value": prompt}, {"from": ASSISTANT, "value": candidate}],
+                },
+                self.template,
+                self.tokenizer,
+                image_token_id=self._loaded.image_token_id,
+                image_tokens_per_image=self._loaded.image_tokens_per_image,
+            )
+            for candidate in candidates
+        ]
+        self._check_length(request, max(len(row["input_ids"]) for row in rows))
+        scores = log_likelihoods(self.model, rows, self._pixels([request]), self._routing_inputs([request], clusters))
+        return Ranking(tuple(scores), clusters[0], distances[0])
+
     def explain(self, prompt: str, *, route_text: str | None = None, cluster_id: int | None = None) -> Explanation:
         """Which cluster a prompt takes, what that cluster is about, and what its gates do.
 
@@ -194,30 +223,13 @@ class Predictor:
         request = Request(prompt, route_text=route_text, cluster_id=cluster_id)
         (cluster,), (distance,) = self._prompt_router.route([request])
         assert cluster is not None
-        gates = shares = ()
-        universal, num_sites = None, 0
-        if self.router == "cluster":
-            summary = summarize_routing(
-                self.model.base_model.clean_gates(),
-                top_k=self._adapter.top_k,
-                universal=self._adapter.universal_expert,
-                gate_mode=self._adapter.gate_mode,
-            )
-            gates, shares = tuple(summary.mean_gates[cluster].tolist()), tuple(summary.expert_share[cluster].tolist())
-            num_sites = summary.num_sites
-            if summary.universal_weight is not None:
-                universal = float(summary.universal_weight[cluster])
-        return Explanation(
+        return explain_routing(
+            self.model,
+            self._adapter if self.router == "cluster" else None,
+            self.cluster_model,
             route_text=self._prompt_router.text_of(request),
-            cluster_id=cluster,
-            cluster_distance=distance,
-            nearest_instructions=tuple(
-                example.text for example in self.cluster_model.nearest_examples(cluster, NEAREST_INSTRUCTIONS)
-            ),
-            mean_gates=gates,
-            expert_share=shares,
-            universal_weight=universal,
-            num_sites=num_sites,
+            cluster=cluster,
+            distance=distance,
         )
 
     def routing_text(self, row: Mapping[str, Any]) -> str | None:
@@ -232,28 +244,34 @@ class Predictor:
             return {"dataset_ids": torch.tensor([dataset_id(request, names, self.path) for request in requests])}
         return {}
 
-    def _tokenize(self, request: Request) -> Tensor:
+    def _marked(self, request: Request) -> str:
+        """The prompt with its image marks."""
         images, marks = len(request.image_list), request.prompt.count(IMAGE_TOKEN)
         if marks not in (0, images):
             raise DataError(
                 f"prompt {request.prompt!r}: {marks} {IMAGE_TOKEN} marks for {images} images; use one mark an image, "
                 f"or none at all."
             )
-        prompt = request.prompt if marks else f"{IMAGE_TOKEN}\n" * images + request.prompt
+        return request.prompt if marks else f"{IMAGE_TOKEN}\n" * images + request.prompt
+
+    def _tokenize(self, request: Request) -> Tensor:
         input_ids = tokenize_prompt(
-            [Turn(HUMAN, place_images(prompt))],
+            [Turn(HUMAN, place_images(self._marked(request)))],
             self.template,
             self.tokenizer,
             image_token_id=self._loaded.image_token_id,
             image_tokens_per_image=self._loaded.image_tokens_per_image,
         )
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and len(input_ids) >= limit:
-            raise DataError(
-                f"prompt {request.prompt[:60]!r}...: {len(input_ids)} tokens with its images, but the model reads at "
-                f"most {limit}; shorten it or give fewer images."
-            )
+        self._check_length(request, len(input_ids))
         return input_ids
+
+    def _check_length(self, request: Request, length: int) -> None:
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and length >= limit:
+            raise DataError(
+                f"prompt {request.prompt[:60]!r}...: {length} tokens with its images, but the model reads at most "
+                f"{limit}; shorten it or give fewer images."
+            )
 
     def _pixels(self, requests: Sequence[Request]) -> dict[str, Tensor]:
         """`pixel_values` (n, 3, H, W), the images of all requests in order; nothing where there are none."""

@@ -55,6 +55,25 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """Candidates of one question, scored.
+
+    Attributes:
+        scores: log-likelihood of each candidate in nats, summed over its tokens and the end of turn.
+        cluster_id, cluster_distance: as in `Prediction`.
+    """
+
+    scores: tuple[float, ...]
+    cluster_id: int | None
+    cluster_distance: float | None
+
+    @property
+    def best(self) -> int:
+        """Index of the likeliest candidate, the first of equals."""
+        return max(range(len(self.scores)), key=self.scores.__getitem__)
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Why a prompt takes the experts it takes; the gates are averaged over the sites, and empty without a gate.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.inference.request import Prediction, Request
+from llava_mocle.inference.request import Prediction, Ranking, Request
 
 
 class FakePredictor:
@@ -25,6 +25,10 @@ class FakePredictor:
             Prediction(self.answers.get(r.prompt, f"{len(r.prompt)} letters"), len(r.prompt) % 3, 0.25, 2)
             for r in requests
         ]
+
+    def rank(self, request: Request, candidates: Sequence[str]) -> Ranking:
+        """The longer a candidate, the less likely."""
+        return Ranking(tuple(-float(len(candidate)) for candidate in candidates), len(request.prompt) % 3, 0.25)
 
     def routing_text(self, row: Mapping[str, Any]) -> str | None:
         return f"routed: {row['conversations'][0]['value']}"

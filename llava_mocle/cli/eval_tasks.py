@@ -1,0 +1,102 @@
+"""`llava-mocle eval --tasks` and `llava-mocle eval prepare`."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_mocle.cli.model_flags import load_predictor
+
+if TYPE_CHECKING:
+    from llava_mocle.evaluation.tasks.judge import Judge
+
+
+def prepare(names: str, data_root: str) -> int:
+    """Print which files of the benchmarks are there; 0 when none that is needed is missing, else 1."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from llava_mocle.evaluation.registry import get_tasks
+
+    root = Path(data_root)
+    table = Table(title=f"benchmarks in {root}", title_justify="left")
+    for column in ("task", "file", "what", "from", ""):
+        table.add_column(column, overflow="fold")
+    lacking = 0
+    for task in get_tasks(names):
+        missing = task.missing(root)
+        for position, source in enumerate(task.sources):
+            state = "there" if source not in missing else "MISSING" if source.needed else "missing, optional"
+            lacking += state == "MISSING"
+            table.add_row(task.name if position == 0 else "", source.path, source.what, source.origin, state)
+    Console().print(table)
+    return 1 if lacking else 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Answer and score the benchmarks of `--tasks`."""
+    from llava_mocle.cli.eval_tables import print_tasks
+    from llava_mocle.evaluation.registry import get_tasks
+    from llava_mocle.evaluation.shards import Shard
+    from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks
+    from llava_mocle.evaluation.tasks.judge import JudgedTask
+
+    tasks = get_tasks(args.tasks)
+    settings = SuiteSettings(
+        limit=args.limit,
+        batch_size=args.batch_size,
+        num_beams=args.num_beams,
+        prompts=args.prompts,
+        max_new_tokens=args.max_new_tokens,
+        overwrite=args.overwrite,
+    )
+    judge = _judge(args)
+    for task in tasks:
+        task.check(Path(args.data_root))  # before the model is loaded
+        if judge is not None and isinstance(task, JudgedTask):
+            task.judge = judge
+    shard, score = Shard.of_process(), True
+    together = shard.count > 1
+    if args.num_chunks:
+        shard, score = Shard(args.chunk_idx, args.num_chunks), False
+    elif together:
+        score = shard.index == 0
+        if args.device is None:
+            args.device = _device_of_rank()
+    predictor = load_predictor(args)
+    wait = _wait_for_all if together and not args.num_chunks else lambda: None
+    results = evaluate_tasks(
+        predictor, tasks, args.data_root, args.output, settings, shard=shard, all_answered=wait, score=score
+    )
+    if score:
+        print_tasks(results)
+        print(f"{Path(args.output) / 'results.json'}")
+    return 0
+
+
+def _judge(args: argparse.Namespace) -> "Judge | None":
+    from llava_mocle.errors import ConfigError
+    from llava_mocle.evaluation.tasks.judge import Judge
+
+    if not args.judge_url and not args.judge_model:
+        return None
+    if not (args.judge_url and args.judge_model):
+        raise ConfigError("--judge-url and --judge-model go together; one of them is missing.")
+    log = Path(args.output) / "judge.jsonl"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return Judge(args.judge_url, args.judge_model, log=log)
+
+
+def _device_of_rank() -> str | None:
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None
+
+
+def _wait_for_all() -> None:
+    from datetime import timedelta
+
+    from accelerate import PartialState
+
+    # Shards take different times; gloo, as nothing but a barrier is asked of it.
+    PartialState(cpu=True, timeout=timedelta(days=2)).wait_for_everyone()

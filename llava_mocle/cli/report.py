@@ -1,0 +1,37 @@
+"""Runs of benchmarks beside the paper's tables: Markdown on the screen, Markdown and HTML in files.
+
+A run is a folder that `llava-mocle eval --tasks ...` wrote (or its results.json); name it with NAME=FOLDER. The first
+run is what the others are compared with.
+
+examples:
+  llava-mocle report runs/mocle/eval
+  llava-mocle report lora=runs/lora/eval mocle=runs/mocle/eval --output runs/report
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a folder with results.json, or NAME=FOLDER")
+    parser.add_argument("--output", help="folder for benchmarks.md and benchmarks.html; without it, print only")
+
+
+def run(args: argparse.Namespace) -> int:
+    from llava_mocle.analysis.benchmark_report import build_sections, to_markdown, write_benchmark_report
+    from llava_mocle.errors import ConfigError
+    from llava_mocle.evaluation.suite import read_results
+
+    runs = {}
+    for word in args.runs:
+        name, _, folder = word.rpartition("=")
+        results = read_results(folder)
+        name = name or str(results["model_id"]).partition("@")[0] or Path(folder).name
+        if name in runs:
+            raise ConfigError(f"two runs are named {name!r}; name them: NAME=FOLDER.")
+        runs[name] = results
+    print(to_markdown(build_sections(runs)), end="")
+    if args.output:
+        for path in write_benchmark_report(runs, args.output):
+            print(path)
+    return 0

@@ -1,0 +1,89 @@
+"""LLaVA's evaluation flags, and answering their questions: what its four programs have in common here."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.errors import UserError
+from llava_mocle.evaluation.runner import GenerationSettings, Question, answer_questions, split_chunks
+from llava_mocle.evaluation.task import OPTION_LETTER
+
+Read = Callable[[argparse.Namespace], list[Question]]
+
+
+def make_parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """LLaVA's flags, and ours: --batch-size, --limit, --overwrite, --device, --dtype."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m llava_mocle.evaluation.{program}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model-path", required=True, help="a trained checkpoint, a stage-1 folder or a base folder")
+    parser.add_argument("--model-base", help="base folder, if the one named in the checkpoint has moved")
+    parser.add_argument("--vision-tower", help="for an original LLaVA folder: its CLIP tower, if it has moved")
+    parser.add_argument("--encoder", help="the cluster model's sentence encoder, if it has moved")
+    parser.add_argument("--image-folder", default="", help="folder that the questions' image paths start from")
+    parser.add_argument("--question-file", required=True)
+    parser.add_argument("--answers-file", required=True)
+    parser.add_argument("--conv-mode", help="prompt template; default: the one that the model was trained with")
+    parser.add_argument("--num-chunks", type=int, default=1)
+    parser.add_argument("--chunk-idx", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): greedy; otherwise sample")
+    parser.add_argument("--top_p", type=float)
+    parser.add_argument("--num_beams", type=int, default=1)
+    parser.add_argument("--max_new_tokens", type=int, default=1024)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--limit", type=int, help="only the first N questions")
+    parser.add_argument("--overwrite", action="store_true", help="start the answers file anew")
+    parser.add_argument("--device", help="default: the GPU if there is one")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
+    return parser
+
+
+def add_single_prompt_flag(parser: argparse.ArgumentParser) -> None:
+    """LLaVA's flag of the multiple-choice programs."""
+    parser.add_argument("--single-pred-prompt", action="store_true", help=f"end every prompt with {OPTION_LETTER!r}")
+
+
+def answer(args: argparse.Namespace, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """Answer the chunk of `questions` that `args` names, and return the answer records."""
+    chunk = split_chunks(questions[: args.limit], args.num_chunks, args.chunk_idx)
+    from llava_mocle.inference import Predictor
+
+    predictor = Predictor.from_pretrained(
+        args.model_path,
+        device=args.device,
+        dtype=args.dtype,
+        base=args.model_base,
+        template=args.conv_mode,
+        vision_tower=args.vision_tower,
+        encoder=args.encoder,
+    )
+    settings = GenerationSettings(
+        max_new_tokens=args.max_new_tokens,
+        num_beams=args.num_beams,
+        temperature=args.temperature,
+        top_p=args.top_p,
+    )
+    return answer_questions(
+        predictor,
+        chunk,
+        args.answers_file,
+        batch_size=args.batch_size,
+        settings=settings,
+        overwrite=args.overwrite,
+        description=Path(args.question_file).name,
+    )
+
+
+def run_program(parser: argparse.ArgumentParser, read: Read, argv: Sequence[str] | None) -> int:
+    """Parse, read, answer; 0 when every question is answered, 2 for a mistake in the input."""
+    args = parser.parse_args(argv)
+    try:
+        answer(args, read(args))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0

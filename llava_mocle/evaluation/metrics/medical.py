@@ -1,0 +1,80 @@
+"""VQA-RAD, SLAKE and PathVQA: recall of open answers, accuracy of closed ones; strict, or as LLaVA-Med counts.
+
+Source of the lineage's counts: LLaVA-Med's llava/eval/run_eval.py and eval_metrics (arXiv 2306.00890). Its scorer has
+two faults that move numbers:
+
+- recall counts a word of the reference as often as the *answer* repeats it;
+- a wrong closed answer that contains "yes" or "no" is left out of the accuracy, instead of counted as wrong. Also, a
+  closed answer without "yes" or "no" is wrong whatever the reference is, and "contains" is by letters: "abnormal"
+  contains "no".
+
+`legacy=True` reproduces all of it, so that numbers compare.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+from llava_mocle.evaluation.metrics.vqa import digits_and_articles, normalize_vqa, strip_punctuation
+
+
+def open_recall(answer: str, reference: str, legacy: bool = False) -> float:
+    """The share of the reference's words that the answer has, both under VQA's normaliser.
+
+    Strict: a word that the reference has n times counts at most n times. Legacy: R / (R + M), where R counts the
+    answer's words that the reference has, repeats included, and M the reference's words that the answer lacks.
+    An empty answer has 0.0. A reference that is all article or punctuation is compared by its raw words instead.
+    """
+    if legacy:
+        return _legacy_recall(answer, reference)
+    said, wanted = Counter(normalize_vqa(answer).split()), Counter(normalize_vqa(reference).split())
+    if not wanted:
+        said, wanted = Counter(answer.lower().split()), Counter(reference.lower().split())
+    return (said & wanted).total() / wanted.total() if wanted else 0.0
+
+
+def closed_match(answer: str, reference: str) -> float | None:
+    """Strict score of one closed answer: 1.0 or 0.0; None where a yes/no question got no readable yes or no.
+
+    A reference of yes or no: the answer's first word decides if it is one of the two, else the one of them that is
+    among its words. Any other reference (SLAKE's are not only yes and no): equality under VQA's normaliser.
+    """
+    said, wanted = normalize_vqa(answer), normalize_vqa(reference)
+    if wanted not in ("yes", "no"):
+        return float(said == wanted) if said else None
+    words = said.split()
+    found = words[:1] if words[:1] in (["yes"], ["no"]) else sorted({"yes", "no"} & set(words))
+    return float(found == [wanted]) if len(found) == 1 else None
+
+
+def legacy_closed_match(answer: str, reference: str) -> float | None:
+    """LLaVA-Med's score of one closed answer: 1.0 or 0.0; None where its accuracy leaves the answer out."""
+    said, wanted = _legacy_normalize(answer), _legacy_normalize(reference)
+    if "yes" not in said and "no" not in said:
+        return 0.0
+    return 1.0 if wanted in said else None
+
+
+def closed_accuracy(pairs: Iterable[tuple[str, str]], legacy: bool = False) -> float:
+    """Mean score of closed (answer, reference) pairs. Strict: the unreadable are wrong, and nan over none.
+
+    Legacy: over the answers that `legacy_closed_match` does not leave out; 0.0 where none is left.
+    """
+    if legacy:
+        kept = [score for score in (legacy_closed_match(*pair) for pair in pairs) if score is not None]
+        return math.fsum(kept) / len(kept) if kept else 0.0
+    scores = [closed_match(*pair) or 0.0 for pair in pairs]
+    return math.fsum(scores) / len(scores) if scores else math.nan
+
+
+def _legacy_normalize(text: str) -> str:
+    return digits_and_articles(strip_punctuation(text.lower()))
+
+
+def _legacy_recall(answer: str, reference: str) -> float:
+    # Twice, as the scorer there: each time at most 32 periods go.
+    said = Counter(_legacy_normalize(_legacy_normalize(answer)).split())
+    wanted = Counter(_legacy_normalize(_legacy_normalize(reference)).split())
+    repeats = sum(count for word, count in said.items() if word in wanted)
+    missing = sum(count for word, count in wanted.items() if word not in said)
+    return repeats / (repeats + missing) if repeats else 0.0

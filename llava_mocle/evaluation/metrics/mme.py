@@ -1,0 +1,86 @@
+"""MME's scores.
+
+Source: eval_tool/calculation.py of MME (Fu et al., arXiv 2306.13394), and the lists of subtasks there.
+"""
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+
+from llava_mocle.errors import DataError
+
+PERCEPTION = (
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)
+COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+
+
+@dataclass(frozen=True)
+class SubtaskScore:
+    """One subtask.
+
+    Attributes:
+        acc: right questions, in percent.
+        acc_plus: images with both questions right, in percent.
+        score: their sum, at most 200.
+        images: number of images; there are twice as many questions.
+    """
+
+    acc: float
+    acc_plus: float
+    score: float
+    images: int
+
+
+@dataclass(frozen=True)
+class MmeScores:
+    """All subtasks there are, and the sums of their scores: perception is at most 2000, cognition at most 800."""
+
+    subtasks: Mapping[str, SubtaskScore]
+    perception: float
+    cognition: float
+    total: float
+
+
+def mme_scores(records: Iterable[tuple[str, Hashable, bool]]) -> MmeScores:
+    """acc + acc+ of every subtask.
+
+    Args:
+        records: (subtask, image, whether the answer was right) of every question. The questions of an image are paired
+            in their order, so an image that was drawn twice (a bootstrap) counts as two images.
+
+    Raises:
+        DataError: an unknown subtask, or an image with an odd number of questions.
+    """
+    answers: dict[str, dict[Hashable, list[bool]]] = {}
+    for subtask, image, correct in records:
+        answers.setdefault(subtask, {}).setdefault(image, []).append(bool(correct))
+    unknown = set(answers) - {*PERCEPTION, *COGNITION}
+    if unknown:
+        raise DataError(f"MME has no subtask {min(unknown)!r}; expected one of {', '.join(PERCEPTION + COGNITION)}.")
+    subtasks = {name: _score(name, answers[name]) for name in PERCEPTION + COGNITION if name in answers}
+    perception = sum(score.score for name, score in subtasks.items() if name in PERCEPTION)
+    cognition = sum(score.score for name, score in subtasks.items() if name in COGNITION)
+    return MmeScores(subtasks, perception, cognition, perception + cognition)
+
+
+def _score(subtask: str, images: Mapping[Hashable, list[bool]]) -> SubtaskScore:
+    pairs: list[tuple[bool, bool]] = []
+    for image, correct in images.items():
+        if len(correct) % 2:
+            raise DataError(
+                f"MME subtask {subtask}, image {image}: found {len(correct)} question(s), expected two an image; "
+                "answer the whole subtask."
+            )
+        pairs.extend(zip(correct[::2], correct[1::2], strict=True))
+    acc = 100 * sum(first + second for first, second in pairs) / (2 * len(pairs))
+    acc_plus = 100 * sum(first and second for first, second in pairs) / len(pairs)
+    return SubtaskScore(acc, acc_plus, acc + acc_plus, len(pairs))

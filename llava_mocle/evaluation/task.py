@@ -1,0 +1,174 @@
+"""What a benchmark is: where its files lie, which questions it asks, and how answers become scores."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.runner import Question
+from llava_mocle.evaluation.statistics import bootstrap_interval
+
+RESAMPLES = 1000
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+OPTION_LETTER = "\nAnswer with the option's letter from the given choices directly."
+PROMPT_STYLES = ("llava", "instructblip")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file or folder that a benchmark reads.
+
+    Attributes:
+        path: where it is expected, below the data root (LLaVA's playground/data/eval).
+        what: what it is, in a few words.
+        origin: who publishes it, and under which name.
+        needed: False for what only a part of the scores needs.
+    """
+
+    path: str
+    what: str
+    origin: str
+    needed: bool = True
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question with what its score needs.
+
+    Attributes:
+        question: what is asked. Its `candidates` make it one to be ranked.
+        reference: the official answer(s), in the task's own shape.
+        keys: what the task groups or breaks scores down by (subtask, image, category ...).
+    """
+
+    question: Question
+    reference: Any
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a benchmark, on the scale in which the literature gives it.
+
+    Attributes:
+        value, interval: None where nothing was scored; the interval is a 95 % bootstrap over `units`.
+        n: items that it is taken over.
+        items: one value an item in the order of the items, where the metric is their mean; for paired comparisons.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None
+    n: int
+    items: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a benchmark comes to.
+
+    Attributes:
+        headline: the name of the metric that tables show.
+        metrics: name -> metric, the headline first.
+        unparsed: answers that no answer could be read from; they count as wrong.
+    """
+
+    headline: str
+    metrics: Mapping[str, Metric]
+    unparsed: int = 0
+
+
+def mean_metric(values: Sequence[float], scale: float = 100.0) -> Metric:
+    """The mean of one value an item, times `scale`."""
+    if not values:
+        return Metric(None, None, 0, ())
+    low, high = bootstrap_interval(values)
+    return Metric(scale * float(np.mean(values)), (scale * low, scale * high), len(values), tuple(map(float, values)))
+
+
+def resampled_metric(
+    units: Sequence[Hashable], statistic: Callable[[np.ndarray], float], scale: float = 100.0, seed: int = 0
+) -> Metric:
+    """A metric that is no mean of items (F1, AUC, acc+ ...), with an interval by resampling whole units.
+
+    Args:
+        units: one an item: what is drawn together (an image, a group of rotations; the item's own index otherwise).
+        statistic: indices of items (repeats allowed) -> the metric; nan where it is not defined, such as an AUC of one
+            class, and then left out of the interval.
+    """
+    if not units:
+        return Metric(None, None, 0)
+    groups: dict[Hashable, list[int]] = {}
+    for index, unit in enumerate(units):
+        groups.setdefault(unit, []).append(index)
+    members = [np.array(group) for group in groups.values()]
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(RESAMPLES):
+        chosen = rng.integers(len(members), size=len(members))
+        drawn.append(statistic(np.concatenate([members[index] for index in chosen])))
+    low, high = np.nanpercentile(drawn, [2.5, 97.5]) if not np.all(np.isnan(drawn)) else (np.nan, np.nan)
+    value = statistic(np.arange(len(units)))
+    return Metric(scale * float(value), (scale * float(low), scale * float(high)), len(units))
+
+
+class Task(ABC):
+    """One benchmark. A subclass says where its files lie, and how they become questions and scores.
+
+    Attributes:
+        name: as on the command line, and of its folder of results.
+        title: as in tables.
+        split: which part of the benchmark.
+        metric: the headline metric in words, with its source.
+        sources: the files it reads.
+        max_new_tokens: longest answer.
+        paper: row of the paper's tables -> the number there, on the same scale.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    split: ClassVar[str]
+    metric: ClassVar[str]
+    sources: ClassVar[tuple[Source, ...]]
+    max_new_tokens: ClassVar[int] = 16
+    paper: ClassVar[Mapping[str, float]] = {}
+
+    @abstractmethod
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """The questions in the official order.
+
+        Args:
+            root: the data root that `sources` start from.
+            prompts: "llava" (LLaVA's suffixes) or "instructblip" (the paper's Table 11).
+
+        Raises:
+            DataError: a file is missing, of another split, or damaged.
+        """
+
+    @abstractmethod
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """Score answers (records of an answers file, one an item, in order)."""
+
+    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+        """Write the files that the benchmark's server takes into `folder`; none by default."""
+        return []
+
+    def missing(self, root: Path) -> list[Source]:
+        """The sources that are not there."""
+        return [source for source in self.sources if not (root / source.path).exists()]
+
+    def check(self, root: Path) -> None:
+        """
+        Raises:
+            DataError: names every needed file that is missing, and where it comes from.
+        """
+        lacking = [source for source in self.missing(root) if source.needed]
+        if lacking:
+            lines = "".join(f"\n  {root / source.path}: {source.what}, from {source.origin}" for source in lacking)
+            raise DataError(
+                f"{self.name}: {len(lacking)} of its files are missing:{lines}\n"
+                f"`llava-mocle eval prepare {self.name}` checks the layout; docs/evaluation.md describes it."
+            )

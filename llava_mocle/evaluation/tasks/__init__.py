@@ -1,0 +1,1 @@
+"""The benchmarks, one small file each; `evaluation/registry.py` names them all."""

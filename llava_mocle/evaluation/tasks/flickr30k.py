@@ -1,0 +1,55 @@
+"""Flickr30k: captions of the 1,000 test images of Karpathy's split.
+
+{"images": [{"imgid": 67, "filename": "1000000067.jpg", "split": "test", "sentids": [335],
+             "sentences": [{"raw": "A kite flies.", "tokens": ["a", "kite", "flies"], "imgid": 67, "sentid": 335}]}],
+ "dataset": "flickr30k"}
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.task import Item, Scores, Source, Task
+from llava_mocle.evaluation.tasks.annotators import annotated
+from llava_mocle.evaluation.tasks.captions import caption_item, cider_metric, empty_answers
+
+FILE = "flickr30k/dataset_flickr30k.json"
+IMAGES = "flickr30k/flickr30k-images"
+
+
+class Flickr30k(Task):
+    """CIDEr of one caption an image, against its five."""
+
+    name = "flickr30k"
+    title = "Flickr30k"
+    split = "Karpathy test"
+    metric = "CIDEr-D x 100 (Vedantam et al., 2015)"
+    sources = (
+        Source(
+            FILE, "captions and splits", "Karpathy and Fei-Fei, caption_datasets.zip (Deep Visual-Semantic Alignments)"
+        ),
+        Source(IMAGES, "images", "Flickr30k, shannon.cs.illinois.edu/DenotationGraph"),
+    )
+    max_new_tokens = 64
+    paper = {"InstructBLIP 7B": 81.3, "InstructBLIP 7B + MoCLE": 81.9}  # noqa: RUF012
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`."""
+        path = root / FILE
+        made = []
+        for place, record in places(path, field(read_json(path), "images", str(path))):
+            if field(record, "split", place) != "test":
+                continue
+            sentences = annotated(field(record, "sentences", place), "sentences", place)
+            captions = [field(sentence, "raw", place) for sentence in sentences]
+            image = root / IMAGES / field(record, "filename", place)
+            made.append(caption_item(field(record, "imgid", place), image, captions, place, prompts, {}))
+        if not made:
+            raise DataError(f"{path}: no image of split 'test'; expected Karpathy's dataset_flickr30k.json.")
+        return made
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`."""
+        return Scores("cider", {"cider": cider_metric(items, answers)}, unparsed=empty_answers(answers))

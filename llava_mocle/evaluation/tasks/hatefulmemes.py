@@ -1,0 +1,92 @@
+"""Hateful Memes: is a meme hateful? The text written on it is given beside the picture.
+
+{"id": 8291, "img": "img/08291.png", "label": 0, "text": "have a nice day"}
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.metrics.binary import roc_auc
+from llava_mocle.evaluation.official import field, places, read_jsonl
+from llava_mocle.evaluation.runner import Question
+from llava_mocle.evaluation.task import (
+    SHORT_ANSWER,
+    Item,
+    Metric,
+    Scores,
+    Source,
+    Task,
+    mean_metric,
+    resampled_metric,
+)
+from llava_mocle.evaluation.tasks.likelihoods import candidate_scores
+from llava_mocle.evaluation.tasks.prompt_styles import check_style
+
+TEMPLATE = 'This is an image with: "{text}" written on it. Is it hateful?'
+# Yes first, in the spelling that each family was trained on.
+CANDIDATES = {"llava": ("Yes", "No"), "instructblip": ("yes", "no")}
+ORIGIN = "the Hateful Memes challenge of Meta AI (Kiela et al., 2020)"
+
+
+class HatefulMemes(Task):
+    """ROC-AUC of the log-odds of yes against no."""
+
+    name = "hatefulmemes"
+    title = "Hateful Memes"
+    split = "dev (seen)"
+    metric = "ROC-AUC x 100 of P(yes) against P(no) (Kiela et al., The Hateful Memes Challenge, 2020)"
+    file: ClassVar[str] = "hatefulmemes/dev_seen.jsonl"
+    sources: ClassVar[tuple[Source, ...]] = (
+        Source("hatefulmemes/dev_seen.jsonl", "memes of the seen dev split", ORIGIN),
+        Source("hatefulmemes/img", "images", ORIGIN),
+    )
+    paper: ClassVar[Mapping[str, float]] = {"InstructBLIP 7B": 65.3, "InstructBLIP 7B + MoCLE": 65.6}
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`."""
+        check_style(prompts)
+        ending = SHORT_ANSWER if prompts == "llava" else " Answer:"
+        path = root / self.file
+        made = []
+        for place, record in places(path, read_jsonl(path)):
+            label = field(record, "label", place)
+            if label not in (0, 1):
+                raise DataError(f"{place}: field 'label' is {label!r}, expected 0 or 1 (hateful).")
+            question = Question(
+                question_id=field(record, "id", place),
+                prompt=TEMPLATE.format(text=field(record, "text", place)) + ending,
+                images=(root / "hatefulmemes" / field(record, "img", place),),
+                source=place,
+                candidates=CANDIDATES[prompts],
+            )
+            made.append(Item(question, bool(label)))
+        return made
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`. Items of one class alone have no AUC."""
+        pairs = [candidate_scores(item, answer) for item, answer in zip(items, answers, strict=True)]
+        odds = np.array([yes - no for yes, no in pairs])
+        truth = np.array([item.reference for item in items], dtype=bool)
+        both = truth.any() and not truth.all()
+        area = resampled_metric(range(len(items)), lambda drawn: roc_auc(truth[drawn], odds[drawn])) if both else None
+        right = np.where(truth, odds > 0, odds < 0).astype(float).tolist()
+        metrics = {"roc_auc": area or Metric(None, None, len(items)), "accuracy": mean_metric(right)}
+        return Scores("roc_auc", metrics)
+
+
+class HatefulMemesTest(HatefulMemes):
+    """The seen test split."""
+
+    name = "hatefulmemes_test"
+    title = "Hateful Memes (test)"
+    split = "test (seen)"
+    file = "hatefulmemes/test_seen.jsonl"
+    sources = (
+        Source("hatefulmemes/test_seen.jsonl", "memes of the seen test split, with labels", ORIGIN),
+        Source("hatefulmemes/img", "images", ORIGIN),
+    )
+    paper: ClassVar[Mapping[str, float]] = {}

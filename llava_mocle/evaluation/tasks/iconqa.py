@@ -1,0 +1,65 @@
+"""IconQA: questions about abstract diagrams; its multi-text-choice test questions.
+
+problems.json: {"95436": {"question": "Which shape is this?", "choices": ["square", "circle"], "answer": 1,
+                "unit": "", "ques_type": "choose_txt", "choice_type": "", "grade": "prek", "label": "S.2",
+                "split": "test"}}
+pid_splits.json: {"choose_txt_test": ["95436"], ...}
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.official import field, read_json
+from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.choices import choice_item, chosen
+
+FOLDER = "iconqa/iconqa_data"
+SPLIT = "choose_txt_test"
+
+
+class IconQA(Task):
+    """Accuracy over the options, not the ANLS that some papers give."""
+
+    name = "iconqa"
+    title = "IconQA"
+    split = "multi-text-choice test"
+    metric = "multiple-choice accuracy (Lu et al., IconQA, 2021)"
+    sources = (
+        Source(f"{FOLDER}/problems.json", "all problems", "github.com/lupantech/IconQA, iconqa_data.zip"),
+        Source(f"{FOLDER}/pid_splits.json", "ids of each split", "the same archive"),
+        Source(f"{FOLDER}/iconqa/test/choose_txt", "a folder with image.png a problem", "the same archive"),
+    )
+    paper = {"InstructBLIP 7B": 43.4, "InstructBLIP 7B + MoCLE": 46.3}  # noqa: RUF012
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`."""
+        folder = root / FOLDER
+        problems = read_json(folder / "problems.json")
+        made = []
+        for pid in field(read_json(folder / "pid_splits.json"), SPLIT, str(folder / "pid_splits.json")):
+            place = f"{folder / 'problems.json'}, problem {pid}"
+            problem = field(problems, str(pid), str(folder / "problems.json"))
+            kind = field(problem, "ques_type", place)
+            if kind != "choose_txt":
+                raise DataError(
+                    f"{place}: field 'ques_type' is {kind!r}, expected 'choose_txt'; fetch the files again."
+                )
+            item = choice_item(
+                str(pid),
+                field(problem, "question", place),
+                field(problem, "choices", place),
+                field(problem, "answer", place),
+                images=(folder / "iconqa/test/choose_txt" / str(pid) / "image.png",),
+                place=place,
+                prompts=prompts,
+            )
+            made.append(item)
+        return made
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`."""
+        said = [chosen(item, answer) for item, answer in zip(items, answers, strict=True)]
+        right = [float(index == item.reference) for index, item in zip(said, items, strict=True)]
+        return Scores("accuracy", {"accuracy": mean_metric(right)}, unparsed=said.count(None))

@@ -1,0 +1,60 @@
+"""iVQA: open questions on clips of instructional videos, five annotators each. A CSV with a header:
+
+video_id,question,answer1,answer2,answer3,answer4,answer5
+clip00000001,What is the man holding?,knife,knife,a knife,sharp knife,knife
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.evaluation.metrics.vqa import half_accuracy
+from llava_mocle.evaluation.official import field, places, read_table
+from llava_mocle.evaluation.runner import Question
+from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.annotators import annotated
+from llava_mocle.evaluation.tasks.frames import video_frames
+from llava_mocle.evaluation.tasks.prompt_styles import short_question
+from llava_mocle.evaluation.tasks.video_qa import video_sources
+
+FILE = "ivqa/test.csv"
+ANNOTATORS = 5
+
+
+class Ivqa(Task):
+    """Full credit for an answer that two of the five annotators gave, half for one."""
+
+    name = "ivqa"
+    title = "iVQA"
+    split = "test"
+    metric = "min(n / 2, 1) over 5 answers, VQA's normaliser (Yang et al., Just Ask, 2021)"
+    sources = (
+        Source(FILE, "questions and answers", "github.com/antoyang/just-ask, iVQA"),
+        *video_sources("ivqa", "the iVQA clips, named by their video_id (the authors' form)"),
+    )
+    paper = {"InstructBLIP 7B": 51.3, "InstructBLIP 7B + MoCLE": 53.2}  # noqa: RUF012
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`. Questions have no official id: the video's, with the number of the record."""
+        path = root / FILE
+        made = []
+        for number, (place, record) in enumerate(places(path, read_table(path, delimiter=","))):
+            video = field(record, "video_id", place)
+            answers = [field(record, f"answer{annotator}", place) for annotator in range(1, ANNOTATORS + 1)]
+            question = Question(
+                question_id=f"{video}-{number}",
+                prompt=short_question(field(record, "question", place), prompts),
+                images=video_frames(path.parent, video),
+                source=place,
+            )
+            made.append(Item(question, annotated([given for given in answers if given], "answer1..5", place)))
+        return made
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`."""
+        values = [
+            half_accuracy(answer["text"], item.reference) if answer["text"].strip() else 0.0
+            for item, answer in zip(items, answers, strict=True)
+        ]
+        unparsed = sum(not answer["text"].strip() for answer in answers)
+        return Scores("accuracy", {"accuracy": mean_metric(values)}, unparsed=unparsed)

@@ -1,0 +1,122 @@
+"""A language model that grades answers: any server with OpenAI's chat completions, asked through urllib."""
+
+import hashlib
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.errors import ConfigError, UserError
+from llava_mocle.evaluation.task import Task
+
+KEY_VARIABLE = "LLAVA_MOCLE_JUDGE_KEY"
+TRANSIENT = (408, 429, 500, 502, 503, 504)
+
+
+@dataclass
+class Judge:
+    """Where the judge is.
+
+    Attributes:
+        url: the server's base, up to and with its version: http://localhost:8000/v1
+        model: the model's name there.
+        log: JSONL file of the replies so far; what stands in it is not asked again. None: kept in memory alone.
+        api_key: sent as a bearer token; by default what the environment variable LLAVA_MOCLE_JUDGE_KEY holds.
+        timeout: seconds that one reply may take.
+        attempts: how often a busy or failing server is asked.
+        pause: seconds before the second attempt; doubled before each later one.
+    """
+
+    url: str
+    model: str
+    log: Path | None = None
+    api_key: str = field(default_factory=lambda: os.environ.get(KEY_VARIABLE, ""), repr=False)
+    timeout: float = 120.0
+    attempts: int = 5
+    pause: float = 2.0
+    _replies: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")) or not self.model:
+            raise ConfigError(
+                f"judge url {self.url!r}, model {self.model!r}: expected an http(s) address, such as "
+                "http://localhost:8000/v1, and the name of a model there."
+            )
+        if self.log is not None and self.log.is_file():
+            # A last line without its end is what a killed run leaves behind.
+            whole = self.log.read_bytes().rpartition(b"\n")[0]
+            for line in whole.split(b"\n") if whole else []:
+                record = json.loads(line)
+                self._replies[record["key"]] = record["reply"]
+            os.truncate(self.log, len(whole) + bool(whole))
+
+    def ask(self, prompt: str, max_tokens: int = 1024, temperature: float = 0.0) -> str:
+        """The judge's reply to one prompt; the same prompt is asked once.
+
+        Raises:
+            UserError: no answer after all attempts, a refusal, or a reply of another form.
+        """
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+        }
+        key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        if key not in self._replies:
+            self._replies[key] = self._post(body)
+            self._record(key, body)
+        return self._replies[key]
+
+    def _record(self, key: str, body: dict[str, Any]) -> None:
+        if self.log is None:
+            return
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        record = {"key": key, "reply": self._replies[key], **body}
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def _post(self, body: dict[str, Any]) -> str:
+        headers = {"Content-Type": "application/json"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        address = self.url.rstrip("/") + "/chat/completions"
+        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+        trouble = ""
+        for attempt in range(self.attempts):
+            if attempt:
+                time.sleep(self.pause * 2 ** (attempt - 1))
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                    return _content(response.read(), address)
+            except urllib.error.HTTPError as error:
+                trouble = f"HTTP {error.code}: {error.read()[:200].decode(errors='replace')}"
+                if error.code not in TRANSIENT:
+                    break
+            except OSError as error:  # URLError, a time-out, a broken connection
+                trouble = str(error)
+        raise UserError(f"judge {self.model} at {address}: {trouble}. Answers and earlier replies are kept; run again.")
+
+
+class JudgedTask(Task):
+    """A benchmark that a judge scores. Without one it goes as far as its submission file.
+
+    Attributes:
+        judge: set before `score`.
+    """
+
+    judge: Judge | None = None
+
+
+def _content(reply: bytes, address: str) -> str:
+    try:
+        return str(json.loads(reply)["choices"][0]["message"]["content"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"judge at {address}: replied {reply[:200]!r}, expected OpenAI's form of a chat completion. Is the "
+            "address the base, up to /v1?"
+        ) from error

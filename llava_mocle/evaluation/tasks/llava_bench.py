@@ -1,0 +1,120 @@
+"""LLaVA-Bench (In-the-Wild): open questions; a language model compares each answer with one by text-only GPT-4.
+
+questions.jsonl: {"question_id": 0, "image": "001.jpg", "text": "Where is this?", "category": "conv"}
+context.jsonl: {"id": "001", "image": "001.jpg", "caption": "A lake below a mountain."}
+answers_gpt4.jsonl: {"question_id": 0, "prompt": "Where is this?", "text": "By a lake.", "answer_id": "...",
+                     "model_id": "gpt-4", "metadata": {}}
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llava_mocle.evaluation.answers import FIELDS
+from llava_mocle.evaluation.official import field, places, read_json, read_jsonl
+from llava_mocle.evaluation.runner import Question
+from llava_mocle.evaluation.task import Item, Metric, Scores, Source, resampled_metric
+from llava_mocle.evaluation.tasks.judge import JudgedTask
+from llava_mocle.evaluation.tasks.prompt_styles import check_style
+from llava_mocle.evaluation.tasks.upload_lines import write_lines
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "llava-bench-in-the-wild"
+ORIGIN = "huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild"
+RULES = f"{FOLDER}/rule.json"
+# Ours; the official one is read from RULES where it is.
+RULE = {
+    "role": "Assistant",
+    "prompt": "Compare the two answers to the question about an image that the context describes: how helpful, "
+    "relevant, accurate and detailed each is, whatever their order. The first line of your reply holds two numbers "
+    "from 1 (poor) to 10 (excellent) with a space between them: the first answer's, then the second's. Explain below.",
+}
+_PAIR = re.compile(r"\s*(\d+(?:\.\d+)?)[,\s]+(\d+(?:\.\d+)?)\s*$")
+
+
+class LlavaBench(JudgedTask):
+    """The model's scores in percent of GPT-4's. Judges differ, so compare only numbers by the same one."""
+
+    name = "llava_bench"
+    title = "LLaVA-Bench (Wild)"
+    split = "all"
+    metric = "sum of the model's scores in percent of the reference's, by a language model (Liu et al., LLaVA, 2023)"
+    max_new_tokens = 1024
+    sources = (
+        Source(f"{FOLDER}/questions.jsonl", "questions", ORIGIN),
+        Source(f"{FOLDER}/images", "images", ORIGIN),
+        Source(f"{FOLDER}/context.jsonl", "descriptions of the images for the judge", ORIGIN),
+        Source(f"{FOLDER}/answers_gpt4.jsonl", "the reference answers", ORIGIN),
+        Source(
+            RULES, "the judge's instructions", "github.com/haotian-liu/LLaVA, llava/eval/table/rule.json", needed=False
+        ),
+    )
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`. The question stands as it is in both styles."""
+        check_style(prompts)
+        folder = root / FOLDER
+        captions = _by(folder / "context.jsonl", "image", "caption")
+        references = _by(folder / "answers_gpt4.jsonl", "question_id", "text")
+        rules = read_json(root / RULES) if (root / RULES).is_file() else {}
+        made = []
+        for place, record in places(folder / "questions.jsonl", read_jsonl(folder / "questions.jsonl")):
+            asked, image = field(record, "text", place), field(record, "image", place)
+            category, question_id = field(record, "category", place), field(record, "question_id", place)
+            caption = field(captions, image, str(folder / "context.jsonl"))
+            keys = {
+                "category": category,
+                "context": "\n".join(caption) if isinstance(caption, list) else caption,
+                "rule": rules.get(f"llava_bench_{category}", RULE),
+            }
+            question = Question(question_id, asked, images=(folder / "images" / image,), source=place)
+            made.append(Item(question, field(references, question_id, str(folder / "answers_gpt4.jsonl")), keys))
+        return made
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`. A pair that the judge gave no two scores for is left out, and counts as unparsed."""
+        if self.judge is None:
+            return Scores("all", {"all": Metric(None, None, 0)})
+        pairs = [self._pair(item, answer["text"]) for item, answer in zip(items, answers, strict=True)]
+        metrics = {"all": _ratio([pair for pair in pairs if pair])}
+        for category in sorted({item.keys["category"] for item in items}):
+            own = zip(pairs, items, strict=True)
+            metrics[category] = _ratio([pair for pair, item in own if pair and item.keys["category"] == category])
+        return Scores("all", metrics, unparsed=pairs.count(None))
+
+    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+        """See `Task`: LLaVA's answers file, for its eval_gpt_review_bench.py."""
+        records = [{key: answer[key] for key in FIELDS if key in answer} for answer in answers]
+        path = write_lines(folder / "answers.jsonl", records)
+        if self.judge is None:
+            logger.warning(
+                "%s: no judge (--judge-url), so nothing is scored; %s is for LLaVA's reviewer.", self.name, path
+            )
+        return [path]
+
+    def _pair(self, item: Item, text: str) -> tuple[float, float] | None:
+        """(reference's, model's) scores."""
+        assert self.judge is not None
+        role, prompt = item.keys["rule"]["role"], item.keys["rule"]["prompt"]
+        parts = [f"[Context]\n{item.keys['context']}", f"[Question]\n{item.question.prompt}"]
+        for number, shown in ((1, item.reference), (2, text)):
+            parts += [f"[{role} {number}]\n{shown}", f"[End of {role} {number}]"]
+        parts.append(f"[System]\n{prompt}")
+        found = _PAIR.match(self.judge.ask("\n\n".join(parts) + "\n\n").lstrip().split("\n")[0])
+        return (float(found.group(1)), float(found.group(2))) if found else None
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> Metric:
+    if not pairs:
+        return Metric(None, None, 0)
+    values = np.array(pairs)
+    return resampled_metric(range(len(pairs)), lambda drawn: values[drawn, 1].sum() / values[drawn, 0].sum())
+
+
+def _by(path: Path, key: str, value: str) -> dict[Any, Any]:
+    return {field(record, key, place): field(record, value, place) for place, record in places(path, read_jsonl(path))}

@@ -1,0 +1,111 @@
+"""MM-Vet: open questions that need several abilities at once; a language model grades the answers from 0 to 1.
+
+{"v1_0": {"imagename": "v1_0.png", "question": "What is x in the equation?", "answer": "-1<AND>-5",
+          "imagesource": "https://...", "capability": ["ocr", "math"]}}
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.official import field, read_json
+from llava_mocle.evaluation.runner import Question
+from llava_mocle.evaluation.task import Item, Metric, Scores, Source, mean_metric
+from llava_mocle.evaluation.tasks.judge import JudgedTask
+from llava_mocle.evaluation.tasks.prompt_styles import check_style
+from llava_mocle.evaluation.tasks.uploads import write_upload
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "mm-vet"
+PROMPT_FILE = f"{FOLDER}/judge_prompt.txt"
+# Ours; the official evaluator's prompt, with its examples, is read from PROMPT_FILE where it is.
+PROMPT = """You grade a prediction against the truth with a number from 0.0 (all wrong) to 1.0 (all right), in tenths.
+Parts of the truth joined by <AND> must all be in the prediction, and each is worth its share.
+Of parts joined by <OR> one is enough. Wording does not matter, the content does. Reply with the number alone.
+
+Question | Ground truth | Prediction | Correctness
+--- | --- | --- | ---
+Which fruits are on the table? | apple <AND> pear | There are apples. | 0.5
+Which fruits are on the table? | apple <AND> pear | An apple and a pear. | 1.0
+What time is it? | 6:15 <OR> quarter past six | The clock shows 6:15. | 1.0
+What time is it? | 6:15 <OR> quarter past six | It is noon. | 0.0
+"""
+_GRADE = re.compile(r"\s*([01](?:\.\d+)?)(?!\d)")
+
+
+class MMVet(JudgedTask):
+    """Mean grade x 100. The official evaluator asks GPT-4; grades of another judge or prompt do not compare."""
+
+    name = "mm_vet"
+    title = "MM-Vet"
+    split = "v1"
+    metric = "mean grade x 100 by a language model (Yu et al., MM-Vet, 2023)"
+    max_new_tokens = 1024
+    sources = (
+        Source(f"{FOLDER}/mm-vet.json", "questions, answers, abilities", "github.com/yuweihao/MM-Vet, mm-vet.zip"),
+        Source(f"{FOLDER}/images", "images", "the same archive"),
+        Source(
+            PROMPT_FILE, "the grading prompt", "`prompt` in mm-vet_evaluator.py there, as a text file", needed=False
+        ),
+    )
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`. The question stands as it is in both styles."""
+        check_style(prompts)
+        path = root / FOLDER / "mm-vet.json"
+        content = read_json(path)
+        if not isinstance(content, Mapping):
+            raise DataError(f"{path}: a {type(content).__name__}, expected an object from ids to questions.")
+        given = root / PROMPT_FILE
+        prompt = given.read_text(encoding="utf-8") if given.is_file() else PROMPT
+        made = []
+        for name, record in content.items():
+            place = f"{path}, {name}"
+            asked = field(record, "question", place)
+            question = Question(
+                question_id=name,
+                prompt=asked,
+                images=(root / FOLDER / "images" / field(record, "imagename", place),),
+                source=place,
+            )
+            truth = str(field(record, "answer", place)).replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
+            keys = {"capabilities": tuple(field(record, "capability", place)), "grading": prompt}
+            made.append(Item(question, truth, keys))
+        return made
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`. A reply without a grade is asked for once more; then it counts 0 and as unparsed."""
+        if self.judge is None:
+            return Scores("total", {"total": Metric(None, None, 0)})
+        grades = [self._grade(item, answer["text"]) for item, answer in zip(items, answers, strict=True)]
+        values = [grade or 0.0 for grade in grades]
+        metrics = {"total": mean_metric(values)}
+        for ability in sorted({name for item in items for name in item.keys["capabilities"]}):
+            own = [value for value, item in zip(values, items, strict=True) if ability in item.keys["capabilities"]]
+            metrics[ability] = mean_metric(own)
+        return Scores("total", metrics, unparsed=grades.count(None))
+
+    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+        """See `Task`: ids to answers, for the official evaluator."""
+        path = write_upload(
+            folder / "mm-vet.json",
+            {str(item.question.question_id): answer["text"] for item, answer in zip(items, answers, strict=True)},
+        )
+        if self.judge is None:
+            logger.warning(
+                "%s: no judge (--judge-url), so nothing is scored; %s is for MM-Vet's evaluator.", self.name, path
+            )
+        return [path]
+
+    def _grade(self, item: Item, text: str) -> float | None:
+        assert self.judge is not None
+        row = f"{item.keys['grading'].rstrip()}\n{item.question.prompt} | {item.reference} | {text} |"
+        for ending in (" ", " \nThe grade, a number from 0.0 to 1.0, is: "):
+            found = _GRADE.match(self.judge.ask(row + ending, max_tokens=8))
+            if found and float(found.group(1)) <= 1.0:
+                return float(found.group(1))
+        return None

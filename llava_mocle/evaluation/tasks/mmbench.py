@@ -1,0 +1,142 @@
+"""MMBench: multiple choice in twenty abilities; a question is right where it is so under all rotations of its options.
+
+A TSV with the columns index, question, hint, A, B, C, D, answer, category, image (base64), source, l2-category,
+comment, split. The published dev file holds the rotations: rows 1000241, 2000241, ... are those of row 241.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.metrics.options import circular_correct, letter_or_text
+from llava_mocle.evaluation.official import field, places, read_table
+from llava_mocle.evaluation.task import OPTION_LETTER, Item, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.choices import choice_item, chosen
+from llava_mocle.evaluation.tasks.embedded_images import unpack_image
+from llava_mocle.evaluation.tasks.spreadsheet import write_spreadsheet
+
+LETTERS = "ABCD"
+ROTATION = 1_000_000  # added to the index for each rotation
+ORIGIN = "download.openmmlab.com/mmclassification/datasets/mmbench"
+EMPTY = ("", "nan", "none")
+
+
+class MMBench(Task):
+    """CircularEval accuracy; read without a language model's help, which MMBench's server adds."""
+
+    name = "mmbench"
+    title = "MMBench"
+    split = "dev_20230712"
+    metric = "CircularEval: accuracy over questions that are right under all rotations (Liu et al., MMBench, 2023)"
+    file: ClassVar[str] = "mmbench/mmbench_dev_20230712.tsv"
+    suffix: ClassVar[str] = OPTION_LETTER
+    sources: ClassVar[tuple[Source, ...]] = (Source(file, "questions, options and images", ORIGIN),)
+    paper: ClassVar[Mapping[str, float]] = {
+        "LLaVA-1.5 single LoRA, own data": 65.89,
+        "LLaVA-1.5 single LoRA, all data": 64.69,
+        "LLaVA-1.5 MoCLE": 66.07,
+    }
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`. Images are unpacked into a folder beside the file; rotations that it lacks are made."""
+        path = root / self.file
+        rows = list(places(path, read_table(path)))
+        made = [
+            self._item(index, row, place, path.with_suffix(""), prompts)
+            for place, record in rows
+            for index, row in _rotations(record, place, rotated=_holds_rotations(rows))
+        ]
+        if not made:
+            raise DataError(f"{path}: no rows; fetch the file again.")
+        return made
+
+    def _item(self, index: int, row: Mapping[str, Any], place: str, images: Path, prompts: str) -> Item:
+        asked, hint = field(row, "question", place), _text(field(row, "hint", place))
+        group = index % ROTATION
+        return choice_item(
+            index,
+            f"{hint}\n{asked}" if hint else asked,
+            [row[letter] for letter in LETTERS if row[letter]],
+            field(row, "answer", place),
+            images=(unpack_image(field(row, "image", place), images / f"{group}.jpg", place),),
+            place=place,
+            prompts=prompts,
+            rewrite=lambda prompt: prompt.replace(OPTION_LETTER, self.suffix),
+            keys={"group": group, "ability": row.get("l2-category"), "row": {k: row.get(k) for k in _SHEET_KEYS}},
+        )
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`. "vanilla" is the accuracy of the questions as they first stand."""
+        said = [chosen(item, answer, letter_or_text) for item, answer in zip(items, answers, strict=True)]
+        right = [index == item.reference for index, item in zip(said, items, strict=True)]
+        groups: dict[int, list[bool]] = {}
+        abilities: dict[str, list[int]] = {}
+        for item, correct in zip(items, right, strict=True):
+            if item.keys["group"] not in groups and item.keys["ability"]:
+                abilities.setdefault(item.keys["ability"], []).append(item.keys["group"])
+            groups.setdefault(item.keys["group"], []).append(correct)
+        circular = circular_correct(groups)
+        first = [float(value) for value, item in zip(right, items, strict=True) if _is_first(item)]
+        metrics = {"circular": mean_metric(list(circular.values())), "vanilla": mean_metric(first)}
+        for ability, members in sorted(abilities.items()):
+            metrics[f"circular_{ability}"] = mean_metric([circular[group] for group in members])
+        return Scores("circular", metrics, unparsed=said.count(None))
+
+    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+        """See `Task`: the spreadsheet that MMBench's server takes, with LLaVA's columns."""
+        rows = []
+        for item, answer in zip(items, answers, strict=True):
+            row = {"index": item.question.question_id, **item.keys["row"]}
+            row["prediction"] = answer["text"]
+            if item.question.candidates:
+                row["prediction"] = LETTERS[chosen(item, answer, letter_or_text) or 0]
+            rows.append({key: row[key] for key in ("index", "question", *LETTERS, "prediction", "answer", "split")})
+        return [write_spreadsheet(folder / f"{Path(self.file).stem}.xlsx", rows)]
+
+
+class MMBenchCN(MMBench):
+    """MMBench in Chinese, with LLaVA's Chinese request for a letter."""
+
+    name = "mmbench_cn"
+    title = "MMBench-CN"
+    split = "dev_cn_20231003"
+    file = "mmbench_cn/mmbench_dev_cn_20231003.tsv"
+    suffix = "\n请直接回答选项字母。"
+    sources = (Source(file, "questions, options and images", ORIGIN),)
+    paper: ClassVar[Mapping[str, float]] = {}
+
+
+_SHEET_KEYS = ("question", *LETTERS, "answer", "split")
+
+
+def _text(value: str | None) -> str:
+    """A cell's text; the file writes what is missing as nothing, or as nan."""
+    return "" if value is None or value.strip().lower() in EMPTY else value
+
+
+def _is_first(item: Item) -> bool:
+    return int(item.question.question_id) < ROTATION
+
+
+def _index(record: Mapping[str, Any], place: str) -> int:
+    index = field(record, "index", place)
+    if not str(index).isdigit():
+        raise DataError(f"{place}: field 'index' is {index!r}, expected a number.")
+    return int(index)
+
+
+def _holds_rotations(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
+    return any(_index(record, place) >= ROTATION for place, record in rows)
+
+
+def _rotations(record: Mapping[str, Any], place: str, rotated: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(index, row) of the row itself, and of its rotations where the file has none of its own."""
+    index = _index(record, place)
+    options = [text for text in (_text(field(record, letter, place)) for letter in LETTERS) if text]
+    answer = field(record, "answer", place)
+    gold = LETTERS.find(answer or "-")
+    for turn in range(1 if rotated else len(options)):
+        moved = options[turn:] + options[:turn] + [""] * (len(LETTERS) - len(options))
+        letter = LETTERS[(gold - turn) % len(options)] if 0 <= gold < len(options) else answer
+        yield index + turn * ROTATION, {**record, **dict(zip(LETTERS, moved, strict=True)), "answer": letter}

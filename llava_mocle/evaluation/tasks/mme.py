@@ -1,0 +1,114 @@
+"""MME: two yes/no questions on each image, in ten subtasks of perception and four of cognition.
+
+A text file an image, its questions and answers parted by a tab; <subtask>/0001.txt with <subtask>/0001.jpg, or
+<subtask>/questions_answers_YN/0001.txt with <subtask>/images/0001.jpg:
+
+Is there a cup in this image? Please answer yes or no.	Yes
+Is there a train in this image? Please answer yes or no.	No
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.metrics.binary import yes_no_mme
+from llava_mocle.evaluation.metrics.mme import COGNITION, PERCEPTION, mme_scores
+from llava_mocle.evaluation.runner import Question
+from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Scores, Source, Task, resampled_metric
+from llava_mocle.evaluation.tasks.prompt_styles import check_style
+
+FOLDER = "MME/MME_Benchmark_release_version"
+REQUEST = "Please answer yes or no."
+IMAGE_ENDINGS = (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG")
+
+
+class Mme(Task):
+    """The sum over all subtasks of accuracy and accuracy+ (both questions of an image right), at most 2800."""
+
+    name = "mme"
+    title = "MME"
+    split = "all"
+    metric = "accuracy + accuracy+ in percent, summed over 14 subtasks (Fu et al., MME, 2023)"
+    sources = (
+        Source(
+            FOLDER,
+            "a folder a subtask, with images and questions",
+            "github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, branch Evaluation",
+        ),
+    )
+    paper = {  # noqa: RUF012
+        "InstructBLIP 7B, perception": 1202.9,
+        "InstructBLIP 7B + MoCLE, perception": 1222.6,
+        "LLaVA-1.5 single LoRA, own data": 1804.0,
+        "LLaVA-1.5 single LoRA, all data": 1794.0,
+        "LLaVA-1.5 MoCLE": 1838.0,
+    }
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`. LLaVA's prompt takes the request for yes or no away and puts its own suffix there."""
+        check_style(prompts)
+        folder = root / FOLDER
+        # Some archives hold one more folder.
+        folder = folder / "MME_Benchmark" if (folder / "MME_Benchmark").is_dir() else folder
+        made = []
+        for subtask in PERCEPTION + COGNITION:
+            for place, image, number, asked, label in _questions(folder, subtask):
+                prompt = asked.replace(REQUEST, "").strip() + SHORT_ANSWER if prompts == "llava" else asked
+                shown = image.relative_to(folder).as_posix()
+                question = Question(f"{shown}-{number}", prompt, images=(image,), source=place)
+                made.append(Item(question, label, {"subtask": subtask, "image": shown}))
+        return made
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`. Of an image with one question asked (a part of the benchmark) nothing counts."""
+        said = [yes_no_mme(answer["text"]) for answer in answers]
+        asked = Counter(item.keys["image"] for item in items)
+        records = [
+            (item.keys["subtask"], item.keys["image"], answer == item.reference)
+            for item, answer in zip(items, said, strict=True)
+            if asked[item.keys["image"]] == 2
+        ]
+        parts = {"total": PERCEPTION + COGNITION, "perception": PERCEPTION, "cognition": COGNITION}
+        parts |= {subtask: (subtask,) for subtask in parts["total"]}
+        metrics = {name: _summed([record for record in records if record[0] in own]) for name, own in parts.items()}
+        return Scores("total", metrics, unparsed=said.count(None))
+
+
+def _summed(records: Sequence[tuple[str, str, bool]]) -> Metric:
+    def total(drawn: np.ndarray) -> float:
+        return mme_scores(records[index] for index in drawn).total
+
+    return resampled_metric([image for _, image, _ in records], total, scale=1.0)
+
+
+def _questions(folder: Path, subtask: str) -> Iterator[tuple[str, Path, int, str, str]]:
+    """(place, image, 0 or 1, question, "yes" or "no") of each question, by file name."""
+    apart = (folder / subtask / "images").is_dir()
+    texts = folder / subtask / "questions_answers_YN" if apart else folder / subtask
+    images = folder / subtask / "images" if apart else folder / subtask
+    files = sorted(texts.glob("*.txt"))
+    if not files:
+        raise DataError(f"{texts}: no question files (*.txt); MME has the subtask {subtask}. Unpack all of it.")
+    for path in files:
+        image = next(
+            (images / (path.stem + end) for end in IMAGE_ENDINGS if (images / (path.stem + end)).is_file()), None
+        )
+        if image is None:
+            raise DataError(
+                f"{path}: no image {path.stem} with one of the endings {', '.join(IMAGE_ENDINGS)} in {images}."
+            )
+        try:
+            lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: byte {error.start} is not UTF-8; fetch the file again.") from error
+        if len(lines) != 2:
+            raise DataError(f"{path}: found {len(lines)} questions, expected two an image.")
+        for number, line in enumerate(lines):
+            question, _, label = line.strip().rpartition("\t")
+            if label.strip().lower() not in ("yes", "no") or not question:
+                raise DataError(f"{path}, line {number + 1}: {line!r:.80}, expected a question, a tab, and Yes or No.")
+            yield f"{path}, line {number + 1}", image, number, question.strip(), label.strip().lower()

@@ -1,0 +1,32 @@
+"""MSRVTT-QA: questions on web video clips; file format in video_qa, and `category_id` besides."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.evaluation.task import Item, Scores, Source, Task
+from llava_mocle.evaluation.tasks.video_qa import video_items, video_scores, video_sources
+
+FILE = "msrvtt_qa/test_qa.json"
+
+
+class MsrvttQa(Task):
+    """Exact match of the answer."""
+
+    name = "msrvtt_qa"
+    title = "MSRVTT-QA"
+    split = "test"
+    metric = "exact match after VQA's normaliser (Xu et al., Video Question Answering, 2017)"
+    sources = (
+        Source(FILE, "questions and answers", "github.com/xudejing/video-question-answering, MSRVTT-QA"),
+        *video_sources("msrvtt_qa", "the MSR-VTT test videos (video7010 ...)"),
+    )
+    paper = {"InstructBLIP 7B": 23.0, "InstructBLIP 7B + MoCLE": 24.4}  # noqa: RUF012
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`."""
+        return video_items(root / FILE, lambda video_id, place: f"video{video_id}", prompts)
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`."""
+        return video_scores(items, answers)

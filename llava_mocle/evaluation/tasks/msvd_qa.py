@@ -1,0 +1,62 @@
+"""MSVD-QA: questions on short YouTube clips; file format in video_qa.
+
+youtube_mapping.txt, a line: "a1B2c3D4e5F_5_15 vid1" (name of the clip, `video_id` with "vid" before it)
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.task import Item, Scores, Source, Task
+from llava_mocle.evaluation.tasks.video_qa import video_items, video_scores, video_sources
+
+FILE = "msvd_qa/test_qa.json"
+MAPPING = "msvd_qa/youtube_mapping.txt"
+ORIGIN = "github.com/xudejing/video-question-answering, MSVD-QA"
+
+
+class MsvdQa(Task):
+    """Exact match of the answer."""
+
+    name = "msvd_qa"
+    title = "MSVD-QA"
+    split = "test"
+    metric = "exact match after VQA's normaliser (Xu et al., Video Question Answering, 2017)"
+    sources = (
+        Source(FILE, "questions and answers", ORIGIN),
+        Source(MAPPING, "names of the clips", ORIGIN),
+        *video_sources("msvd_qa", "the MSVD clips (YouTubeClips)"),
+    )
+    paper = {"InstructBLIP 7B": 41.4, "InstructBLIP 7B + MoCLE": 42.6}  # noqa: RUF012
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`."""
+        names = _mapping(root / MAPPING)
+
+        def name_of(video_id: Any, place: str) -> str:
+            if f"vid{video_id}" not in names:
+                raise DataError(f"{place}: video_id {video_id!r} is not in {root / MAPPING} (as vid{video_id}).")
+            return names[f"vid{video_id}"]
+
+        return video_items(root / FILE, name_of, prompts)
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`."""
+        return video_scores(items, answers)
+
+
+def _mapping(path: Path) -> dict[str, str]:
+    """ "vid<number>" -> name of the clip."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: can't be read ({error}); expected MSVD-QA's youtube_mapping.txt.") from error
+    names = {}
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if words and len(words) != 2:
+            raise DataError(f"{path}, line {number}: {line!r:.60}, expected '<clip> vid<number>'.")
+        if words:
+            names[words[1]] = words[0]
+    return names

@@ -1,0 +1,45 @@
+"""OK-VQA: questions on COCO val2014 images that need knowledge from outside. VQA's file format, see vqa_style.
+
+{"question_id": 425, "image_id": 42, "answer_type": "other", "question_type": "six", "confidence": 3,
+ "answers": [{"answer_id": 1, "raw_answer": "sailing", "answer_confidence": "yes", "answer": "sail"}]}
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.evaluation.metrics.vqa import min_over_three
+from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.vqa_style import accuracies, vqa_items, vqa_metrics
+
+QUESTIONS = "okvqa/OpenEnded_mscoco_val2014_questions.json"
+ANNOTATIONS = "okvqa/mscoco_val2014_annotations.json"
+IMAGES = "okvqa/val2014"
+
+
+class OkVqa(Task):
+    """Soft accuracy against the published answers, which are stemmed; and against what the annotators wrote."""
+
+    name = "okvqa"
+    title = "OK-VQA"
+    split = "val2014"
+    metric = "min(n / 3, 1) over 10 answers, VQA's normaliser, no stemming of the model's answer (Marino et al., 2019)"
+    sources = (
+        Source(QUESTIONS, "questions", "okvqa.allenai.org, v1.1 testing questions"),
+        Source(ANNOTATIONS, "answers", "okvqa.allenai.org, v1.1 testing annotations"),
+        Source(IMAGES, "images", "COCO 2014 validation images"),
+    )
+    paper = {"InstructBLIP 7B": 57.0, "InstructBLIP 7B + MoCLE": 59.8}  # noqa: RUF012
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`."""
+        return vqa_items(
+            root / QUESTIONS, root / ANNOTATIONS, root / IMAGES, "COCO_val2014_", prompts, subtype="val2014"
+        )
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`. `accuracy_raw` is there where the annotations have `raw_answer` (v1.1)."""
+        metrics = vqa_metrics(items, answers)
+        if all("raw_answer" in given for item in items for given in item.reference):
+            metrics["accuracy_raw"] = mean_metric(accuracies(min_over_three, items, answers, key="raw_answer"))
+        return Scores("accuracy", metrics, unparsed=sum(not answer["text"].strip() for answer in answers))

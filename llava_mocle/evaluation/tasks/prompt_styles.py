@@ -1,0 +1,22 @@
+"""The prompts that several benchmarks share, in LLaVA's style and in that of the paper's Table 11."""
+
+from llava_mocle.evaluation.task import PROMPT_STYLES, SHORT_ANSWER
+
+
+def check_style(prompts: str) -> None:
+    """Raises ValueError where `prompts` is none of `PROMPT_STYLES`."""
+    if prompts not in PROMPT_STYLES:
+        raise ValueError(f"prompt style {prompts!r}: expected one of {', '.join(PROMPT_STYLES)}")
+
+
+def short_question(question: str, prompts: str) -> str:
+    """The prompt of a question with a short answer."""
+    check_style(prompts)
+    return question + SHORT_ANSWER if prompts == "llava" else f"Question: {question} Short answer:"
+
+
+def caption_request(prompts: str) -> str:
+    """The prompt for one caption. LLaVA's is that of its training rows with captions."""
+    check_style(prompts)
+    llava = prompts == "llava"
+    return "Provide a one-sentence caption for the provided image." if llava else "A short image description:"

@@ -1,0 +1,85 @@
+"""ScienceQA: school science questions with two to five options; about half of them come with a picture.
+
+problems.json: {"4": {"question": "Which is a mammal?", "choices": ["frog", "whale"], "answer": 1, "hint": "",
+                "image": "image.png", "task": "closed choice", "grade": "grade4", "subject": "natural science",
+                "topic": "biology", "category": "Classification", "skill": "...", "lecture": "...",
+                "solution": "...", "split": "test"}}
+pid_splits.json: {"test": ["4"], ...}
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.evaluation.metrics.options import scienceqa_letter
+from llava_mocle.evaluation.official import field, read_json
+from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.choices import choice_item, chosen
+
+ORIGIN = "github.com/lupantech/ScienceQA, data/scienceqa"
+
+
+class ScienceQA(Task):
+    """Accuracy; the headline is that of the questions with a picture (IMG), which both model families report."""
+
+    name = "scienceqa"
+    title = "ScienceQA"
+    split = "test"
+    metric = "accuracy on the questions with an image, answers read by LLaVA's parser (Lu et al., ScienceQA, 2022)"
+    sources = (
+        Source("scienceqa/problems.json", "all problems", ORIGIN),
+        Source("scienceqa/pid_splits.json", "ids of each split", ORIGIN),
+        Source("scienceqa/images/test", "a folder with image.png a problem", ORIGIN),
+    )
+    paper = {  # noqa: RUF012
+        "InstructBLIP 7B": 62.0,
+        "InstructBLIP 7B + MoCLE": 63.9,
+        "LLaVA-1.5 single LoRA, own data": 67.67,
+        "LLaVA-1.5 single LoRA, all data": 66.78,
+        "LLaVA-1.5 MoCLE": 67.38,
+    }
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`. A hint stands in front as context, and routes with the question."""
+        folder = root / "scienceqa"
+        problems = read_json(folder / "problems.json")
+        made = []
+        for pid in field(read_json(folder / "pid_splits.json"), "test", str(folder / "pid_splits.json")):
+            place = f"{folder / 'problems.json'}, problem {pid}"
+            problem = field(problems, str(pid), str(folder / "problems.json"))
+            hint, image = field(problem, "hint", place), field(problem, "image", place)
+            item = choice_item(
+                str(pid),
+                field(problem, "question", place),
+                field(problem, "choices", place),
+                field(problem, "answer", place),
+                images=(folder / "images/test" / str(pid) / image,) if image else (),
+                place=place,
+                prompts=prompts,
+                rewrite=partial(_with_context, hint, prompts),
+                keys={"image": bool(image)},
+            )
+            made.append(item)
+        return made
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`."""
+        said = [chosen(item, answer, _letter) for item, answer in zip(items, answers, strict=True)]
+        right = [float(index == item.reference) for index, item in zip(said, items, strict=True)]
+        shown = [value for value, item in zip(right, items, strict=True) if item.keys["image"]]
+        metrics = {"accuracy_img": mean_metric(shown), "accuracy": mean_metric(right)}
+        return Scores("accuracy_img", metrics, unparsed=said.count(None))
+
+
+def _with_context(hint: str, prompts: str, prompt: str) -> str:
+    """LLaVA's file for ScienceQA and Table 11 both put the hint in front; Table 11 ends in "Answer:" here."""
+    if prompts == "instructblip":
+        prompt = prompt.removesuffix("Short answer:") + "Answer:"
+    if not hint:
+        return prompt
+    return f"Context: {hint}\n{prompt}" if prompts == "llava" else f"Context: {hint} {prompt}"
+
+
+def _letter(text: str, options: Sequence[str]) -> int | None:
+    return scienceqa_letter(text, len(options))

@@ -1,0 +1,114 @@
+"""SEED-Bench: multiple choice on images and on frames of videos, in twelve dimensions.
+
+{"questions": [{"answer": "A", "choice_a": "One", "choice_b": "Two", "choice_c": "Three", "choice_d": "Four",
+                "data_id": "1454426_2591111986", "data_type": "image", "question": "How many towels are there?",
+                "question_id": "101669", "question_type_id": 5}],
+ "question_type": {"Instances Counting": 5}}
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.metrics.options import bare_letter
+from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.choices import choice_item, chosen
+from llava_mocle.evaluation.tasks.upload_lines import write_lines
+
+FOLDER = "seed_bench"
+FILE = f"{FOLDER}/SEED-Bench.json"
+KINDS = ("image", "video")
+QUESTIONS = Source(FILE, "questions", "huggingface.co/datasets/AILab-CVC/SEED-Bench")
+IMAGES = Source(f"{FOLDER}/SEED-Bench-image", "images, named as data_id", "the same data set, SEED-Bench-image.zip")
+FRAMES = Source(
+    f"{FOLDER}/SEED-Bench-video-image",
+    "<question type>_<question id>.png, the middle frame (or a folder of that name with several)",
+    "Something-Something v2, EPIC-KITCHENS and Breakfast, cut by LLaVA's extract_video_frames.py",
+)
+
+
+class SeedBench(Task):
+    """Accuracy over images and videos."""
+
+    name = "seed_bench"
+    title = "SEED-Bench"
+    split = "images and videos"
+    metric = "accuracy of the letter (Li et al., SEED-Bench, 2023)"
+    kinds: ClassVar[tuple[str, ...]] = KINDS
+    sources: ClassVar[tuple[Source, ...]] = (QUESTIONS, IMAGES, FRAMES)
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`. With InstructBLIP's prompts the choices are ranked, as SEED-Bench itself does."""
+        path = root / FILE
+        content = read_json(path)
+        names = {number: name for name, number in field(content, "question_type", str(path)).items()}
+        made = []
+        for place, record in places(path, field(content, "questions", str(path))):
+            kind, type_id = field(record, "data_type", place), field(record, "question_type_id", place)
+            if kind not in KINDS:
+                raise DataError(f"{place}: field 'data_type' is {kind!r}, expected image or video (SEED-Bench-1).")
+            if kind in self.kinds:
+                item = choice_item(
+                    field(record, "question_id", place),
+                    field(record, "question", place),
+                    [field(record, f"choice_{letter}", place) for letter in "abcd"],
+                    field(record, "answer", place),
+                    images=_images(root, record, place),
+                    place=place,
+                    prompts=prompts,
+                    keys={"kind": kind, "dimension": names.get(type_id, str(type_id))},
+                )
+                made.append(item)
+        return made
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`."""
+        said = [chosen(item, answer, _letter) for item, answer in zip(items, answers, strict=True)]
+        right = [float(index == item.reference) for index, item in zip(said, items, strict=True)]
+        metrics = {"accuracy": mean_metric(right)}
+        for key, values in (("kind", self.kinds), ("dimension", _in_order(items))):
+            for value in values:
+                part = [score for score, item in zip(right, items, strict=True) if item.keys[key] == value]
+                metrics[f"accuracy_{value}"] = mean_metric(part)
+        return Scores("accuracy", metrics, unparsed=said.count(None))
+
+    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+        """See `Task`: one object a line, as the leaderboard takes it."""
+        lines = []
+        for item, answer in zip(items, answers, strict=True):
+            index = chosen(item, answer, _letter)
+            text = answer["text"] if index is None else "ABCD"[index]
+            lines.append({"question_id": item.question.question_id, "prediction": text})
+        return [write_lines(folder / "results.jsonl", lines)]
+
+
+class SeedBenchImage(SeedBench):
+    """The questions on images alone."""
+
+    name = "seed_bench_image"
+    title = "SEED-Bench (image)"
+    split = "images"
+    kinds = ("image",)
+    sources = (QUESTIONS, IMAGES)
+
+
+def _letter(text: str, options: Sequence[str]) -> int | None:
+    return bare_letter(text, len(options))
+
+
+def _in_order(items: Sequence[Item]) -> list[str]:
+    return list(dict.fromkeys(item.keys["dimension"] for item in items))
+
+
+def _images(root: Path, record: Mapping[str, Any], place: str) -> tuple[Path, ...]:
+    if record["data_type"] == "image":
+        return (root / IMAGES.path / field(record, "data_id", place),)
+    frames = root / FRAMES.path / f"{record['question_type_id']}_{field(record, 'question_id', place)}"
+    if not frames.is_dir():
+        return (frames.with_name(frames.name + ".png"),)
+    found = tuple(sorted(path for path in frames.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg")))
+    if not found:
+        raise DataError(f"{place}: the folder {frames} holds no frames (.png or .jpg).")
+    return found

@@ -1,0 +1,51 @@
+"""SLAKE: questions on radiology images, in English and Chinese; the English ones.
+
+Either LLaVA-Med's rows (see `medical_qa`), or the authors' file:
+
+{"img_id": 1, "img_name": "xmlab1/source.jpg", "question": "Is the lung healthy?", "answer": "No", "q_lang": "en",
+ "location": "Lung", "modality": "X-Ray", "answer_type": "CLOSED", "base_type": "vqa", "content_type": "Abnormality",
+ "triple": ["vhead", "_", "_"], "qid": 11934}
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llava_mocle.evaluation.official import field
+from llava_mocle.evaluation.task import Source
+from llava_mocle.evaluation.tasks.medical_qa import MedicalQA, MedicalRecord
+
+ORIGIN = "med-vqa.com/slake, Slake1.0.zip"
+
+
+class Slake(MedicalQA):
+    """English test questions; closed answers are not only yes and no."""
+
+    name = "slake"
+    title = "SLAKE"
+    split = "English test"
+    folder = "slake"
+    image_folders = ("imgs", "images")
+    sources = (
+        Source("slake/test.json", "the authors' file, or LLaVA-Med's rows", ORIGIN),
+        Source("slake/imgs", "images (or a folder `images`)", ORIGIN),
+    )
+    paper = {  # noqa: RUF012
+        "LLaVA-1.5 single LoRA, own data": 86.05,
+        "LLaVA-1.5 single LoRA, all data": 84.61,
+        "LLaVA-1.5 MoCLE": 83.29,
+        "LLaVA-1.5 single LoRA, own data, closed": 85.58,
+        "LLaVA-1.5 single LoRA, all data, closed": 82.45,
+        "LLaVA-1.5 MoCLE, closed": 85.10,
+    }
+
+    def official(self, record: Mapping[str, Any], place: str) -> MedicalRecord | None:
+        """See `MedicalQA`."""
+        if field(record, "q_lang", place) != "en":
+            return None
+        return MedicalRecord(
+            field(record, "qid", place),
+            field(record, "img_name", place),
+            field(record, "question", place),
+            str(field(record, "answer", place)),
+            field(record, "answer_type", place),
+        )

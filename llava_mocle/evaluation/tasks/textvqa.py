@@ -1,0 +1,81 @@
+"""TextVQA: questions on text in images; val of 0.5.1, with the OCR tokens of Rosetta in the prompt.
+
+{"data": [{"question_id": 34700, "image_id": "00a1b2", "question": "what is written on the boat?",
+           "answers": ["north star", "the north star"], "set_name": "val"}]}
+OCR file: {"data": [{"image_id": "00a1b2", "ocr_tokens": ["NORTH", "STAR"], "ocr_info": []}]}
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.metrics.textvqa import textvqa_accuracy
+from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.runner import Question
+from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.annotators import annotated
+from llava_mocle.evaluation.tasks.prompt_styles import short_question
+
+FILE = "textvqa/TextVQA_0.5.1_val.json"
+OCR = "textvqa/TextVQA_Rosetta_OCR_v0.2_val.json"
+IMAGES = "textvqa/train_images"
+# As many as LAVIS gives InstructBLIP.
+INSTRUCTBLIP_TOKENS = 30
+
+
+class TextVqa(Task):
+    """Soft accuracy over the ten annotators. The OCR tokens stand in the prompt, but don't route."""
+
+    name = "textvqa"
+    title = "TextVQA"
+    split = "val"
+    metric = "mean over leave-one-out sets of min(n / 3, 1), EvalAI's normaliser (Singh et al., TextVQA, 2019)"
+    sources = (
+        Source(FILE, "questions and answers", "textvqa.org/dataset, TextVQA 0.5.1 validation set"),
+        Source(OCR, "OCR tokens", "textvqa.org/dataset, Rosetta OCR tokens v0.2 (val)"),
+        Source(IMAGES, "images", "textvqa.org/dataset, train_val_images.zip"),
+    )
+    paper = {"InstructBLIP 7B": 53.9, "InstructBLIP 7B + MoCLE": 57.1}  # noqa: RUF012
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`."""
+        path, ocr = root / FILE, root / OCR
+        tokens = {}
+        for place, record in places(ocr, field(read_json(ocr), "data", str(ocr))):
+            tokens[field(record, "image_id", place)] = field(record, "ocr_tokens", place)
+        made = []
+        for place, record in places(path, field(read_json(path), "data", str(path))):
+            if record.get("set_name", "val") != "val":
+                raise DataError(f"{place}: set_name is {record['set_name']!r}, expected 'val'.")
+            image = field(record, "image_id", place)
+            if image not in tokens:
+                raise DataError(f"{place}: image {image} has no OCR tokens in {ocr}; is that the file of val?")
+            text = field(record, "question", place)
+            # LLaVA's question file starts the questions, which the official one has in lower case, with a capital.
+            text = text[:1].upper() + text[1:] if prompts == "llava" else text
+            question = Question(
+                question_id=field(record, "question_id", place),
+                prompt=prompt_with_tokens(text, tokens[image], prompts),
+                images=(root / IMAGES / f"{image}.jpg",),
+                route_text=short_question(text, prompts),
+                source=place,
+            )
+            made.append(Item(question, annotated(field(record, "answers", place), "answers", place)))
+        return made
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`."""
+        values = [
+            textvqa_accuracy(answer["text"], item.reference) if answer["text"].strip() else 0.0
+            for item, answer in zip(items, answers, strict=True)
+        ]
+        unparsed = sum(not answer["text"].strip() for answer in answers)
+        return Scores("accuracy", {"accuracy": mean_metric(values)}, unparsed=unparsed)
+
+
+def prompt_with_tokens(question: str, tokens: Sequence[str], prompts: str) -> str:
+    """The question with the OCR tokens, where LLaVA (behind it) and Table 11 (before it) put them."""
+    if prompts == "llava":
+        return f"{question}\nReference OCR token: {', '.join(tokens)}{SHORT_ANSWER}"
+    return f"OCR tokens: {', '.join(tokens[:INSTRUCTBLIP_TOKENS])}. {short_question(question, prompts)}"

@@ -1,0 +1,57 @@
+"""What MSVD-QA and MSRVTT-QA share: open questions with one answer on a video, in the files of Xu et al. (2017).
+
+[{"answer": "cook", "id": 39001, "question": "what is a man doing?", "video_id": 1451}]
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.metrics.exact import vqa_match
+from llava_mocle.evaluation.metrics.vqa import normalize_vqa
+from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.runner import Question
+from llava_mocle.evaluation.task import Item, Scores, Source, mean_metric
+from llava_mocle.evaluation.tasks.frames import FRAMES, video_frames
+from llava_mocle.evaluation.tasks.prompt_styles import short_question
+
+KINDS = ("what", "who", "how", "when", "where")
+
+
+def video_sources(folder: str, origin: str) -> tuple[Source, Source]:
+    """Frames or videos: one of both is needed, and which can't be told before the names are read."""
+    return (
+        Source(f"{folder}/frames", "frames, one folder of images a video", f"extracted from {origin}", needed=False),
+        Source(f"{folder}/videos", f"videos, of which {FRAMES} frames are read with PyAV", origin, needed=False),
+    )
+
+
+def video_items(path: Path, video_name: Callable[[Any, str], str], prompts: str) -> list[Item]:
+    """Items of a questions file; `video_name` gives the name of a `video_id`'s video, below the file's folder."""
+    records = read_json(path)
+    if not isinstance(records, list):
+        raise DataError(f"{path}: a {type(records).__name__}, expected a list of questions.")
+    frames: dict[str, tuple[Path, ...]] = {}
+    made = []
+    for place, record in places(path, records):
+        name = video_name(field(record, "video_id", place), place)
+        if name not in frames:
+            frames[name] = video_frames(path.parent, name)
+        text = field(record, "question", place)
+        question = Question(
+            field(record, "id", place), short_question(text, prompts), images=frames[name], source=place
+        )
+        first = text.split(maxsplit=1)[0].lower() if text.split() else ""
+        made.append(Item(question, field(record, "answer", place), {"kind": first}))
+    return made
+
+
+def video_scores(items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    """Exact match after VQA's normaliser, of all and by the question's first word."""
+    right = [vqa_match(answer["text"], item.reference) for item, answer in zip(items, answers, strict=True)]
+    metrics = {"accuracy": mean_metric(right)}
+    for kind in KINDS:
+        part = [value for item, value in zip(items, right, strict=True) if item.keys["kind"] == kind]
+        metrics[f"accuracy_{kind}"] = mean_metric(part)
+    return Scores("accuracy", metrics, unparsed=sum(not normalize_vqa(answer["text"]) for answer in answers))

@@ -1,0 +1,106 @@
+"""VisDial v1.0: the last question of a dialog about an image; its 100 answer options are ranked by likelihood.
+
+{"version": "1.0", "split": "val", "data": {"questions": ["is it in color"], "answers": ["yes", "no"], "dialogs": [
+    {"image_id": 42, "caption": "a kite above a field", "dialog": [
+        {"question": 0, "answer": 0, "answer_options": [1, 0], "gt_index": 1}]}]}}
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.metrics.ranking import reciprocal_rank
+from llava_mocle.evaluation.official import field, read_json
+from llava_mocle.evaluation.runner import Question
+from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.coco_images import coco_image
+from llava_mocle.evaluation.tasks.likelihoods import candidate_scores
+from llava_mocle.evaluation.tasks.prompt_styles import check_style
+
+FILE = "visdial/visdial_1.0_val.json"
+IMAGES = "visdial/VisualDialog_val2018"
+
+
+class VisDial(Task):
+    """Mean reciprocal rank of the true answer; the earlier rounds, not the caption, are the history (as in LAVIS)."""
+
+    name = "visdial"
+    title = "VisDial"
+    split = "v1.0 val, last round"
+    metric = "mean reciprocal rank x 100 of the true answer among 100 (Das et al., Visual Dialog, 2017)"
+    sources = (
+        Source(FILE, "dialogs", "visualdialog.org/data, VisDial v1.0 validation set"),
+        Source(IMAGES, "images", "visualdialog.org/data, VisualDialog_val2018.zip"),
+    )
+    paper = {"InstructBLIP 7B": 46.3, "InstructBLIP 7B + MoCLE": 46.9}  # noqa: RUF012
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`."""
+        check_style(prompts)
+        path = root / FILE
+        content = read_json(path)
+        found = (field(content, "version", str(path)), field(content, "split", str(path)))
+        if found != ("1.0", "val"):
+            raise DataError(f"{path}: version and split are {found}, expected ('1.0', 'val').")
+        data = field(content, "data", str(path))
+        questions, answers = field(data, "questions", str(path)), field(data, "answers", str(path))
+        made = []
+        for number, record in enumerate(field(data, "dialogs", str(path))):
+            place = f"{path}, dialog {number}"
+            made.append(_item(record, questions, answers, root / IMAGES, place, prompts))
+        return made
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`."""
+        ranks = [
+            reciprocal_rank(candidate_scores(item, answer), item.reference)
+            for item, answer in zip(items, answers, strict=True)
+        ]
+        return Scores("mrr", {"mrr": mean_metric(ranks)})
+
+
+def _item(
+    record: Mapping[str, Any],
+    questions: Sequence[str],
+    answers: Sequence[str],
+    images: Path,
+    place: str,
+    prompts: str,
+) -> Item:
+    rounds = field(record, "dialog", place)
+    if not rounds:
+        raise DataError(f"{place}: 'dialog' is empty, expected ten rounds.")
+    *earlier, last = rounds
+    history = " ".join(
+        f"q: {_text(questions, turn, 'question', place)} a: {_text(answers, turn, 'answer', place)}" for turn in earlier
+    )
+    options = tuple(_at(answers, option, place) for option in field(last, "answer_options", place))
+    gold = field(last, "gt_index", place)
+    if not isinstance(gold, int) or not 0 <= gold < len(options):
+        raise DataError(f"{place}: gt_index is {gold!r}, expected 0 to {len(options) - 1}.")
+    image_id = field(record, "image_id", place)
+    question = Question(
+        question_id=image_id,
+        prompt=_prompt(history, _text(questions, last, "question", place), prompts),
+        images=(coco_image(images, "VisualDialog_val2018_", image_id, place),),
+        source=place,
+        candidates=options,
+    )
+    return Item(question, gold)
+
+
+def _text(texts: Sequence[str], turn: Mapping[str, Any], key: str, place: str) -> str:
+    return _at(texts, field(turn, key, place), place)
+
+
+def _at(texts: Sequence[str], index: Any, place: str) -> str:
+    if not isinstance(index, int) or not 0 <= index < len(texts):
+        raise DataError(f"{place}: {index!r} is the number of no text, expected 0 to {len(texts) - 1}.")
+    return texts[index]
+
+
+def _prompt(history: str, question: str, prompts: str) -> str:
+    if prompts == "llava":
+        return f"Dialog history: {history}\n{question}{SHORT_ANSWER}"
+    return f"Dialog history: {history}\n Question: {question} Short answer:"

@@ -1,0 +1,53 @@
+"""VQA-RAD: questions on radiology images by clinicians.
+
+Either LLaVA-Med's rows (see `medical_qa`), or the authors' file:
+
+{"qid": "7", "phrase_type": "test_freeform", "image_name": "synpic54610.jpg", "question": "Are the lungs normal?",
+ "answer": "No", "answer_type": "CLOSED", "question_type": "ABN", "image_organ": "CHEST"}
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llava_mocle.evaluation.official import field
+from llava_mocle.evaluation.task import Source
+from llava_mocle.evaluation.tasks.medical_qa import MedicalQA, MedicalRecord
+
+PUBLIC = "VQA_RAD Dataset Public.json"
+
+
+class VqaRad(MedicalQA):
+    """The 451 test questions: phrase types test_freeform and test_para."""
+
+    name = "vqa_rad"
+    title = "VQA-RAD"
+    split = "test"
+    folder = "vqa_rad"
+    files = ("test.json", PUBLIC)
+    image_folders = ("images", "VQA_RAD Image Folder")
+    sources = (
+        Source(
+            "vqa_rad/test.json", f"LLaVA-Med's rows, or else the authors' {PUBLIC!r} in the same folder", "osf.io/89kps"
+        ),
+        Source("vqa_rad/images", "images (or the authors' 'VQA_RAD Image Folder')", "osf.io/89kps"),
+    )
+    paper = {  # noqa: RUF012
+        "LLaVA-1.5 single LoRA, own data": 53.90,
+        "LLaVA-1.5 single LoRA, all data": 46.89,
+        "LLaVA-1.5 MoCLE": 53.59,
+        "LLaVA-1.5 single LoRA, own data, closed": 84.19,
+        "LLaVA-1.5 single LoRA, all data, closed": 77.94,
+        "LLaVA-1.5 MoCLE, closed": 81.98,
+    }
+
+    def official(self, record: Mapping[str, Any], place: str) -> MedicalRecord | None:
+        """See `MedicalQA`. Some answers are numbers there."""
+        if field(record, "phrase_type", place) not in ("test_freeform", "test_para"):
+            return None
+        return MedicalRecord(
+            field(record, "qid", place),
+            field(record, "image_name", place),
+            field(record, "question", place),
+            str(field(record, "answer", place)),
+            field(record, "answer_type", place),
+        )

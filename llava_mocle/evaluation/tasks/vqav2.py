@@ -1,0 +1,93 @@
+"""VQAv2: open questions on COCO images. Val is scored here, test-dev by the server.
+
+VQA's file format, see vqa_style; the questions of test-dev have no annotations.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
+from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.task import Item, Metric, Scores, Source, Task
+from llava_mocle.evaluation.tasks.uploads import write_upload
+from llava_mocle.evaluation.tasks.vqa_style import vqa_items, vqa_metrics
+
+TEST_DEV = "vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json"
+TEST = "vqav2/v2_OpenEnded_mscoco_test2015_questions.json"
+TEST_IMAGES = "vqav2/test2015"
+VAL = "vqav2/v2_OpenEnded_mscoco_val2014_questions.json"
+VAL_ANNOTATIONS = "vqav2/v2_mscoco_val2014_annotations.json"
+VAL_IMAGES = "vqav2/val2014"
+ANSWER_TYPES = ("yes/no", "number", "other")
+ORIGIN = "visualqa.org/download.html, v2.0"
+
+
+class VqaV2(Task):
+    """Test-dev: an upload for the server, no score here."""
+
+    name = "vqav2"
+    title = "VQAv2"
+    split = "test-dev"
+    metric = "VQA accuracy, by the server: EvalAI challenge 830 (Goyal et al., 2017)"
+    sources = (
+        Source(TEST_DEV, "questions", ORIGIN),
+        Source(TEST_IMAGES, "images", "COCO 2015 test images"),
+        Source(
+            TEST, "all test questions: those outside test-dev are uploaded with empty answers", ORIGIN, needed=False
+        ),
+    )
+    paper = {"InstructBLIP 7B": 77.4, "InstructBLIP 7B + MoCLE": 78.9}  # noqa: RUF012
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`."""
+        made = vqa_items(root / TEST_DEV, None, root / TEST_IMAGES, "COCO_test2015_", prompts, subtype="test")
+        return [Item(item.question, None, {"all_questions": root / TEST}) for item in made]
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """No score: the answers are not published."""
+        metrics = {"accuracy": Metric(None, None, 0, ())}
+        return Scores("accuracy", metrics, unparsed=sum(not answer["text"].strip() for answer in answers))
+
+    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+        """The upload, answers normalised as LLaVA does; covers all test questions where their file is there."""
+        said = {
+            item.question.question_id: normalize_evalai(answer["text"])
+            for item, answer in zip(items, answers, strict=True)
+        }
+        path = items[0].keys["all_questions"] if items else None
+        if path is not None and path.is_file():
+            questions = field(read_json(path), "questions", str(path))
+            asked = [field(record, "question_id", place) for place, record in places(path, questions)]
+            lost = said.keys() - set(asked)
+            if lost:
+                raise DataError(f"{path}: no question {min(lost)} of test-dev; expected all questions of test2015.")
+            said = {question_id: said.get(question_id, "") for question_id in asked}
+        upload = [{"question_id": question_id, "answer": answer} for question_id, answer in said.items()]
+        return [write_upload(folder / "vqav2_test-dev2015.json", upload)]
+
+
+class VqaV2Val(Task):
+    """Val: scored here."""
+
+    name = "vqav2_val"
+    title = "VQAv2 val"
+    split = "val"
+    metric = "min(n / 3, 1) over 10 answers, VQA's normaliser (Goyal et al., 2017)"
+    sources = (
+        Source(VAL, "questions", ORIGIN),
+        Source(VAL_ANNOTATIONS, "answers", ORIGIN),
+        Source(VAL_IMAGES, "images", "COCO 2014 validation images"),
+    )
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`."""
+        return vqa_items(
+            root / VAL, root / VAL_ANNOTATIONS, root / VAL_IMAGES, "COCO_val2014_", prompts, subtype="val2014"
+        )
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`."""
+        unparsed = sum(not answer["text"].strip() for answer in answers)
+        return Scores("accuracy", vqa_metrics(items, answers, ANSWER_TYPES), unparsed=unparsed)

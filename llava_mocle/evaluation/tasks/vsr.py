@@ -1,0 +1,66 @@
+"""VSR: is a statement about where things are in a picture true? Its zero-shot test split.
+
+{"image": "000000085637.jpg", "image_link": "http://images.cocodataset.org/train2017/000000085637.jpg",
+ "caption": "The cup is left of the plate.", "label": 1, "relation": "left of", "annotator_id": 3,
+ "vote_true_validator_id": [2, 6], "vote_false_validator_id": []}
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.metrics.binary import yes_probability
+from llava_mocle.evaluation.official import field, places, read_jsonl
+from llava_mocle.evaluation.runner import Question
+from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.likelihoods import candidate_scores
+from llava_mocle.evaluation.tasks.prompt_styles import check_style
+
+TEMPLATE = 'Based on the image, is this statement true or false? "{caption}"'
+# True words first. LLaVA-1.5 was trained on capitalised short answers, InstructBLIP on lower case.
+CANDIDATES = {"llava": ("Yes", "True", "No", "False"), "instructblip": ("yes", "true", "no", "false")}
+ORIGIN = "github.com/cambridgeltl/visual-spatial-reasoning"
+
+
+class Vsr(Task):
+    """Accuracy of P(yes) + P(true) against P(no) + P(false); a tie is wrong."""
+
+    name = "vsr"
+    title = "VSR"
+    split = "zero-shot test"
+    metric = "accuracy; the likelihood of yes or true ranked against no or false (Liu et al., VSR, 2023)"
+    sources = (
+        Source("vsr/splits/zeroshot/test.jsonl", "statements", f"{ORIGIN}, data/splits"),
+        Source("vsr/images", "images", "COCO 2017 training and validation images, or the VSR authors' archive of them"),
+    )
+    paper = {"InstructBLIP 7B": 60.8, "InstructBLIP 7B + MoCLE": 64.7}  # noqa: RUF012
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`. The file has no ids; they count its lines from 0."""
+        check_style(prompts)
+        ending = SHORT_ANSWER if prompts == "llava" else " Answer:"
+        path = root / "vsr/splits/zeroshot/test.jsonl"
+        made = []
+        for number, (place, record) in enumerate(places(path, read_jsonl(path))):
+            label = field(record, "label", place)
+            if label not in (0, 1):
+                raise DataError(f"{place}: field 'label' is {label!r}, expected 0 (false) or 1 (true).")
+            question = Question(
+                question_id=number,
+                prompt=TEMPLATE.format(caption=field(record, "caption", place)) + ending,
+                images=(root / "vsr/images" / field(record, "image", place),),
+                source=place,
+                candidates=CANDIDATES[prompts],
+            )
+            made.append(Item(question, bool(label), {"relation": record.get("relation")}))
+        return made
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`."""
+        right = []
+        for item, answer in zip(items, answers, strict=True):
+            scores = candidate_scores(item, answer)
+            probability = yes_probability(scores[:2], scores[2:])
+            right.append(float(probability > 0.5 if item.reference else probability < 0.5))
+        return Scores("accuracy", {"accuracy": mean_metric(right)})

@@ -1,0 +1,100 @@
+"""Runs beside the paper's tables."""
+
+import pytest
+
+from llava_mocle.analysis.benchmark_report import build_sections, to_html, to_markdown, write_benchmark_report
+from llava_mocle.analysis.paper_tables import TABLE_2, TABLE_3, TABLE_4, TABLES
+from llava_mocle.cli.main import main
+from llava_mocle.evaluation.registry import all_tasks
+
+
+def run(prompts="llava", **tasks):
+    return {"kind": "benchmarks", "model_id": "m@1", "settings": {"prompts": prompts}, "tasks": tasks}
+
+
+def entry(limit=None, unparsed=0, **metrics):
+    return {"title": "T", "split": "s", "limit": limit, "unparsed": unparsed, "metrics": metrics}
+
+
+def metric(value, low, high, items=None):
+    return {"value": value, "interval": [low, high], "n": 4, "items": items}
+
+
+def test_the_papers_tables_are_whole_and_name_real_benchmarks() -> None:
+    known = all_tasks()
+    for table in TABLES:
+        assert table.compared in table.rows
+        for column in table.columns:
+            assert column.task in known, column
+        for numbers in table.rows.values():
+            assert len(numbers) == len(table.columns)
+    # Spot checks against the text of the paper: a corner of each table.
+    assert TABLE_2.rows["InstructBLIP 7B + MoCLE"][0] == 49.3
+    assert TABLE_3.rows["InstructBLIP 7B"][-1] == 51.3
+    assert TABLE_4.rows["MoCLE, all data"][-1] == 91.65
+
+
+def test_the_papers_numbers_in_the_tasks_are_those_of_the_tables() -> None:
+    numbers = {number for table in TABLES for row in table.rows.values() for number in row if number is not None}
+    for task in all_tasks().values():
+        for number in task.paper.values():
+            assert number in numbers, (task.name, number)
+
+
+def test_one_run_beside_table_4() -> None:
+    geoqa = entry(unparsed=2, limit=50, accuracy=metric(61.0, 55.0, 66.0))
+    (section,) = build_sections({"ours": run(geoqa=geoqa)})
+    assert section.title == TABLE_4.title
+    names = [row.name for row in section.rows]
+    assert names == [*TABLE_4.rows, "ours", "ours - paper's MoCLE, all data"]
+    place = section.columns.index("GeoQA")
+    ours, difference = (row.cells[place] for row in section.rows[-2:])
+    assert (ours.value, ours.interval, ours.note) == (61.0, (55.0, 66.0), "first 50, 2 unparsed")
+    # 61.00 - 60.21 in the paper
+    assert difference.value == pytest.approx(0.79)
+    assert difference.interval == pytest.approx((55.0 - 60.21, 66.0 - 60.21))
+    assert all(cell.value is None for i, cell in enumerate(section.rows[-1].cells) if i != place)
+    text = to_markdown([section])
+    assert "| **ours** | – | – | – | 61.00 (55.00 to 66.00, first 50, 2 unparsed) |" in text
+    assert "+0.79 (-5.21 to +5.79, first 50, 2 unparsed)" in text
+    assert "| MoCLE, all data | 1838 | 66.07 |" in text
+
+
+def test_instructblip_prompts_go_to_its_tables() -> None:
+    sections = build_sections({"a": run("instructblip", gqa=entry(accuracy=metric(50.0, 45.0, 55.0)))})
+    assert [section.title for section in sections] == [TABLE_2.title]
+
+
+def test_two_runs_are_compared_on_the_same_items() -> None:
+    before = run(geoqa=entry(accuracy=metric(25.0, 0.0, 75.0, "0 0 0 1")), zoo=entry(f1=metric(1.0, 0.0, 2.0)))
+    after = run(geoqa=entry(accuracy=metric(75.0, 25.0, 100.0, "1 0 1 1")), zoo=entry(f1=metric(4.0, 3.0, 5.0)))
+    table, other = build_sections({"lora": before, "mocle": after})
+    cell = table.rows[-1].cells[table.columns.index("GeoQA")]
+    assert table.rows[-1].name == "mocle - lora"
+    assert cell.value == 50.0
+    # Differences of the items are 1 0 1 0: a resampled mean lies between 0 and 100, and never below.
+    assert cell.interval is not None
+    assert 0.0 <= cell.interval[0] < 50.0 < cell.interval[1] <= 100.0
+    assert other.columns == ("lora", "mocle", "mocle - lora")
+    assert [cell.value for cell in other.rows[0].cells] == [1.0, 4.0, 3.0]
+    assert other.rows[0].cells[2].interval is None  # no mean of items: no paired interval
+
+
+def test_html_and_files(tmp_path) -> None:
+    runs = {"a<b": run(geoqa=entry(accuracy=metric(70.0, 65.0, 75.0)))}
+    page = to_html(build_sections(runs))
+    assert "a&lt;b" in page
+    assert '<span class="up">+9.79</span>' in page
+    paths = write_benchmark_report(runs, tmp_path / "report")
+    assert [path.name for path in paths] == ["benchmarks.md", "benchmarks.html"]
+
+
+def test_the_command(tmp_path, capsys) -> None:
+    import json
+
+    (tmp_path / "results.json").write_text(json.dumps(run(geoqa=entry(accuracy=metric(61.0, 55.0, 66.0)))))
+    assert main(["report", f"mine={tmp_path}", "--output", str(tmp_path / "out")]) == 0
+    assert "| **mine** |" in capsys.readouterr().out
+    assert (tmp_path / "out" / "benchmarks.html").is_file()
+    assert main(["report", str(tmp_path), str(tmp_path)]) == 2
+    assert "two runs are named 'm'" in capsys.readouterr().err

@@ -1,0 +1,89 @@
+import math
+
+import pytest
+
+from llava_mocle.evaluation.metrics.medical import closed_accuracy, closed_match, legacy_closed_match, open_recall
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "strict", "legacy"),
+    [
+        ("the right lung", "right lung", 1.0, 1.0),
+        ("lung", "right lung", 0.5, 0.5),
+        ("heart", "right lung", 0.0, 0.0),
+        ("", "right lung", 0.0, 0.0),
+        ("It is in the Right Lung.", "right lung", 1.0, 1.0),
+        ("X-ray", "x ray", 1.0, 1.0),
+        ("two", "2", 1.0, 1.0),
+        # The answer repeats a word: 3 "right" count 3 hits against 2 misses, 3 / (3 + 2).
+        ("right right right", "right upper lobe", 1 / 3, 3 / 5),
+        # 2 / (2 + 1) instead of 1 of 2.
+        ("lung and lung", "right lung", 1 / 2, 2 / 3),
+        # The reference repeats a word: the answer has it once; 1 of 2, but 1 / (1 + 0).
+        ("left", "left left", 1 / 2, 1.0),
+        # 2 of 3 words ("left" twice, asked for twice) and the miss "lobe": the same on both sides.
+        ("left left", "left left lobe", 2 / 3, 2 / 3),
+        # 4 hits, 1 miss: 4 / 5; strictly 2 of 3.
+        ("left left left left", "left left lobe", 2 / 3, 4 / 5),
+        # All article: strictly the raw words decide, the legacy reference is empty.
+        ("A", "a", 1.0, 0.0),
+        ("B", "a", 0.0, 0.0),
+        ("anything", "", 0.0, 0.0),
+    ],
+)
+def test_open(answer, reference, strict, legacy):
+    assert open_recall(answer, reference) == pytest.approx(strict)
+    assert open_recall(answer, reference, legacy=True) == pytest.approx(legacy)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "strict", "legacy"),
+    [
+        ("Yes", "yes", 1.0, 1.0),
+        ("No.", "No", 1.0, 1.0),
+        # A wrong yes or no: wrong, but left out there.
+        ("yes", "no", 0.0, None),
+        ("No, it is not", "yes", 0.0, None),
+        # The first word decides; there, any letters do.
+        ("Yes, there is no fracture", "yes", 1.0, 1.0),
+        ("Yes, there is no fracture", "no", 0.0, 1.0),
+        ("There is no fracture", "no", 1.0, 1.0),
+        ("I would say yes", "yes", 1.0, 1.0),
+        ("it is yes and no", "yes", None, 1.0),
+        ("The heart is abnormal", "no", None, 1.0),
+        ("The heart is normal", "yes", None, None),
+        ("nothing", "no", None, 1.0),
+        ("normal", "no", None, 1.0),
+        # Neither yes nor no in the answer: wrong there, whatever the reference is.
+        ("MRI", "mri", 1.0, 0.0),
+        ("The MRI.", "MRI", 1.0, 0.0),
+        ("CT", "MRI", 0.0, 0.0),
+        ("left lung", "lung", 0.0, 0.0),
+        ("maybe", "yes", None, 0.0),
+        ("", "yes", None, 0.0),
+        ("", "MRI", None, 0.0),
+        # "no" hides in "abnormal": a right answer is right, and a wrong one is left out.
+        ("abnormal", "abnormal", 1.0, 1.0),
+        ("abnormal", "healthy", 0.0, None),
+    ],
+)
+def test_closed(answer, reference, strict, legacy):
+    assert closed_match(answer, reference) == strict
+    assert legacy_closed_match(answer, reference) == legacy
+
+
+def test_closed_accuracy_side_by_side():
+    pairs = [("yes", "yes"), ("no", "yes"), ("yes", "no"), ("no", "no"), ("MRI", "MRI"), ("maybe", "yes")]
+    # Strict: 3 right of 6. Legacy: the two wrong ones are gone, MRI and maybe are wrong: 2 of 4.
+    assert closed_accuracy(pairs) == 0.5
+    assert closed_accuracy(pairs, legacy=True) == 0.5
+    # All yes/no, half of it wrong: 100 % there.
+    assert closed_accuracy(pairs[:4]) == 0.5
+    assert closed_accuracy(pairs[:4], legacy=True) == 1.0
+    assert closed_accuracy(iter(pairs[4:])) == 0.5
+    assert closed_accuracy(iter(pairs[4:]), legacy=True) == 0.0
+
+
+def test_nothing_scored():
+    assert math.isnan(closed_accuracy([]))
+    assert closed_accuracy([], legacy=True) == closed_accuracy([("yes", "no")], legacy=True) == 0.0

@@ -1,0 +1,43 @@
+"""A judge on this machine that replies what a test wrote down."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+Reply = tuple[int, str]
+
+
+@contextmanager
+def judge_server(reply: Callable[[str], Reply]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yields (base address, requests so far: their path, headers and body).
+
+    Args:
+        reply: the prompt -> (HTTP status, content of the message; with a status other than 200, the whole body).
+    """
+    seen: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append({"path": self.path, "headers": dict(self.headers), "body": body})
+            status, text = reply(body["messages"][0]["content"])
+            content = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write((content if status == 200 else text).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1", seen
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,78 @@
+import json
+
+import pytest
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.tasks.judge import Judge
+from llava_mocle.evaluation.tasks.mm_vet import PROMPT_FILE, MMVet
+from tests.evaluation.tasks.judge_server import judge_server
+from tests.evaluation.tasks.official_files import answers_to, data_root, edited, ready_items
+
+IMAGES = ["mm-vet/images/v1_0.png", "mm-vet/images/v1_1.jpg"]
+TEXTS = ["x = -1", "西安", "It says stop | go"]
+
+
+def test_questions(tmp_path):
+    root = data_root(tmp_path, "mm-vet")
+    items = ready_items(MMVet(), root, IMAGES)
+    assert [item.question.question_id for item in items] == ["v1_0", "v1_1", "v1_2"]
+    assert items[0].question.prompt == "What is x in the equation?"
+    assert items[1].reference == "Xi'an <OR> 西安"
+    assert MMVet().items(root, "instructblip") == items
+
+
+def test_without_a_judge(tmp_path, caplog):
+    items = ready_items(MMVet(), data_root(tmp_path, "mm-vet"), IMAGES)
+    answers = answers_to(items, TEXTS)
+    scores = MMVet().score(items, answers)
+    assert (scores.metrics[scores.headline].value, scores.metrics[scores.headline].n) == (None, 0)
+    (path,) = MMVet().submission(items, answers, tmp_path / "upload")
+    assert json.loads(path.read_text(encoding="utf-8")) == {"v1_0": TEXTS[0], "v1_1": TEXTS[1], "v1_2": TEXTS[2]}
+    assert "no judge (--judge-url), so nothing is scored" in caplog.text
+
+
+def test_grades(tmp_path):
+    def reply(prompt):
+        row = prompt.split("\n--- | --- | --- | ---\n")[1]
+        if "x in the equation" in row:
+            return 200, " 0.5 because half of it"
+        if "Which city" in row:
+            # No grade at first.
+            return 200, "1.0" if "number from 0.0 to 1.0, is" in row else "10"
+        return 200, "I can't tell"
+
+    items = ready_items(MMVet(), data_root(tmp_path, "mm-vet"), IMAGES)
+    task = MMVet()
+    with judge_server(reply) as (url, seen):
+        task.judge = Judge(url, "grader")
+        scores = task.score(items, answers_to(items, TEXTS))
+    assert scores.metrics["total"].items == (0.5, 1.0, 0.0)
+    assert scores.metrics["total"].value == pytest.approx(50)
+    # ocr: the first and the last question.
+    values = {name: scores.metrics[name].value for name in ("know", "math", "ocr", "rec")}
+    assert values == pytest.approx({"know": 100, "math": 50, "ocr": 25, "rec": 100})
+    assert scores.unparsed == 1
+    assert len(seen) == 5
+    first = seen[0]["body"]
+    assert first["messages"][0]["content"].endswith("\nWhat is x in the equation? | -1 <AND> -5 | x = -1 | ")
+    assert first["messages"][0]["content"].startswith("You grade a prediction")
+
+
+def test_official_prompt_where_it_is(tmp_path):
+    root = data_root(tmp_path, "mm-vet")
+    (root / PROMPT_FILE).write_text("The official one.\n--- | --- | --- | ---\n", encoding="utf-8")
+    items = ready_items(MMVet(), root, IMAGES)
+    task = MMVet()
+    with judge_server(lambda prompt: (200, "1")) as (url, seen):
+        task.judge = Judge(url, "grader")
+        assert task.score(items, answers_to(items, TEXTS)).metrics["total"].value == 100
+    assert seen[1]["body"]["messages"][0]["content"] == (
+        "The official one.\n--- | --- | --- | ---\nWhich city is this? | Xi'an <OR> 西安 | 西安 | "
+    )
+
+
+def test_bad_file(tmp_path):
+    root = data_root(tmp_path, "mm-vet")
+    edited(root / "mm-vet/mm-vet.json", '"capability": ["ocr"]', '"abilities": ["ocr"]')
+    with pytest.raises(DataError, match=r"mm-vet\.json, v1_2: no 'capability', only imagename"):
+        MMVet().items(root)

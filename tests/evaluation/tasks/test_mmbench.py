@@ -1,0 +1,139 @@
+import csv
+import sys
+
+import pytest
+from PIL import Image
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.runner import check_questions
+from llava_mocle.evaluation.tasks.mmbench import MMBench, MMBenchCN
+from tests.evaluation.tasks.official_files import answers_to, data_root, edited
+
+FILE = "mmbench/mmbench_dev_20230712.tsv"
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+
+
+def made(task, root, prompts="llava"):
+    task.check(root)
+    items = task.items(root, prompts)
+    check_questions([item.question for item in items])
+    return items
+
+
+def without_rotations(root):
+    path = root / FILE
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(("1000", "2000"))), encoding="utf-8")
+
+
+def test_published_rotations_are_asked(tmp_path):
+    items = made(MMBench(), data_root(tmp_path, "mmbench"))
+    assert [item.question.question_id for item in items] == [241, 252, 1000241, 1000252, 2000252]
+    assert items[0].question.prompt == "Which animal is it?\nA. cat\nB. dog" + LETTER
+    assert items[1].question.prompt == ("The clock shows noon.\nWhat is next?\nA. lunch\nB. dawn\nC. dusk" + LETTER)
+    # "nan" is no option.
+    assert items[2].question.prompt == "Which animal is it?\nA. dog\nB. cat" + LETTER
+    assert [item.reference for item in items] == [1, 0, 0, 2, 1]
+
+
+def test_images_are_unpacked_once(tmp_path):
+    root = data_root(tmp_path, "mmbench")
+    items = made(MMBench(), root)
+    folder = root / "mmbench/mmbench_dev_20230712"
+    assert sorted(path.name for path in folder.iterdir()) == ["241.jpg", "252.jpg"]
+    assert Image.open(items[0].question.images[0]).getpixel((0, 0)) == (255, 0, 0)
+    assert items[4].question.images == (folder / "252.jpg",)
+    stamp = (folder / "252.jpg").stat().st_mtime_ns
+    made(MMBench(), root)
+    assert (folder / "252.jpg").stat().st_mtime_ns == stamp
+
+
+def test_rotations_are_made_where_the_file_has_none(tmp_path):
+    root = data_root(tmp_path, "mmbench")
+    published = {item.question.question_id: item for item in made(MMBench(), root)}
+    without_rotations(root)
+    items = made(MMBench(), root)
+    assert [item.question.question_id for item in items] == [241, 1000241, 252, 1000252, 2000252]
+    for item in items:
+        twin = published[item.question.question_id]
+        assert (item.question.prompt, item.reference) == (twin.question.prompt, twin.reference)
+
+
+@pytest.mark.parametrize(
+    ("texts", "circular", "vanilla", "unparsed"),
+    [
+        # Answers to 241, 252 and then their rotations 1000241, 1000252, 2000252.
+        (["B", "A", "A", "C", "B"], (1, 1), (1, 1), 0),
+        (["B.", "(A)", "B", "lunch", "B: lunch"], (0, 1), (1, 1), 0),
+        (["dog", "C", "a dog", "C", "B"], (1, 0), (1, 0), 0),
+        # MMBench's matcher: "A" in a longer sentence is an article; one option's text is taken.
+        (["A dog it is", "b", "A", "", "D"], (1, 0), (1, 0), 3),
+        (["Não sei", "A B", "A", "C", "B"], (0, 0), (0, 0), 2),
+    ],
+)
+def test_circular_and_vanilla(tmp_path, texts, circular, vanilla, unparsed):
+    items = made(MMBench(), data_root(tmp_path, "mmbench"))
+    scores = MMBench().score(items, answers_to(items, texts))
+    assert scores.headline == "circular"
+    assert scores.metrics["circular"].items == circular
+    assert scores.metrics["vanilla"].items == vanilla
+    assert scores.metrics["circular_logic_reasoning"].items == circular[1:]
+    assert scores.unparsed == unparsed
+
+
+def test_ranked(tmp_path):
+    items = made(MMBench(), data_root(tmp_path, "mmbench"), "instructblip")
+    assert items[1].question.prompt == (
+        "Question: The clock shows noon.\nWhat is next? Options: (a) lunch (b) dawn (c) dusk. Short answer:"
+    )
+    ranked = [[-2, -1], [-1, -2, -3], [-1, -2], [-2, -2, -1], [-1, -2, -3]]
+    scores = MMBench().score(items, answers_to(items, ["dog", "lunch", "dog", "lunch", "dusk"], ranked))
+    assert scores.metrics["circular"].items == (1, 0)
+
+
+def test_chinese(tmp_path):
+    items = made(MMBenchCN(), data_root(tmp_path, "mmbench_cn"))
+    assert items[0].question.prompt == "这是什么动物？\nA. 猫\nB. 狗\n请直接回答选项字母。"
+    scores = MMBenchCN().score(items, answers_to(items, ["狗", "A"]))
+    assert scores.metrics["circular"].value == 100
+
+
+def submitted(items, folder):
+    answers = answers_to(items, ["B", "A", "A", "C", "é\x0b"])
+    return MMBench().submission(items, answers, folder)[0]
+
+
+def test_spreadsheet(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    path = submitted(made(MMBench(), data_root(tmp_path, "mmbench")), tmp_path / "upload")
+    assert path == tmp_path / "upload/mmbench_dev_20230712.xlsx"
+    rows = list(openpyxl.load_workbook(path).active.iter_rows(values_only=True))
+    assert rows[0] == ("index", "question", "A", "B", "C", "D", "prediction", "answer", "split")
+    assert rows[1] == (241, "Which animal is it?", "cat", "dog", None, None, "B", "B", "dev")
+    assert [row[6] for row in rows[1:]] == ["B", "A", "A", "C", "é"]
+
+
+def test_spreadsheet_without_openpyxl(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    path = submitted(made(MMBench(), data_root(tmp_path, "mmbench")), tmp_path / "upload")
+    assert path == tmp_path / "upload/mmbench_dev_20230712.csv"
+    assert "openpyxl is not installed" in caplog.text
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[5] == ["2000252", "What is next?", "dusk", "lunch", "dawn", "", "é", "B", "dev"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("iVBOR", "iVB*R", "record 0: field 'image' is not base64"),
+        ("1000241\t", "later\t", "record 2: field 'index' is 'later', expected a number"),
+        ("\thint\t", "\tclue\t", "record 0: no 'hint', only index, question, clue"),
+        ("\t\t\tB\tobject", "\t\t\t\tobject", "record 0: the answer is '' with 2 options"),
+    ],
+)
+def test_bad_table(tmp_path, old, new, message):
+    root = data_root(tmp_path, "mmbench")
+    edited(root / FILE, old, new)
+    with pytest.raises(DataError, match=message):
+        MMBench().items(root)

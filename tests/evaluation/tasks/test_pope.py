@@ -1,0 +1,61 @@
+import json
+
+import pytest
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.tasks.pope import Pope
+from tests.evaluation.tasks.official_files import answers_to, data_root, edited, ready_items
+
+IMAGES = ["pope/val2014/COCO_val2014_000000000007.jpg", "pope/val2014/COCO_val2014_000000000042.jpg"]
+
+
+def test_prompts_and_ids(tmp_path):
+    root = data_root(tmp_path, "pope")
+    items = ready_items(Pope(), root, IMAGES)
+    assert [item.question.question_id for item in items] == [
+        *(f"adversarial-{number}" for number in (1, 2, 3, 4)),
+        "popular-1",
+        "random-1",
+    ]
+    assert items[0].question.prompt.endswith("in the image?\nAnswer the question using a single word or phrase.")
+    assert Pope().items(root, "instructblip")[0].question.prompt == "Is there a kite in the image?"
+
+
+@pytest.mark.parametrize(
+    ("texts", "f1", "accuracy", "unparsed"),
+    [
+        # Truth: yes, no, yes, no.
+        (["Yes", "no", "Yes.", "No."], 100, 100, 0),
+        # "no" inside words says nothing; "not" does; only the first sentence is read.
+        (["I know it is", "There is not any", "Yes. No more", "Nothing"], 100 * 2 * 2 / 5, 75, 0),
+        # What is neither is taken for yes, silence too: yes four times, two of them right; f1 = 2 * 2 / (4 + 2).
+        (["", "é", "7", " "], 100 * 2 / 3, 50, 2),
+        (["no", "no", "no", "no"], 0, 50, 0),
+    ],
+)
+def test_f1(tmp_path, texts, f1, accuracy, unparsed):
+    items = Pope().items(data_root(tmp_path, "pope"))
+    scores = Pope().score(items, answers_to(items, [*texts, "yes", "no"]))
+    assert scores.metrics[scores.headline].value == pytest.approx(f1)
+    assert scores.metrics["accuracy_adversarial"].value == pytest.approx(accuracy)
+    assert scores.metrics["f1_popular"].value == 100
+    assert scores.metrics["accuracy_random"].value == 100
+    assert scores.unparsed == unparsed
+
+
+def test_a_part_of_the_items(tmp_path):
+    items = Pope().items(data_root(tmp_path, "pope"))[4:]
+    scores = Pope().score(items, answers_to(items, ["yes", "yes"]))
+    assert scores.metrics["f1_adversarial"].value is None
+    assert scores.metrics["accuracy_random"].value == 0
+
+
+def test_wrong_files(tmp_path):
+    root = data_root(tmp_path, "pope")
+    path = root / "pope/coco/coco_pope_popular.json"
+    edited(path, '"label"', '"answer"')
+    with pytest.raises(DataError, match=r"coco_pope_popular.json, record 0: no 'label'"):
+        Pope().items(root)
+    path.write_text(json.dumps([{"question": "a list"}]))
+    with pytest.raises(DataError, match="expected an object"):
+        Pope().items(root)

@@ -1,0 +1,91 @@
+"""LLaVA's other programs: their files and flags, through the one runner."""
+
+import argparse
+import base64
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation import model_vqa, model_vqa_loader, model_vqa_mmbench, model_vqa_science
+from llava_mocle.evaluation.answers import read_answers
+from tests.inference import tiny
+
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faces")
+    base = tiny.write_base(folder / "base")
+    tiny.write_checkpoint(folder / "model", base, tiny.write_encoder(folder / "encoder"))
+    tiny.write_images(folder / "images", 2)
+    return folder / "model"
+
+
+def flags(model, question_file, answers_file, *more):
+    return [
+        *("--model-path", str(model), "--image-folder", str(model.parent / "images")),
+        *("--question-file", str(question_file), "--answers-file", str(answers_file)),
+        *("--max_new_tokens", "4", "--conv-mode", "vicuna_v1", "--device", "cpu", "--temperature", "0", *more),
+    ]
+
+
+def png() -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 7), (10, 200, 30)).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def table(path, rows):
+    columns = ["index", "question", "hint", "A", "B", "C", "D", "image"]
+    lines = ["\t".join(columns), *("\t".join(row[column] for column in columns) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_the_loader_is_the_same_program():
+    assert model_vqa_loader.main is model_vqa.main
+
+
+def test_science_rows(model, tmp_path):
+    rows = [
+        {"id": "5", "image": "0.png", "conversations": [{"from": "human", "value": "<image>\nWhich?\nA. x\nB. y"}]},
+        {"id": "7", "conversations": [{"from": "human", "value": "Context: é\nWhy?"}, {"from": "gpt", "value": "A"}]},
+    ]
+    path = tmp_path / "science.json"
+    path.write_text(json.dumps(rows))
+    assert model_vqa_science.main(flags(model, path, tmp_path / "a.jsonl", "--single-pred-prompt")) == 0
+    answers = read_answers(tmp_path / "a.jsonl")
+    assert [answer["question_id"] for answer in answers] == ["5", "7"]
+    assert [answer["prompt"] for answer in answers] == ["Which?\nA. x\nB. y" + LETTER, "Context: é\nWhy?" + LETTER]
+
+
+def test_a_science_file_of_another_shape(model, tmp_path, capsys):
+    path = tmp_path / "problems.json"
+    path.write_text('{"1": {}}')
+    assert model_vqa_science.main(flags(model, path, tmp_path / "a.jsonl")) == 2
+    assert "expected a JSON list of rows" in capsys.readouterr().err
+
+
+def test_mmbench_rounds(model, tmp_path):
+    row = {"index": "241", "question": "Which one?", "hint": "nan", "A": "cat", "B": "dog", "C": "", "D": "nan"}
+    other = row | {"index": "9", "hint": "Look.", "C": "cow", "D": "hen"}
+    path = table(tmp_path / "mmbench.tsv", [row | {"image": png()}, other | {"image": png()}])
+    more = ("--all-rounds", "--single-pred-prompt", "--lang", "cn")
+    assert model_vqa_mmbench.main(flags(model, path, tmp_path / "a.jsonl", *more)) == 0
+    answers = read_answers(tmp_path / "a.jsonl")
+    assert [answer["question_id"] for answer in answers] == ["241", "241-1", "9", "9-1", "9-2", "9-3"]
+    assert answers[1]["prompt"] == "Which one?\nA. dog\nB. cat\n请直接回答选项字母。"
+    assert answers[3]["prompt"] == "Look.\nWhich one?\nA. dog\nB. cow\nC. hen\nD. cat\n请直接回答选项字母。"
+    assert Image.open(tmp_path / "mmbench" / "241.jpg").size == (9, 7)
+
+
+def test_an_mmbench_table_without_a_column(tmp_path):
+    path = tmp_path / "mmbench.tsv"
+    path.write_text("index\tquestion\n1\tWhich?\n")
+    args = argparse.Namespace(question_file=str(path), all_rounds=False, single_pred_prompt=False, lang="en")
+    with pytest.raises(DataError, match=r"mmbench\.tsv, record 0: no 'image', only index, question"):
+        model_vqa_mmbench.read_questions(args)

@@ -1,0 +1,63 @@
+"""A benchmark of our own, for the machinery around benchmarks: how many letters has the prompt?"""
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.runner import Question
+from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
+
+
+class Letters(Task):
+    name = "letters"
+    title = "Letters"
+    split = "toy"
+    metric = "share of right answers"
+    sources = (Source("letters.json", "the questions", "the test"), Source("images", "pictures", "the test"))
+    paper = {"InstructBLIP 7B": 40.0}  # noqa: RUF012
+
+    def items(self, root, prompts="llava"):
+        path = root / "letters.json"
+        made = []
+        for place, record in places(path, read_json(path)):
+            image = record.get("image")
+            question = Question(
+                field(record, "id", place),
+                field(record, "text", place),
+                images=(root / "images" / image,) if image else (),
+                candidates=tuple(record.get("candidates", ())),
+                source=place,
+            )
+            made.append(Item(question, field(record, "answer", place)))
+        return made
+
+    def score(self, items, answers):
+        values = [float(a["text"] == item.reference) for item, a in zip(items, answers, strict=True)]
+        return Scores("accuracy", {"accuracy": mean_metric(values)}, sum(not a["text"] for a in answers))
+
+    def submission(self, items, answers, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "upload.json"
+        path.write_text(json.dumps([a["text"] for a in answers]))
+        return [path]
+
+
+def write_letters(root: Path, count: int = 11) -> Path:
+    """Every third question is ranked, every second has a picture, and every fourth reference is wrong."""
+    (root / "images").mkdir(parents=True)
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(root / "images" / "red.png")
+    records = []
+    for number in range(count):
+        text = f"question {'x' * number}?"
+        record = {"id": number, "text": text, "answer": f"{len(text)} letters"}
+        if number % 3 == 2:
+            record |= {"candidates": ["longer", "short", "longest"], "answer": "short"}
+        if number % 2:
+            record["image"] = "red.png"
+        if number % 4 == 3:
+            record["answer"] = "something else"
+        records.append(record)
+    (root / "letters.json").write_text(json.dumps(records))
+    return root
