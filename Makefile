@@ -2,13 +2,16 @@
 # make test    everything CI runs: format, lint, types, all tests
 # make check   format, lint, types and the fast tests; before each commit
 # make bench   the benchmarks; prints ratios
+# make cluster-packages   Debian's SLURM and network tools, which the multi-node tests start (as root); they skip without
 # Each target sets up .venv first. PYTHON=... chooses the interpreter.
 
 VENV := .venv/bin
 # Test workers; each runs on one thread.
 WORKERS ?= 2
+# What the multi-node tests run on.
+CLUSTER_PACKAGES := slurmctld slurmd slurm-client munge iproute2 openssh-server pdsh
 
-.PHONY: help setup demo test check lint types bench encoder clean
+.PHONY: help setup demo test check lint types bench encoder cluster-packages clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -35,6 +38,10 @@ check: lint types encoder
 
 test: lint types encoder
 	$(VENV)/pytest -n $(WORKERS) --durations=10
+
+cluster-packages:
+	@if dpkg -s $(CLUSTER_PACKAGES) >/dev/null 2>&1; then exit 0; fi; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CLUSTER_PACKAGES)
 
 bench: setup
 	$(VENV)/python -m benchmarks.adapter_products

@@ -11,9 +11,12 @@ source "$here/launch.sh"
 
 recipe="$here/recipes/llava_v1_5_7b_mocle.yaml"
 output=(--output_dir checkpoints/llava-v1.5-7b-lora)
-if [ $# -gt 0 ] && [[ "$1" != --* ]]; then
+if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
     recipe="$1"
     output=()
     shift
 fi
-launch train "$recipe" --adapter lora "${output[@]}" "$@"
+set -- --adapter lora "${output[@]}" "$@"
+only_shows "$recipe" "$@"
+resolve "$recipe" "$@"
+launch "$resolved"

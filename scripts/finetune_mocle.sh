@@ -9,25 +9,19 @@
 #       --data_path my/rows.json --image_folder my/images --output_dir runs/mine --cluster_model runs/mine_clusters
 #
 # Instructions are clustered first, if the recipe's cluster model is not there yet. An interrupted run goes on from its
-# newest checkpoint when called again. NPROC=n sets the processes of this machine (default: its visible GPUs, at least 1).
+# newest checkpoint when called again. NPROC=n sets the processes of this machine (default: its visible GPUs, at least
+# 1); for several machines see launch.sh and docs/distributed.md.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 # shellcheck source=scripts/launch.sh
 source "$here/launch.sh"
 
 recipe="$here/recipes/llava_v1_5_7b_mocle.yaml"
-if [ $# -gt 0 ] && [[ "$1" != --* ]]; then
+if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
     recipe="$1"
     shift
 fi
-for word in "$@"; do
-    case "$word" in
-        -h | --help | --dry-run) exec "${LLAVA_MOCLE[@]}" train "$recipe" "$@" ;;
-    esac
-done
-resolved="$(mktemp -d)/recipe.yaml"
-trap 'rm -rf "$(dirname "$resolved")"' EXIT
-"${LLAVA_MOCLE[@]}" train "$recipe" "$@" --resolve "$resolved"
-"${LLAVA_MOCLE[@]}" data check "$resolved" --no-images --allow-duplicate-ids
-"${LLAVA_MOCLE[@]}" cluster --recipe "$resolved"
-launch train "$resolved"
+only_shows "$recipe" "$@"
+resolve "$recipe" "$@"
+prepare "$resolved"
+launch "$resolved"

@@ -11,8 +11,10 @@ here="$(cd "$(dirname "$0")" && pwd)"
 source "$here/launch.sh"
 
 recipe="$here/recipes/llava_v1_5_7b_pretrain.yaml"
-if [ $# -gt 0 ] && [[ "$1" != --* ]]; then
+if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
     recipe="$1"
     shift
 fi
-launch train "$recipe" "$@"
+only_shows "$recipe" "$@"
+resolve "$recipe" "$@"
+launch "$resolved"

@@ -49,29 +49,34 @@ def build_sections(runs: Mapping[str, Results]) -> list[Section]:
     Args:
         runs: name -> what `read_results` gives; the first run is what the others are compared with.
     """
-    sections, shown = [], set()
+    sections: list[Section] = []
+    shown: set[tuple[str, str, str]] = set()
     for table in TABLES:
-        used = {name: run for name, run in runs.items() if _prompts(run) == table.prompts}
-        if any(_metric(run, column) for run in used.values() for column in table.columns):
+        used = {name: _with_prompts(run, table.prompts) for name, run in runs.items()}
+        used = {name: run for name, run in used.items() if any(_metric(run, column) for column in table.columns)}
+        if used:
             sections.append(_paper_section(table, used))
-            shown |= {(column.task, column.metric) for column in table.columns}
-    others = [
-        Column(f"{entry['title']}: {name}", task, name)
-        for task, entry in _all_tasks(runs).items()
-        for name in entry["metrics"]
-        if (task, name) not in shown
-    ]
+            shown |= {(name, column.task, column.metric) for name in used for column in table.columns}
+    others = {
+        Column(f"{entry['title']}: {metric}", task, metric): None
+        for name, run in runs.items()
+        for task, entry in run["tasks"].items()
+        for metric in entry["metrics"]
+        if (name, task, metric) not in shown
+    }
     if others:
-        sections.append(_other_section(others, runs))
+        sections.append(_other_section(list(others), runs))
     return sections
 
 
-def _all_tasks(runs: Mapping[str, Results]) -> dict[str, Any]:
-    return {task: entry for run in reversed(list(runs.values())) for task, entry in run["tasks"].items()}
-
-
-def _prompts(run: Results) -> str:
-    return run.get("settings", {}).get("prompts", "llava")
+def _with_prompts(run: Results, prompts: str) -> Results:
+    """The run with the tasks that were asked in this style alone."""
+    tasks = {
+        name: entry
+        for name, entry in run["tasks"].items()
+        if entry.get("settings", {}).get("prompts", "llava") == prompts
+    }
+    return {**run, "tasks": tasks}
 
 
 def _metric(run: Results, column: Column) -> Mapping[str, Any] | None:
@@ -131,18 +136,20 @@ def _differences(runs: Mapping[str, Results], columns: Sequence[Column]) -> list
 
 
 def _paired(before: Results, after: Results, column: Column) -> Cell:
-    """The difference, with an interval over the same items where the metric is a mean of items."""
+    """The difference, with an interval over the same items where the metric is a mean of items.
+
+    Nothing where the two were not asked the same number of questions.
+    """
     first, second = _metric(before, column), _metric(after, column)
-    if not first or not second or first["value"] is None or second["value"] is None:
+    if not first or not second or first["value"] is None or second["value"] is None or first["n"] != second["n"]:
         return Cell()
     interval = None
     if first["items"] and second["items"]:
         a, b = ([float(value) for value in metric["items"].split()] for metric in (first, second))
-        total = sum(b)
-        if len(a) == len(b) and total:
-            scale = second["value"] / (total / len(b))
+        scales = [metric["value"] * len(v) / sum(v) for metric, v in ((first, a), (second, b)) if sum(v)]
+        if len(a) == len(b) and scales:
             low, high = paired_difference_interval(a, b)
-            interval = (scale * low, scale * high)
+            interval = (scales[0] * low, scales[0] * high)
     return Cell(second["value"] - first["value"], interval, difference=True)
 
 

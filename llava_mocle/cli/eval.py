@@ -36,9 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts", choices=["llava", "instructblip"], default="llava", help="with --tasks: LLaVA's, or Table 11's"
     )
     parser.add_argument("--num-chunks", type=int, help="with --tasks: answer one of so many shards, without scoring")
-    parser.add_argument(
-        "--chunk-idx", type=int, default=0, help="which one, from 0; run without both to join and score"
-    )
+    parser.add_argument("--chunk-idx", type=int, help="which one, from 0; run without both to join and score")
+    parser.add_argument("--dataset", metavar="NAME", help="for a model routed by dataset: whose expert answers")
     parser.add_argument(
         "--judge-url", help="with --tasks mm_vet,llava_bench: an OpenAI-compatible server, http://host/v1"
     )

@@ -36,11 +36,13 @@ def prepare(names: str, data_root: str) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Answer and score the benchmarks of `--tasks`."""
     from llava_mocle.cli.eval_tables import print_tasks
+    from llava_mocle.errors import ConfigError
     from llava_mocle.evaluation.registry import get_tasks
     from llava_mocle.evaluation.shards import Shard
     from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks
     from llava_mocle.evaluation.tasks.judge import JudgedTask
 
+    _check_shard_flags(args)
     tasks = get_tasks(args.tasks)
     settings = SuiteSettings(
         limit=args.limit,
@@ -48,6 +50,7 @@ def evaluate(args: argparse.Namespace) -> int:
         num_beams=args.num_beams,
         prompts=args.prompts,
         max_new_tokens=args.max_new_tokens,
+        dataset=args.dataset,
         overwrite=args.overwrite,
     )
     judge = _judge(args)
@@ -63,8 +66,11 @@ def evaluate(args: argparse.Namespace) -> int:
         score = shard.index == 0
         if args.device is None:
             args.device = _device_of_rank()
+    wait = _wait_for_all if together else lambda: None
+    wait()  # from here on, a process that dies is noticed by the others' next wait
     predictor = load_predictor(args)
-    wait = _wait_for_all if together and not args.num_chunks else lambda: None
+    if predictor.router == "dataset" and args.dataset is None:
+        raise ConfigError(f"{args.model}: is routed by dataset; --dataset NAME says whose expert answers.")
     results = evaluate_tasks(
         predictor, tasks, args.data_root, args.output, settings, shard=shard, all_answered=wait, score=score
     )
@@ -72,6 +78,21 @@ def evaluate(args: argparse.Namespace) -> int:
         print_tasks(results)
         print(f"{Path(args.output) / 'results.json'}")
     return 0
+
+
+def _check_shard_flags(args: argparse.Namespace) -> None:
+    from llava_mocle.errors import ConfigError
+
+    if args.num_chunks is None:
+        if args.chunk_idx is not None:
+            raise ConfigError("--chunk-idx without --num-chunks; give both, or neither to join and score.")
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("--num-chunks under torchrun or srun: the processes share the questions out by themselves.")
+    if args.chunk_idx is None or not 0 <= args.chunk_idx < args.num_chunks:
+        raise ConfigError(
+            f"--chunk-idx {args.chunk_idx} of --num-chunks {args.num_chunks}: indices go from 0 to num_chunks - 1."
+        )
 
 
 def _judge(args: argparse.Namespace) -> "Judge | None":

@@ -1,25 +1,21 @@
-"""Running benchmarks: questions, answers, scores, `results.json`; in one process or in shards."""
+"""Running benchmarks: questions, answers, scores; in one process or in shards."""
 
-import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_mocle.errors import UserError
-from llava_mocle.evaluation.provenance import command, versions
+from llava_mocle.evaluation.answers import read_answers
+from llava_mocle.evaluation.results import check_results, record_scores
 from llava_mocle.evaluation.runner import GenerationSettings, answer_questions, check_questions, split_chunks
-from llava_mocle.evaluation.shards import Shard, join_shards
-from llava_mocle.evaluation.task import Item, Metric, Scores, Task
+from llava_mocle.evaluation.shards import Shard, join_shards, remove_shards
+from llava_mocle.evaluation.task import Item, Metric, Task
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
 
 logger = logging.getLogger(__name__)
-
-KIND = "benchmarks"
 
 
 @dataclass(frozen=True)
@@ -30,6 +26,7 @@ class SuiteSettings:
         limit: only the first questions of each; the scores then say so.
         prompts: "llava" or "instructblip", see `Task.items`.
         max_new_tokens: None: each task's own.
+        dataset: the training dataset that every question takes the expert of, for models routed by dataset.
     """
 
     limit: int | None = None
@@ -37,6 +34,7 @@ class SuiteSettings:
     num_beams: int = 1
     prompts: str = "llava"
     max_new_tokens: int | None = None
+    dataset: str | None = None
     overwrite: bool = False
 
 
@@ -71,7 +69,9 @@ def evaluate_tasks(
     settings, shard, root, folder = settings or SuiteSettings(), shard or Shard(), Path(root), Path(out_dir)
     for task in tasks:
         task.check(root)
-    prepared = [(task, task.items(root, settings.prompts)[: settings.limit]) for task in tasks]
+    if score:
+        check_results(folder, predictor.model_id, overwrite=settings.overwrite)
+    prepared = [(task, _items(task, root, settings)) for task in tasks]
     for _, items in prepared:
         check_questions([item.question for item in items])
     results: dict[str, Any] = {}
@@ -81,9 +81,17 @@ def evaluate_tasks(
             entry = score_task(task, items, answers, limit=settings.limit)
             files = task.submission(items, answers, folder / "submissions" / task.name)
             entry["submission"] = [str(path.relative_to(folder)) for path in files]
-            results = _record(predictor, folder, task, entry, settings)
+            entry["settings"] = asdict(replace(settings, overwrite=False))
+            results = record_scores(folder, task.name, entry, predictor.model_id, str(predictor.path))
         all_answered()
     return results
+
+
+def _items(task: Task, root: Path, settings: SuiteSettings) -> list[Item]:
+    items = task.items(root, settings.prompts)[: settings.limit]
+    if settings.dataset is None:
+        return items
+    return [replace(item, question=replace(item.question, dataset=settings.dataset)) for item in items]
 
 
 def _answer(
@@ -102,17 +110,22 @@ def _answer(
         max_new_tokens=settings.max_new_tokens or task.max_new_tokens, num_beams=settings.num_beams
     )
     options: dict[str, Any] = {"batch_size": settings.batch_size, "settings": generation, "description": task.name}
-    if shard.count > 1 and (settings.overwrite or not whole.exists()):
-        part = split_chunks(questions, shard.count, shard.index)
-        answer_questions(predictor, part, shard.answers_file(whole), overwrite=settings.overwrite, **options)
+    if not score or shard.count > 1:
+        # A whole file that lacks answers (of an earlier --limit) is left aside: sharing the rest out is not worth it.
+        if settings.overwrite or not (whole.exists() and len(read_answers(whole)) >= len(questions)):
+            part = split_chunks(questions, shard.count, shard.index)
+            file = shard.answers_file(whole, len(questions))
+            answer_questions(predictor, part, file, overwrite=settings.overwrite, **options)
         all_answered()
-        if score and settings.overwrite:
-            whole.unlink(missing_ok=True)
-    if not score:
-        return []
-    joined = join_shards(whole, questions)
-    overwrite = settings.overwrite and not joined
-    return answer_questions(predictor, questions, whole, overwrite=overwrite, **options)
+        if not score:
+            return []
+        join_shards(whole, questions, predictor.model_id, shard.count)
+        return answer_questions(predictor, questions, whole, **options)
+    if settings.overwrite:
+        remove_shards(whole)
+    else:
+        join_shards(whole, questions, predictor.model_id)
+    return answer_questions(predictor, questions, whole, overwrite=settings.overwrite, **options)
 
 
 def score_task(
@@ -130,7 +143,8 @@ def score_task(
         "limit": limit,
         "unparsed": scores.unparsed,
         "metrics": metrics,
-        "clusters": _by_cluster(task, items, answers, scores),
+        "cluster_metric": task.cluster_metric or scores.headline,
+        "clusters": _by_cluster(task, items, answers, task.cluster_metric or scores.headline),
         "paper": dict(task.paper),
     }
 
@@ -142,9 +156,7 @@ def _plain(metric: Metric) -> dict[str, Any]:
     return plain
 
 
-def _by_cluster(
-    task: Task, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], scores: Scores
-) -> dict[str, Any]:
+def _by_cluster(task: Task, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
     groups: dict[str, list[int]] = {}
     for index, answer in enumerate(answers):
         cluster = answer["metadata"].get("cluster_id")
@@ -152,41 +164,7 @@ def _by_cluster(
             groups.setdefault(str(cluster), []).append(index)
     found = {}
     for cluster, rows in sorted(groups.items(), key=lambda pair: int(pair[0])):
-        part = task.score([items[row] for row in rows], [answers[row] for row in rows])
-        metric = part.metrics[scores.headline]
-        found[cluster] = {"n": len(rows), "value": metric.value, "interval": list(metric.interval or ()) or None}
+        part = task.score([items[row] for row in rows], [answers[row] for row in rows]).metrics.get(metric)
+        if part is not None:
+            found[cluster] = {"n": part.n, "value": part.value, "interval": list(part.interval or ()) or None}
     return found
-
-
-def _record(
-    predictor: "Predictor", folder: Path, task: Task, entry: Mapping[str, Any], settings: SuiteSettings
-) -> dict[str, Any]:
-    path = folder / "results.json"
-    results = read_results(path) if path.is_file() else {}
-    if results.get("model_id") != predictor.model_id:
-        results = {"kind": KIND, "model": str(predictor.path), "model_id": predictor.model_id, "tasks": {}}
-    results["tasks"][task.name] = dict(entry)
-    results |= {"settings": asdict(replace(settings, overwrite=False)), "versions": versions(), "command": command()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
-    return results
-
-
-def read_results(path: str | Path) -> dict[str, Any]:
-    """Read a `results.json` of benchmarks.
-
-    Raises:
-        UserError: no such file, or one of another kind.
-    """
-    path = Path(path)
-    path = path / "results.json" if path.is_dir() else path
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no results there ({error}); `llava-mocle eval --tasks ...` writes them.") from error
-    if not isinstance(results, dict) or results.get("kind") != KIND:
-        kind = results.get("kind") if isinstance(results, dict) else None
-        raise UserError(f"{path}: holds results of kind {kind!r}; `llava-mocle eval --tasks ...` writes {KIND!r}.")
-    return results

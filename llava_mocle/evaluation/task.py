@@ -125,6 +125,8 @@ class Task(ABC):
         metric: the headline metric in words, with its source.
         sources: the files it reads.
         max_new_tokens: longest answer.
+        cluster_metric: the metric that is broken down by cluster; None: the headline. For headlines that make no sense
+            on a part of the questions.
         paper: row of the paper's tables -> the number there, on the same scale.
     """
 
@@ -134,6 +136,7 @@ class Task(ABC):
     metric: ClassVar[str]
     sources: ClassVar[tuple[Source, ...]]
     max_new_tokens: ClassVar[int] = 16
+    cluster_metric: ClassVar[str | None] = None
     paper: ClassVar[Mapping[str, float]] = {}
 
     @abstractmethod

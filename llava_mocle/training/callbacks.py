@@ -45,17 +45,41 @@ class ConsoleLines(TrainerCallback):
             print(console_line(state.global_step, logs or {}), flush=True)
 
 
-class StopAfterSteps(TrainerCallback):
-    """Save and stop at a step, leaving the learning-rate schedule as it is."""
+class StopEarly(TrainerCallback):
+    """Save and stop, without a validation pass first, leaving the learning-rate schedule as it is.
+
+    Attributes:
+        stopped: whether the run was stopped by this.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def stop(self, control: Any) -> Any:
+        """What `on_step_end` returns to stop after this step."""
+        self.stopped = True
+        control.should_save = control.should_training_stop = True
+        # An evaluation would come first: a scheduler may not wait for it, and it may decide to save nothing.
+        control.should_evaluate = False
+        return control
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """See `TrainerCallback`. `Trainer` comes here on its way out of a stopped run, as at any epoch's end."""
+        if self.stopped:
+            control.should_evaluate = control.should_save = control.should_log = False
+        return control
+
+
+class StopAfterSteps(StopEarly):
+    """Stops at a step that was chosen beforehand."""
 
     def __init__(self, steps: int) -> None:
+        super().__init__()
         self.steps = steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """See `TrainerCallback`."""
-        if state.global_step >= self.steps:
-            control.should_save = control.should_training_stop = True
-        return control
+        return self.stop(control) if self.steps <= state.global_step < state.max_steps else control
 
 
 def replace_console(trainer: Any) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.training.recipe import Recipe, write_recipe
-from llava_mocle.training.seal import flaw, read_seal, write_seal
+from llava_mocle.training.seal import flaw, flush, read_seal, write_seal
 
 if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
@@ -30,6 +30,8 @@ _FREE_KEYS = {
     "run_name", "save_strategy", "eval_strategy", "logging_strategy", "model_config", "deepspeed",
     "universal_checkpoint", "per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size",
     "gradient_checkpointing", "activation_checkpointing", "activation_checkpointing_kwargs", "ddp_timeout",
+    "cluster_cache_dir", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "eval_delay",
+    "logging_first_step", "logging_dir", "eval_accumulation_steps", "ddp_find_unused_parameters", "ddp_bucket_cap_mb",
     "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_pin_memory",
 }  # fmt: skip
 
@@ -146,5 +148,6 @@ def publish(output_dir: str | Path, name: str, **facts: Any) -> Path:
     if target.exists():
         os.replace(target, staging_dir(output_dir) / f"{name}.before")
     os.replace(source, target)
+    flush(Path(output_dir))
     clear_staging(output_dir)
     return target

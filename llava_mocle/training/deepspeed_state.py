@@ -57,9 +57,9 @@ def load_engine(engine: Any, folder: str | Path) -> None:
     # which would then count once for each group.
     for group, before in zip(optimizer.param_groups, settings, strict=True):
         group.update(before)
-    for state in optimizer.state.values():
+    for parameter, state in optimizer.state.items():
         if torch.is_tensor(state.get("step")):
-            state["step"] = state["step"].clone()
+            state["step"] = state["step"].to(parameter.device, copy=True)
 
 
 def to_universal(checkpoint: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,11 +74,11 @@ def watched(args: MocleTrainingArguments) -> Iterator[None]:
     if not dist.is_initialized() or dist.get_world_size() < 2:
         yield
         return
-    liveness = Liveness(dist.get_rank(), dist.get_world_size())
-    port = torch.tensor(liveness.listen() if liveness.rank == 0 else 0, device=args.device)
-    dist.broadcast(port, src=0)
+    token = on_main(lambda: secrets.token_hex(8))
+    liveness = Liveness(dist.get_rank(), dist.get_world_size(), token)
+    port = on_main(liveness.listen)
     if liveness.rank != 0:
-        liveness.connect(os.environ.get("MASTER_ADDR", "127.0.0.1"), int(port.item()))
+        liveness.connect(os.environ.get("MASTER_ADDR", "127.0.0.1"), port)
     try:
         yield
     except Preempted:

@@ -31,6 +31,9 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "LLaVA's name of activation_checkpointing; non-reentrant."}
     )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Off: every trained parameter takes part in every step."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Off: routing inputs are columns."})
 
     def __post_init__(self) -> None:

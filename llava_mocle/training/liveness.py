@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _CONNECT_S = 20
 # Time for the main thread to report its own error if the death has raised one there, and for news to travel.
 _GRACE_S = 1.0
-REMEDY = "Only the steps since the last checkpoint are lost: mend the cause, and the same command goes on from it"
+REMEDY = "Once the cause is mended, the same command goes on from the newest checkpoint"
 _GOODBYE = {"goodbye": True}
 
 
@@ -43,7 +43,7 @@ class _Reader:
 
     def __init__(self, link: socket.socket) -> None:
         self.link = link
-        self.name = "a rank"
+        self.name = ""
         self._rest = b""
 
     def read(self) -> list[dict[str, Any]] | None:
@@ -55,7 +55,10 @@ class _Reader:
         if not data:
             return None
         *lines, self._rest = (self._rest + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        try:
+            return [message for line in lines if isinstance(message := json.loads(line), dict)]
+        except ValueError:
+            return None  # none of ours
 
 
 class Liveness:
@@ -64,12 +67,13 @@ class Liveness:
     Args:
         rank: this process's.
         world_size: how many there are.
+        token: what a connection must show before it counts: ports get visits from strangers.
         on_death: called in the watching thread with a sentence that names the dead rank; the default prints it and
             ends the process with exit code 1, whatever its main thread is waiting for.
     """
 
-    def __init__(self, rank: int, world_size: int, on_death: Any = None) -> None:
-        self.rank, self.world_size = rank, world_size
+    def __init__(self, rank: int, world_size: int, token: str, on_death: Any = None) -> None:
+        self.rank, self.world_size, self.token = rank, world_size, token
         self.on_death = on_death or self._end
         self._closed = False
         self._links: list[socket.socket] = []
@@ -94,7 +98,7 @@ class Liveness:
         link.settimeout(None)
         _keep_alive(link)
         self._links = [link]
-        _send(link, {"rank": self.rank, "host": socket.gethostname()})
+        _send(link, {"rank": self.rank, "host": socket.gethostname(), "token": self.token})
         threading.Thread(target=self._follow, args=(link, host), name="liveness", daemon=True).start()
         return True
 
@@ -127,17 +131,20 @@ class Liveness:
                     link, _ = server.accept()
                     _keep_alive(link)
                     readers[link] = _Reader(link)
-                    self._links = [*self._links, link]
                     selector.register(link, selectors.EVENT_READ)
                 elif self._is_over(readers[link]):
                     selector.unregister(link)
+                    readers.pop(link).link.close()
 
     def _is_over(self, reader: "_Reader") -> bool:
-        """Take in what a rank has sent; True when it has gone, one way or another."""
+        """Take in what a rank has sent; True when it has gone, one way or another, or is no rank of this run."""
         messages = reader.read()
         for message in messages or []:
-            if "rank" in message:
+            if "rank" in message and message.get("token") == self.token:
                 reader.name = f"rank {message['rank']} ({message['host']})"
+                self._links = [*self._links, reader.link]
+        if not reader.name:
+            return True
         goodbye = any("goodbye" in message for message in messages or [])
         failed = messages is None or any("failed" in message for message in messages)
         if goodbye or failed:

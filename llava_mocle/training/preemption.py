@@ -1,5 +1,6 @@
 """SIGTERM or SIGUSR1: end the step, save, and leave with an exit code that says "requeue me"."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -10,26 +11,27 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback
 
 from llava_mocle.errors import Preempted
+from llava_mocle.training.callbacks import StopEarly
+
+logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # torchrun and the deepspeed launcher turn every exit code of a worker into 1: the scripts read it from this file.
 EXIT_FILE = "LLAVA_MOCLE_EXIT_FILE"
 
 
-class Preemption(TrainerCallback):
-    """Saves and stops at the end of a step in which any rank was told to go.
+class Preemption(StopEarly):
+    """Stops at the end of a step in which any rank was told to go.
 
     Attributes:
         signal_name: the signal this rank got; None before that.
-        stopped: whether the run was stopped by it.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.signal_name: str | None = None
-        self.stopped = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -50,22 +52,26 @@ class Preemption(TrainerCallback):
             # Not print: the handler may run in the middle of one.
             os.write(2, f"{self.signal_name}: saving after this step, then leaving\n".encode())
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """See `TrainerCallback`. All ranks stop at the same step, whichever of them got the signal."""
-        told = torch.tensor(int(self.signal_name is not None), device=args.device)
+    def told(self, device: torch.device) -> bool:
+        """Whether any rank was told to go; all ranks ask together."""
+        told = torch.tensor(int(self.signal_name is not None), device=device)
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(told, op=dist.ReduceOp.MAX)
-        if told.item() and state.global_step < state.max_steps:
-            self.stopped = True
-            control.should_save = control.should_training_stop = True
-        return control
+        return bool(told.item())
 
-    def error(self, step: int, max_steps: int, output_dir: str) -> Preempted:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """See `TrainerCallback`. All ranks stop at the same step, whichever of them got the signal."""
+        return self.stop(control) if self.told(args.device) and state.global_step < state.max_steps else control
+
+    def error(self, checkpoint: Path | None, step: int) -> Preempted:
         """What to raise once the checkpoint is there; leaves the exit code where the launch scripts look for it."""
         path = os.environ.get(EXIT_FILE)
         if path:
-            Path(path).write_text(f"{Preempted.exit_code}\n")
+            try:
+                Path(path).write_text(f"{Preempted.exit_code}\n")
+            except OSError as error:
+                logger.warning("%s names %s, which cannot be written: %s", EXIT_FILE, path, error)
+        done = f"{checkpoint} was written after step {step}" if checkpoint else f"nothing was lost (step {step})"
         return Preempted(
-            f"{self.signal_name or 'a signal to another rank'} came, so checkpoint-{step} of {max_steps} steps was "
-            f"written to {output_dir}; the same command goes on from it"
+            f"{self.signal_name or 'a signal to another rank'} came: {done}; the same command goes on from there"
         )

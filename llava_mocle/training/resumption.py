@@ -1,5 +1,6 @@
 """Where a run goes on from, and how much of the optimizer's state can go with it."""
 
+import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -26,15 +27,14 @@ class Resumption:
         folder: a whole checkpoint.
         optimizer: "as_saved"; "universal" (converted to this number of processes); or "afresh" (only weights and
             schedule go on).
+        engine_folder: where DeepSpeed finds its state.
+        finished: the run has taken all its steps; what may be left is to write its result.
     """
 
     folder: Path
     optimizer: str
-
-    @property
-    def engine_folder(self) -> Path:
-        """Where DeepSpeed finds its state."""
-        return self.folder.parent / UNIVERSAL_FOLDER if self.optimizer == "universal" else self.folder
+    engine_folder: Path
+    finished: bool
 
 
 def optimizer_kind(args: MocleTrainingArguments) -> str:
@@ -62,7 +62,10 @@ def find_resumption(recipe: Recipe, args: MocleTrainingArguments) -> Resumption 
     check_same_recipe(found, recipe, global_batch(args))
     if args.stop_after_steps and checkpoint_step(found) >= args.stop_after_steps:
         raise ConfigError(f"stop_after_steps is {args.stop_after_steps}, and {found} is there already")
-    resumption = Resumption(found, _optimizer_state(found, args))
+    kind = _optimizer_state(found, args)
+    engine_folder = Path(str(args.output_dir), UNIVERSAL_FOLDER) if kind == "universal" else found
+    state = json.loads((found / "trainer_state.json").read_text(encoding="utf-8"))
+    resumption = Resumption(found, kind, engine_folder, finished=state["global_step"] >= state["max_steps"])
     if args.process_index == 0:
         logger.warning("resuming from %s", found)
     return resumption
@@ -94,4 +97,5 @@ def prepare_universal(resumption: Resumption, args: MocleTrainingArguments) -> N
         if PartialState().is_main_process:
             shutil.rmtree(resumption.engine_folder, ignore_errors=True)
             to_universal(resumption.folder, resumption.engine_folder)
+    # The conversion is for this start alone; `SavingTrainer` removes it once it is loaded.
     args.hf_deepspeed_config.config.setdefault("checkpoint", {})["load_universal"] = True

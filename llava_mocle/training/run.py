@@ -1,6 +1,8 @@
 """A recipe, run: load, adapt, train, save."""
 
 import logging
+import multiprocessing
+from pathlib import Path
 
 from peft import get_peft_model
 from torch import nn
@@ -12,16 +14,18 @@ from llava_mocle.model.gathering import gathered
 from llava_mocle.model.load import LoadedModel
 from llava_mocle.training.adapter_setup import adapter_config, count_parameters, freeze_all_but_projector
 from llava_mocle.training.callbacks import StopAfterSteps, replace_console
-from llava_mocle.training.checkpoint import CheckpointExtras
+from llava_mocle.training.checkpoint import CheckpointExtras, checkpoint_step
 from llava_mocle.training.data_setup import TrainingData, needs_clusters, prepare_data
 from llava_mocle.training.distributed import join, prepare_deepspeed, watched
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 from llava_mocle.training.model_setup import load_start
+from llava_mocle.training.output_dir import claimed
 from llava_mocle.training.preemption import Preemption
 from llava_mocle.training.recipe import Recipe
 from llava_mocle.training.resumption import Resumption, find_resumption, prepare_universal
 from llava_mocle.training.routing_log import RoutingLog, warn_of_idle_experts
 from llava_mocle.training.trainer import MocleTrainer
+from llava_mocle.training.workers import start_workers_safely
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +43,24 @@ def train(recipe: Recipe) -> MocleTrainer:
     preemption = Preemption()
     with preemption.watching():
         args = recipe.training_arguments()
-        if args.deepspeed and args.load_best_model_at_end:
-            raise ConfigError("load_best_model_at_end cannot be used with deepspeed; take the best checkpoint's folder")
+        _check(args)
+        start_workers_safely(args)
         join(args)
-        with watched(args):
-            return _train(recipe, args, preemption)
+        try:
+            with watched(args), claimed(str(args.output_dir)):
+                return _train(recipe, args, preemption)
+        except BaseException:
+            # Loader workers ignore SIGTERM, by which multiprocessing would end them, and then wait for ever.
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
+
+
+def _check(args: MocleTrainingArguments) -> None:
+    if args.deepspeed and args.load_best_model_at_end:
+        raise ConfigError("load_best_model_at_end cannot be used with deepspeed; take the best checkpoint's folder")
+    if args.save_only_model:
+        raise ConfigError("save_only_model makes checkpoints that cannot be resumed; leave it out (they are small)")
 
 
 def _train(recipe: Recipe, args: MocleTrainingArguments, preemption: Preemption) -> MocleTrainer:
@@ -61,18 +78,23 @@ def _train(recipe: Recipe, args: MocleTrainingArguments, preemption: Preemption)
         set_seed(args.seed + args.process_index)  # each rank draws its own gate noise and dropout
     if trainer.is_world_process_zero():
         _announce(model, data, args)
-    trainer.train(resume_from_checkpoint=str(resumption.folder) if resumption else None)
+    if preemption.told(args.device):
+        raise preemption.error(None, checkpoint_step(resumption.folder) if resumption else 0)
+    if resumption and resumption.finished:
+        logger.warning("%s has all its steps; writing the result", resumption.folder)
+        trainer.restore_finished()
+    else:
+        trainer.train(resume_from_checkpoint=str(resumption.folder) if resumption else None)
     if data.train.skipped_images:
         logger.warning("%d rows were skipped: their images could not be read", data.train.skipped_images)
     steps, of = trainer.state.global_step, trainer.state.max_steps
     if preemption.stopped:
         trainer.accelerator.wait_for_everyone()
-        raise preemption.error(steps, of, str(args.output_dir))
+        raise preemption.error(Path(str(args.output_dir), f"checkpoint-{steps}"), steps)
     if steps < of:
         logger.warning("stopped at step %d of %d; the same command without stop_after_steps goes on", steps, of)
         return trainer
-    trainer.save_model()
-    trainer.save_state()
+    trainer.save_result()
     if routing is not None:
         with gathered(list(routing.tuner.mocle_router.parameters())):
             gates = routing.tuner.clean_gates()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -63,6 +63,9 @@ class SavingTrainer(Trainer):
         finally:
             self._staging = False
         self.accelerator.wait_for_everyone()
+        best = self.state.best_model_checkpoint
+        if best and Path(best).parent == staging_dir(folder):
+            self.state.best_model_checkpoint = str(folder / Path(best).name)
         if self.args.should_save:
             try:
                 self._publish(folder, name)
@@ -72,8 +75,7 @@ class SavingTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _publish(self, folder: Path, name: str) -> None:
-        if self.state.best_global_step:
-            self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
+        if self.state.best_model_checkpoint:
             self.state.save_to_json(str(staging_dir(folder) / name / TRAINER_STATE_NAME))
         publish(
             folder,
@@ -96,8 +98,9 @@ class SavingTrainer(Trainer):
         free = shutil.disk_usage(folder).free
         clear_staging(folder)  # room for the next attempt
         return CheckpointError(
-            f"{folder}: {name} could not be written ({type(error).__name__}: {error}; {free / 2**20:,.0f} MiB free); "
-            f"{kept}. Make room, or lower save_total_limit; the same command goes on from there"
+            f"{folder}: {name} could not be written ({type(error).__name__}: {error}); {kept}, and "
+            f"{free / 2**20:,.0f} MiB are free. If the disk or a quota is full, make room or lower save_total_limit; "
+            "the same command goes on from there"
         )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -127,6 +130,35 @@ class SavingTrainer(Trainer):
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
+    def save_result(self) -> None:
+        """The finished run's model and state, into `output_dir` itself.
+
+        Raises:
+            CheckpointError: they cannot be written; the last checkpoint holds the same.
+        """
+        try:
+            self.save_model()
+            self.save_state()
+        except OSError as error:
+            raise self._not_written(Path(str(self.args.output_dir)), "the result", error) from error
+
+    def restore_finished(self) -> None:
+        """In place of training: what a checkpoint that has taken all steps holds."""
+        assert self.resumption is not None
+        self._load_from_checkpoint(str(self.resumption.folder))
+        self.state = TrainerState.load_from_json(str(self.resumption.folder / TRAINER_STATE_NAME))
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step >= self.state.max_steps:
+            return super()._finalize_training(*args, **kwargs)
+        # Stopped early: `Trainer` would load the best model, and with save_total_limit 1 remove what was just saved.
+        limit, best = self.args.save_total_limit, self.args.load_best_model_at_end
+        self.args.save_total_limit, self.args.load_best_model_at_end = None, False
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit, self.args.load_best_model_at_end = limit, best
+
     # ------ resuming
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
@@ -144,6 +176,10 @@ class SavingTrainer(Trainer):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resumption.optimizer != "afresh":
             load_engine(self.model_wrapped, resumption.engine_folder)
+        if resumption.optimizer == "universal":
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                shutil.rmtree(resumption.engine_folder)
         self._load_schedule(resumption.folder)
         return prepared
 
@@ -158,6 +194,12 @@ class SavingTrainer(Trainer):
         # A schedule sets the rates at its next step; the step before that is to have them too.
         for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
+
+    def _load_best_model(self) -> None:
+        if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         target = self.accelerator.unwrap_model(self.model if model is None else model)

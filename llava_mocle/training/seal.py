@@ -22,14 +22,25 @@ def write_seal(folder: str | Path, **facts: Any) -> None:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     names = [name for name in names if name != SEAL_FILE]
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = pool.map(lambda name: _digest(folder / name, flush=True), names)
+        digests = pool.map(lambda name: _digest(folder / name, to_disk=True), names)
         files = {
             name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
             for name, digest in zip(names, digests, strict=True)
         }
     partial = folder / f".{SEAL_FILE}.partial"
     partial.write_text(json.dumps({"format": _FORMAT, **facts, "files": files}, indent=1), encoding="utf-8")
+    flush(partial)
     os.replace(partial, folder / SEAL_FILE)
+    flush(folder)
+
+
+def flush(path: Path) -> None:
+    """Have a file, or a folder's entries, reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_seal(folder: str | Path) -> dict[str, Any]:
@@ -64,8 +75,8 @@ def flaw(folder: str | Path) -> str | None:
     return None
 
 
-def _digest(path: Path, flush: bool = False) -> str:
+def _digest(path: Path, to_disk: bool = False) -> str:
     with open(path, "rb") as file:
-        if flush:
+        if to_disk:
             os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()

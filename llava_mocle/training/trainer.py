@@ -9,7 +9,6 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from llava_mocle.data.sampler import GlobalBatchSampler
-from llava_mocle.errors import DataError, UserError
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 from llava_mocle.training.parameter_groups import parameter_groups
 from llava_mocle.training.resumption import global_batch
@@ -17,7 +16,7 @@ from llava_mocle.training.routing_log import RoutingLog
 from llava_mocle.training.saving import SavingTrainer
 from llava_mocle.training.text_only import run_projector_in_every_step
 from llava_mocle.training.validation import LossByGroup, pack_ids, sample_losses
-from llava_mocle.training.workers import ignore_signals_in_workers
+from llava_mocle.training.workers import NamingIterator, ignore_signals_in_workers
 
 ROUTING_INPUTS = ("cluster_ids", "dataset_ids")
 
@@ -61,31 +60,22 @@ class MocleTrainer(SavingTrainer):
         """`Trainer.get_train_dataloader`, with workers that leave the scheduler's signals to the main process."""
         return ignore_signals_in_workers(super().get_train_dataloader())
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """`Trainer.get_batch_samples`; a loader worker that fails is reported with the row it was at.
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """Likewise."""
+        return ignore_signals_in_workers(super().get_eval_dataloader(*args, **kwargs))
 
-        Raises:
-            UserError: a row or an image is wrong.
-            DataError: a worker was killed.
-        """
-        try:
-            return super().get_batch_samples(*args, **kwargs)
-        except UserError as error:
-            # torch puts the worker's traceback around the message; the message alone says what is wrong.
-            raise type(error)(str(error).strip().splitlines()[-1].rpartition("Error: ")[2]) from error
-        except (RuntimeError, OSError, EOFError) as error:
-            # What torch raises when a worker is gone depends on what it was waiting for.
-            rows = self.train_dataset.rows_in_work() if self.args.dataloader_num_workers else []
-            if not rows:
-                raise
-            raise DataError(
-                f"a loader worker is gone ({' '.join(str(error).split()) or type(error).__name__}); workers were at: "
-                f"{'; '.join(rows)}. Look at these images, or give the job more memory or fewer dataloader_num_workers"
-            ) from error
+    def get_batch_samples(self, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer.get_batch_samples`; a loader that fails names the row (see `NamingIterator`)."""
+        return super().get_batch_samples(NamingIterator(epoch_iterator, self.train_dataset), *args, **kwargs)
+
+    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
+        # A resumed epoch's loader is wrapped more deeply than `Trainer` and accelerate look for a sampler to tell.
+        self._sampler.set_epoch(epoch)
+        return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
-        return GlobalBatchSampler(
+        self._sampler = GlobalBatchSampler(
             dataset.lengths,
             dataset.has_image,
             global_batch(self.args),
@@ -93,6 +83,7 @@ class MocleTrainer(SavingTrainer):
             grouped=self.args.group_by_modality_length,
             drop_last=self.args.dataloader_drop_last,
         )
+        return self._sampler
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of `args.optim` over `parameter_groups`."""

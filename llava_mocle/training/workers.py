@@ -1,10 +1,28 @@
-"""Loader workers and signals."""
+"""Loader workers: signals that are not for them, and what they say when they fail."""
 
 import functools
+import multiprocessing
+import re
 import signal
 from typing import Any
 
+from llava_mocle.errors import DataError, UserError
 from llava_mocle.training.preemption import SIGNALS
+
+
+def start_workers_safely(args: Any) -> None:
+    """With several processes, start loader workers from a process without threads, and once a run.
+
+    A process that is forked while another thread (gloo's, say) is being made or ended may hang for ever in its first
+    instructions: seen after some dozens of forks with CPython 3.11.
+    """
+    if args.dataloader_num_workers == 0 or args.world_size == 1:
+        return
+    args.dataloader_persistent_workers = True
+    if args.dataloader_multiprocessing_context is None:
+        args.dataloader_multiprocessing_context = "forkserver"
+        # Imported there once, its pages are shared by the workers.
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["llava_mocle.training.forkserver"])
 
 
 def ignore_signals_in_workers(loader: Any) -> Any:
@@ -13,7 +31,8 @@ def ignore_signals_in_workers(loader: Any) -> Any:
     The main process finishes its step with them; they end when it does.
     """
     inner = getattr(loader, "base_dataloader", loader)
-    inner.worker_init_fn = functools.partial(_start, inner.worker_init_fn)
+    if not isinstance(inner.worker_init_fn, functools.partial) or inner.worker_init_fn.func is not _start:
+        inner.worker_init_fn = functools.partial(_start, inner.worker_init_fn)
     return loader
 
 
@@ -22,3 +41,40 @@ def _start(then: Any, worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     if then is not None:
         then(worker)
+
+
+class NamingIterator:
+    """A loader's iterator whose errors name the row.
+
+    Raises:
+        UserError: as the dataset raised it, without the worker's traceback that torch puts around the message.
+        DataError: a worker was killed; names the rows that the workers were at.
+    """
+
+    def __init__(self, batches: Any, dataset: Any) -> None:
+        self.batches, self.dataset = batches, dataset
+
+    def __iter__(self) -> "NamingIterator":
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return next(self.batches)
+        except UserError as error:
+            raise type(error)(_message(error)) from error
+        except (RuntimeError, OSError, EOFError) as error:
+            # What torch raises when a worker is gone depends on what it was waiting for.
+            rows = self.dataset.rows_in_work()
+            if not rows:
+                raise
+            raise DataError(
+                f"a loader worker is gone ({' '.join(str(error).split()) or type(error).__name__}); workers were at: "
+                f"{'; '.join(rows)}. Look at these images, or give the job more memory or fewer dataloader_num_workers"
+            ) from error
+
+
+def _message(error: UserError) -> str:
+    """The error's own message, out of what torch makes of it: "Caught ...", a traceback, and then the message."""
+    text = str(error)
+    starts = list(re.finditer(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE))
+    return text[starts[-1].end() :].strip() if text.startswith("Caught ") and starts else text

@@ -9,7 +9,8 @@ from llava_mocle.evaluation.registry import all_tasks
 
 
 def run(prompts="llava", **tasks):
-    return {"kind": "benchmarks", "model_id": "m@1", "settings": {"prompts": prompts}, "tasks": tasks}
+    asked = {name: entry | {"settings": {"prompts": prompts}} for name, entry in tasks.items()}
+    return {"kind": "benchmarks", "model_id": "m@1", "tasks": asked}
 
 
 def entry(limit=None, unparsed=0, **metrics):
@@ -98,3 +99,26 @@ def test_the_command(tmp_path, capsys) -> None:
     assert (tmp_path / "out" / "benchmarks.html").is_file()
     assert main(["report", str(tmp_path), str(tmp_path)]) == 2
     assert "two runs are named 'm'" in capsys.readouterr().err
+
+
+def test_runs_of_different_sizes_or_styles_are_not_compared() -> None:
+    small = {"value": 50.0, "interval": [0.0, 100.0], "n": 2, "items": "0 1"}
+    whole = metric(75.0, 25.0, 100.0, "1 0 1 1")
+    runs = {"pilot": run(geoqa=entry(limit=2, accuracy=small)), "full": run(geoqa=entry(accuracy=whole))}
+    (section,) = build_sections(runs)
+    assert section.rows[-1].name == "full - pilot"
+    assert section.rows[-1].cells[section.columns.index("GeoQA")].value is None
+    styles = {"a": run("instructblip", gqa=entry(accuracy=whole)), "b": run(gqa=entry(accuracy=whole))}
+    table, other = build_sections(styles)
+    assert table.title == TABLE_2.title
+    assert [row.name for row in table.rows if row.ours] == ["a", "a - paper's InstructBLIP 7B + MoCLE"]
+    assert [cell.value for cell in other.rows[0].cells][:2] == [75.0, 75.0]
+
+
+def test_a_second_run_of_all_wrong_has_an_interval() -> None:
+    before, after = metric(75.0, 25.0, 100.0, "1 0 1 1"), metric(0.0, 0.0, 0.0, "0 0 0 0")
+    (section,) = build_sections({"a": run(geoqa=entry(accuracy=before)), "b": run(geoqa=entry(accuracy=after))})
+    cell = section.rows[-1].cells[section.columns.index("GeoQA")]
+    assert cell.value == -75.0
+    assert cell.interval is not None
+    assert -100.0 <= cell.interval[0] < -75.0 < cell.interval[1] <= 0.0

@@ -4,13 +4,16 @@ import json
 
 import pytest
 
-from llava_mocle.errors import ConfigError, DataError, UserError
+from llava_mocle.errors import ConfigError, DataError
 from llava_mocle.evaluation.answers import read_answers
 from llava_mocle.evaluation.registry import all_tasks, get_tasks
+from llava_mocle.evaluation.results import read_results
 from llava_mocle.evaluation.shards import Shard
-from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks, read_results
+from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks
 from tests.evaluation.fakes import FakePredictor
 from tests.evaluation.toy import Letters, write_letters
+
+PROMPTS = [f"question {'x' * number}?" for number in range(11)]
 
 
 @pytest.fixture
@@ -42,6 +45,8 @@ def test_shards_equal_one_run(root, tmp_path) -> None:
         assert evaluate_tasks(FakePredictor(), [Letters()], root, parts, shard=Shard(index, 3), score=False) == {}
     joined = evaluate_tasks(FakePredictor(), [Letters()], root, parts)["tasks"]
     assert joined == expected
+    assert evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path / "one", shard=Shard(0, 1), score=False) == {}
+    assert [path.name for path in (tmp_path / "one" / "answers").iterdir()] == ["letters.0of1-11.jsonl"]
     name = "answers/letters.jsonl"
     assert (parts / name).read_bytes() == (whole / name).read_bytes()
     assert [path.name for path in (parts / "answers").iterdir()] == ["letters.jsonl"]
@@ -53,7 +58,7 @@ def test_an_unfinished_shard_is_told(root, tmp_path) -> None:
     with pytest.raises(DataError, match=r"of 3 shards of letters\.jsonl, 1 are not there"):
         evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
     evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, shard=Shard(1, 3), score=False)
-    cut = tmp_path / "answers" / "letters.1of3.jsonl"
+    cut = tmp_path / "answers" / "letters.1of3-11.jsonl"
     cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(DataError, match="hold 10 answers to 11 questions"):
         evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
@@ -62,11 +67,85 @@ def test_an_unfinished_shard_is_told(root, tmp_path) -> None:
 def test_other_answers_are_not_overwritten(root, tmp_path) -> None:
     evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
     other = FakePredictor(model_id="other@1")
+    with pytest.raises(DataError, match="is of the model fake@00000000"):
+        evaluate_tasks(other, [Letters()], root, tmp_path)
+    (tmp_path / "scores" / "letters.json").unlink()
     with pytest.raises(DataError, match="written by model 'fake@00000000'"):
         evaluate_tasks(other, [Letters()], root, tmp_path)
     results = evaluate_tasks(other, [Letters()], root, tmp_path, SuiteSettings(overwrite=True))
     assert results["model_id"] == "other@1"
     assert all(record["model_id"] == "other@1" for record in read_answers(tmp_path / "answers" / "letters.jsonl"))
+
+
+def test_shards_replace_an_older_whole_file(root, tmp_path) -> None:
+    """Overwritten in shards, then joined: the shards are newer, whatever the whole file held."""
+    evaluate_tasks(FakePredictor(dict.fromkeys(PROMPTS, "old")), [Letters()], root, tmp_path)
+    for index in range(2):
+        settings = SuiteSettings(overwrite=True)
+        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, settings, shard=Shard(index, 2), score=False)
+    asked = FakePredictor()
+    entry = evaluate_tasks(asked, [Letters()], root, tmp_path)["tasks"]["letters"]
+    assert asked.batches == []
+    assert entry["metrics"]["accuracy"]["value"] == pytest.approx(100 * 9 / 11)
+
+
+def test_overwrite_in_one_process_forgets_shards(root, tmp_path) -> None:
+    for index in range(2):
+        old = FakePredictor(dict.fromkeys(PROMPTS, "old"))
+        evaluate_tasks(old, [Letters()], root, tmp_path, shard=Shard(index, 2), score=False)
+    entry = evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, SuiteSettings(overwrite=True))["tasks"][
+        "letters"
+    ]
+    assert entry["metrics"]["accuracy"]["value"] == pytest.approx(100 * 9 / 11)
+    assert [path.name for path in (tmp_path / "answers").iterdir()] == ["letters.jsonl"]
+
+
+def test_a_stale_set_of_shards_is_not_taken(root, tmp_path) -> None:
+    old = FakePredictor(dict.fromkeys(PROMPTS, "old"))
+    for index in range(2):
+        evaluate_tasks(old, [Letters()], root, tmp_path, shard=Shard(index, 2), score=False)
+    for index in range(3):
+        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, shard=Shard(index, 3), score=False)
+    with pytest.raises(DataError, match="complete sets of 2 and of 3 shards"):
+        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
+    other = FakePredictor(model_id="other@1")
+    for path in (tmp_path / "answers").glob("*of3*"):
+        path.unlink()
+    with pytest.raises(DataError, match="written by fake@00000000, but this run's model is other@1"):
+        evaluate_tasks(other, [Letters()], root, tmp_path)
+
+
+def test_a_pilot_does_not_keep_the_full_run_from_being_shared_out(root, tmp_path) -> None:
+    evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, SuiteSettings(limit=3))
+    asked = []
+    for index in range(2):
+        predictor = FakePredictor()
+        evaluate_tasks(predictor, [Letters()], root, tmp_path, shard=Shard(index, 2), score=False)
+        asked.append(sum(map(len, predictor.batches)))
+    assert all(asked)
+    entry = evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)["tasks"]["letters"]
+    assert entry["n"] == 11
+
+
+class OtherLetters(Letters):
+    name = "other_letters"
+
+
+def test_another_models_scores_are_not_mixed_in(root, tmp_path) -> None:
+    evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
+    other = FakePredictor(model_id="other@1")
+    with pytest.raises(DataError, match=r"letters\.json: is of the model fake@00000000"):
+        evaluate_tasks(other, [OtherLetters()], root, tmp_path)
+    assert other.batches == []
+    results = evaluate_tasks(other, [OtherLetters()], root, tmp_path, SuiteSettings(overwrite=True))
+    assert list(results["tasks"]) == ["other_letters"]
+
+
+def test_settings_are_kept_with_each_task(root, tmp_path) -> None:
+    evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, SuiteSettings(prompts="instructblip"))
+    tasks = evaluate_tasks(FakePredictor(), [OtherLetters()], root, tmp_path, SuiteSettings(num_beams=3))["tasks"]
+    assert [task["settings"]["prompts"] for task in tasks.values()] == ["instructblip", "llava"]
+    assert [task["settings"]["num_beams"] for task in tasks.values()] == [1, 3]
 
 
 def test_a_limit_is_kept_with_the_scores(root, tmp_path) -> None:
@@ -90,9 +169,9 @@ def test_a_missing_image_and_a_duplicate_id_stop_before_the_first_answer(root, t
 
 def test_results_of_another_kind(tmp_path) -> None:
     (tmp_path / "results.json").write_text('{"kind": "held_out_exact_match"}')
-    with pytest.raises(UserError, match="'held_out_exact_match'"):
+    with pytest.raises(DataError, match="'held_out_exact_match'"):
         read_results(tmp_path)
-    with pytest.raises(UserError, match="no results there"):
+    with pytest.raises(DataError, match="no results there"):
         read_results(tmp_path / "nothing")
 
 

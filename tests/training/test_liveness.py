@@ -13,7 +13,7 @@ HOST = "127.0.0.1"
 
 def watch(world_size: int) -> tuple[list[Liveness], list[queue.Queue]]:
     news: list[queue.Queue] = [queue.Queue() for _ in range(world_size)]
-    ranks = [Liveness(rank, world_size, on_death=news[rank].put) for rank in range(world_size)]
+    ranks = [Liveness(rank, world_size, "token", on_death=news[rank].put) for rank in range(world_size)]
     port = ranks[0].listen()
     assert all(rank.connect(HOST, port) for rank in ranks[1:])
     until = time.time() + 10
@@ -66,5 +66,18 @@ def test_a_goodbye_is_no_death(order: tuple[int, ...]) -> None:
 def test_an_unreachable_rank_0_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))  # bound, and never listening
-        assert not Liveness(1, 2).connect(HOST, taken.getsockname()[1])
+        assert not Liveness(1, 2, "token").connect(HOST, taken.getsockname()[1])
     assert "cannot reach" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"GET / HTTP/1.1\r\n\r\n", b'{"rank": 1, "host": "x", "token": "other"}\n', b"[1]\n"]
+)
+def test_strangers_are_no_ranks(said: bytes) -> None:
+    ranks, news = watch(3)
+    with socket.create_connection((HOST, ranks[0]._server.getsockname()[1])) as stranger:
+        stranger.sendall(said)
+    time.sleep(0.2)
+    assert all(box.empty() for box in news)
+    ranks[1].fail("out of memory")  # and the watch goes on
+    assert news[2].get(timeout=10).endswith("failed: out of memory")

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 
 from llava_mocle.errors import CheckpointError, ClusterModelError, ConfigError, DataError
 from llava_mocle.model.load import load_model
+from llava_mocle.training.output_dir import claimed
 from llava_mocle.training.recipe import load_recipe
 from llava_mocle.training.run import train
 
@@ -251,3 +254,65 @@ def test_a_killed_loader_worker_names_its_row(recipe_file, monkeypatch: pytest.M
     monkeypatch.setattr("llava_mocle.data.dataset.load_image", killed)
     with pytest.raises(DataError, match=r"a loader worker is gone .*pictures\.json: row \d+ \(id 'p\d+'\)"):
         train(load_recipe(recipe_file(dataloader_num_workers=1, max_steps=12)))
+
+
+def test_running_a_finished_run_again_changes_nothing(recipe_file, tmp_path: Path) -> None:
+    recipe = recipe_file(save_strategy="steps", save_steps=2, lr_scheduler_type="constant")
+    train(load_recipe(recipe))
+    before = weights(tmp_path / "run")
+    (tmp_path / "run" / "adapter_model.safetensors").unlink()  # cut off while the result was written
+    trainer = train(load_recipe(recipe))
+    assert trainer.state.global_step == 4
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not (tmp_path / "run" / "checkpoint-5").exists()
+
+
+def test_a_stop_keeps_its_checkpoint_and_does_not_evaluate(recipe_file, tmp_path: Path) -> None:
+    """With a best checkpoint to keep, `Trainer` alone would evaluate first, and then remove all others."""
+    keys = {"save_strategy": "best", "metric_for_best_model": "eval_loss", "save_total_limit": 1, "max_steps": 8}
+    keys |= {"eval_strategy": "steps", "eval_steps": 2, "learning_rate": 0.5}  # so that later steps are worse
+    trainer = train(load_recipe(recipe_file(**keys), ["--stop_after_steps", "4"]))
+    assert (tmp_path / "run" / "checkpoint-4").is_dir()
+    assert [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry] == [2]
+
+
+def test_the_best_checkpoint_is_one_that_exists(recipe_file, tmp_path: Path) -> None:
+    keys = {"save_strategy": "steps", "save_steps": 4, "save_total_limit": 1, "max_steps": 8}
+    keys |= {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "eval_loss", "learning_rate": 0.5}
+    trainer = train(load_recipe(recipe_file(**keys)))
+    best = trainer.state.best_model_checkpoint
+    assert best is None or Path(best).is_dir()
+
+
+def test_two_runs_in_one_folder(recipe_file, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file())
+    with claimed(tmp_path / "run"), pytest.raises(ConfigError, match="another run is writing there"):
+        train(recipe)
+    train(recipe)  # and the folder is free again
+
+
+def test_checkpoints_that_cannot_be_resumed_are_refused(recipe_file) -> None:
+    with pytest.raises(ConfigError, match="save_only_model"):
+        train(load_recipe(recipe_file(save_only_model=True)))
+
+
+@pytest.mark.slow
+def test_an_error_ends_a_run_with_loader_workers(recipe_file, tmp_path: Path) -> None:
+    """Workers ignore SIGTERM, and multiprocessing waits for them at exit: they must be ended otherwise."""
+    script = tmp_path / "boom.py"
+    script.write_text(
+        "import sys\n"
+        "from transformers import TrainerCallback\n"
+        "from llava_mocle.training import run\n"
+        "from llava_mocle.training.recipe import load_recipe\n"
+        "class Boom(run.StopAfterSteps):\n"
+        "    def on_step_end(self, *args, **kwargs):\n"
+        "        raise RuntimeError('boom')\n"
+        "run.StopAfterSteps = Boom\n"
+        "run.train(load_recipe(sys.argv[1], ['--stop_after_steps', '2']))\n"
+    )
+    command = [sys.executable, str(script), str(recipe_file(dataloader_num_workers=2))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "boom" in done.stderr

@@ -29,6 +29,8 @@ class MMBench(Task):
     title = "MMBench"
     split = "dev_20230712"
     metric = "CircularEval: accuracy over questions that are right under all rotations (Liu et al., MMBench, 2023)"
+    # A question's rotations may be routed to several clusters.
+    cluster_metric: ClassVar[str | None] = "vanilla"
     file: ClassVar[str] = "mmbench/mmbench_dev_20230712.tsv"
     suffix: ClassVar[str] = OPTION_LETTER
     sources: ClassVar[tuple[Source, ...]] = (Source(file, "questions, options and images", ORIGIN),)
@@ -67,7 +69,10 @@ class MMBench(Task):
         )
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        """See `Task`. "vanilla" is the accuracy of the questions as they first stand."""
+        """See `Task`. "vanilla" is the accuracy of the questions as they first stand.
+
+        Of a question not all of whose rotations were asked (a part of the benchmark), nothing counts for "circular".
+        """
         said = [chosen(item, answer, letter_or_text) for item, answer in zip(items, answers, strict=True)]
         right = [index == item.reference for index, item in zip(said, items, strict=True)]
         groups: dict[int, list[bool]] = {}
@@ -76,11 +81,12 @@ class MMBench(Task):
             if item.keys["group"] not in groups and item.keys["ability"]:
                 abilities.setdefault(item.keys["ability"], []).append(item.keys["group"])
             groups.setdefault(item.keys["group"], []).append(correct)
-        circular = circular_correct(groups)
+        whole = {item.keys["group"]: sum(bool(item.keys["row"][letter]) for letter in LETTERS) for item in items}
+        circular = circular_correct({group: turns for group, turns in groups.items() if len(turns) == whole[group]})
         first = [float(value) for value, item in zip(right, items, strict=True) if _is_first(item)]
         metrics = {"circular": mean_metric(list(circular.values())), "vanilla": mean_metric(first)}
         for ability, members in sorted(abilities.items()):
-            metrics[f"circular_{ability}"] = mean_metric([circular[group] for group in members])
+            metrics[f"circular_{ability}"] = mean_metric([circular[group] for group in members if group in circular])
         return Scores("circular", metrics, unparsed=said.count(None))
 
     def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:

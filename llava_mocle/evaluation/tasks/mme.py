@@ -40,6 +40,7 @@ class Mme(Task):
             "github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, branch Evaluation",
         ),
     )
+    cluster_metric = "accuracy"  # sums over subtasks depend on which of them a cluster has
     paper = {  # noqa: RUF012
         "InstructBLIP 7B, perception": 1202.9,
         "InstructBLIP 7B + MoCLE, perception": 1222.6,

@@ -79,6 +79,8 @@ def _item(
     gold = field(last, "gt_index", place)
     if not isinstance(gold, int) or not 0 <= gold < len(options):
         raise DataError(f"{place}: gt_index is {gold!r}, expected 0 to {len(options) - 1}.")
+    if "answer" in last and options[gold] != _text(answers, last, "answer", place):
+        raise DataError(f"{place}: option {gold} (gt_index) is not the last answer; is this version 1.0?")
     image_id = field(record, "image_id", place)
     question = Question(
         question_id=image_id,

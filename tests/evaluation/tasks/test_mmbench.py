@@ -137,3 +137,11 @@ def test_bad_table(tmp_path, old, new, message):
     edited(root / FILE, old, new)
     with pytest.raises(DataError, match=message):
         MMBench().items(root)
+
+
+def test_a_question_with_some_rotations_asked_counts_for_vanilla_alone(tmp_path):
+    items = made(MMBench(), data_root(tmp_path, "mmbench"))[:4]
+    # 241 in both of its rotations (right: B, A), 252 in two of its three (right: A, C).
+    scores = MMBench().score(items, answers_to(items, ["B", "A", "A", "C"]))
+    assert scores.metrics["circular"].items == (1.0,)
+    assert scores.metrics["vanilla"].items == (1.0, 1.0)

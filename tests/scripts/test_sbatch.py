@@ -1,0 +1,148 @@
+"""What the .sbatch files ask of SLURM (a stand-in; test_slurm.py has the real one), and their use of exit codes."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.scripts.stubs import ROOT, Stubs
+
+JOB = {"SLURM_JOB_ID": "12345", "SLURM_NTASKS": "16", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_PER_TASK": "6"}
+SHOW_HOSTS = 'if [ "$1 $2" = "show hostnames" ]; then printf "n1\\nn2\\n"; fi'
+# The recorder passes the stub's own path as $0 and its words as $1 ...
+TRAINING = 'case "$*" in *rank.sh*) {};; esac'
+
+
+@pytest.fixture
+def stubs(tmp_path: Path) -> Stubs:
+    stubs = Stubs(tmp_path)
+    stubs.environment |= {"LLAVA_MOCLE_ROOT": str(ROOT), "STUB_SCONTROL": SHOW_HOSTS}
+    return stubs
+
+
+def test_submitting_turns_variables_into_flags(stubs: Stubs, tmp_path: Path) -> None:
+    result = stubs.run(
+        "slurm/finetune_mocle.sbatch", "my.yaml", "--lora_r", "4", NODES="2", GPUS_PER_NODE="4", CPUS_PER_TASK="6",
+        TIME="02:00:00", ACCOUNT="me", PARTITION="gpu", SIGNAL_SECONDS="120", SBATCH_FLAGS="--qos=long --mem=0",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    (call,) = stubs.calls("sbatch")
+    file = str(ROOT / "scripts" / "slurm" / "finetune_mocle.sbatch")
+    assert call == [
+        "--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=6", "--time=02:00:00", "--gpus-per-node=4",
+        "--account=me", "--partition=gpu", "--signal=USR1@120", "--requeue", "--open-mode=append",
+        "--output=runs/slurm/%x-%j.log", "--qos=long", "--mem=0", file, "my.yaml", "--lora_r", "4",
+    ]  # fmt: skip
+    assert (tmp_path / "runs" / "slurm").is_dir()  # SLURM doesn't make it
+
+
+def test_a_cpu_job_asks_for_no_gpus(stubs: Stubs) -> None:
+    assert stubs.run("slurm/pretrain.sbatch", GPUS_PER_NODE="0", TASKS_PER_NODE="2").returncode == 0
+    (call,) = stubs.calls("sbatch")
+    assert "--ntasks-per-node=2" in call
+    assert not any("gpus" in word for word in call)
+
+
+def test_inside_a_job_one_step_prepares_and_one_trains(stubs: Stubs, tmp_path: Path) -> None:
+    show = TRAINING.format('echo "meet at $MASTER_ADDR $MASTER_PORT, $SRUN_CPUS_PER_TASK cpus"')
+    result = stubs.run("slurm/finetune_mocle.sbatch", "my.yaml", "--lora_r", "4", STUB_SRUN=show, **JOB)
+    assert result.returncode == 0, result.stdout + result.stderr
+    recipe = str(tmp_path / "runs" / "slurm" / "12345" / "recipe.yaml")
+    once = ["--export=ALL", "--nodes=1", "--ntasks=1", "--ntasks-per-node=1"]
+    resolve, check, cluster, train = stubs.calls("srun")
+    assert resolve[:4] == check[:4] == cluster[:4] == once
+    assert resolve[-6:] == ["train", "my.yaml", "--lora_r", "4", "--resolve", recipe]
+    assert "check" in check
+    assert cluster[-2:] == ["--recipe", recipe]
+    assert train[:3] == ["--export=ALL", "--kill-on-bad-exit=1", str(ROOT / "scripts" / "slurm" / "rank.sh")]
+    assert train[-2:] == ["train", recipe]
+    assert "meet at n1 27345, 6 cpus" in result.stdout  # 15000 + 12345 % 15000
+    again = stubs.run("slurm/finetune_mocle.sbatch", "my.yaml", SLURM_RESTART_COUNT="1", **JOB)
+    assert again.returncode == 0
+    assert len(stubs.calls("srun")) == 5  # the requeued job only trains
+
+
+def test_plain_sbatch_finds_the_repository_where_it_was_submitted(stubs: Stubs) -> None:
+    del stubs.environment["LLAVA_MOCLE_ROOT"]
+    result = stubs.run("slurm/pretrain.sbatch", "my.yaml", SLURM_SUBMIT_DIR=str(ROOT), **JOB)
+    assert result.returncode == 0, result.stderr
+    assert len(stubs.calls("srun")) == 2  # resolve and train
+
+
+@pytest.mark.parametrize(
+    ("training", "restarts", "requeued", "code"),
+    [
+        ("exit 75", "0", True, 0),
+        ('echo 75 >"$LLAVA_MOCLE_EXIT_FILE"; exit 137', "0", True, 0),  # srun killed a slower rank
+        ("exit 75", "3", False, 75),  # MAX_REQUEUES
+        ("exit 1", "0", False, 1),
+        ("exit 137", "0", False, 137),
+        ("exit 2", "0", False, 2),
+    ],
+)
+def test_only_a_preempted_run_is_requeued_and_not_for_ever(
+    stubs: Stubs, training: str, restarts: str, requeued: bool, code: int
+) -> None:
+    variables = {"STUB_SRUN": TRAINING.format(training), "SLURM_RESTART_COUNT": restarts, "MAX_REQUEUES": "3"}
+    # SLURM ends the shell of a job that it requeues.
+    stub = SHOW_HOSTS + '; if [ "$1" = requeue ]; then (sleep 0.5; kill $STUB_SHELL) >/dev/null 2>&1 & fi'
+    script = 'export STUB_SHELL=$$; exec bash "$0" "$@"'
+    command = ["bash", "-c", script, *stubs.command("slurm/pretrain.sbatch", "my.yaml")[1:]]
+    environment = stubs.environment | JOB | variables | {"STUB_SCONTROL": stub}
+    result = subprocess.run(
+        command, env=environment, cwd=stubs.folder.parent, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    assert (["requeue", "12345"] in stubs.calls("scontrol")) == requeued
+    if code not in (0, 75):
+        assert f"failed with exit code {code}" in result.stdout
+
+
+def test_a_signal_during_preparation_requeues(stubs: Stubs) -> None:
+    variables = {"STUB_SRUN": "exit 138", "MAX_REQUEUES": "0"}
+    result = stubs.run("slurm/finetune_mocle.sbatch", "my.yaml", **JOB, **variables)
+    assert result.returncode == 75
+    assert len(stubs.calls("srun")) == 1
+
+
+@pytest.mark.parametrize(
+    ("tasks", "node", "expected"), [("4", 0, "4"), ("4(x2)", 1, "4"), ("4(x2),3", 2, "3"), ("2,1(x3)", 3, "1")]
+)
+def test_a_rank_learns_its_place(tasks: str, node: int, expected: str) -> None:
+    names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"]
+    result = subprocess.run(
+        ["bash", str(ROOT / "scripts" / "slurm" / "rank.sh"), "bash", "-c", f"echo {' '.join('$' + n for n in names)}"],
+        env={
+            "PATH": "/usr/bin:/bin", "SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_NTASKS": "11",
+            "SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node),
+        },
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.split() == ["9", "1", "11", expected]
+
+
+def test_evaluation_is_an_array_and_a_joining_job(stubs: Stubs) -> None:
+    words = ["--model-path", "m", "--question-file", "q.jsonl", "--answers-file", "a.jsonl"]
+    result = stubs.run("slurm/eval.sbatch", *words, CHUNKS="3", STUB_SBATCH="echo 77")
+    assert result.returncode == 0, result.stderr
+    array, join = stubs.calls("sbatch")
+    file = str(ROOT / "scripts" / "slurm" / "eval.sbatch")
+    assert {"--array=0-2", "--gpus-per-node=1", "--ntasks-per-node=1", "--parsable"} <= set(array)
+    assert array[array.index(file) + 1 :] == words
+    assert "--dependency=afterok:77" in join
+    assert join[join.index(file) :] == [file, "join", "a.jsonl", "3"]
+    task = {"SLURM_ARRAY_TASK_ID": "1", "CHUNKS": "3", "SLURM_JOB_ID": "78", "SLURM_JOB_NODELIST": "n1"}
+    assert stubs.run("slurm/eval.sbatch", *words, **task).returncode == 0
+    (call,) = stubs.calls("srun")
+    assert call[-6:] == ["--num-chunks", "3", "--chunk-idx", "1", "--answers-file", "a.jsonl.part-1-of-3"]
+
+
+def test_joining_keeps_the_order_and_misses_nothing(stubs: Stubs, tmp_path: Path) -> None:
+    for index in range(11):
+        (tmp_path / f"a.jsonl.part-{index}-of-12").write_text(f"{index}\n")
+    result = stubs.run("slurm/eval.sbatch", "join", "a.jsonl", "12")
+    assert result.returncode == 2
+    assert "a.jsonl.part-11-of-12 is not there" in result.stderr
+    (tmp_path / "a.jsonl.part-11-of-12").write_text("11\n")
+    assert stubs.run("slurm/eval.sbatch", "join", "a.jsonl", "12").returncode == 0
+    assert (tmp_path / "a.jsonl").read_text().split() == [str(index) for index in range(12)]
