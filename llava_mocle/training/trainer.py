@@ -16,7 +16,7 @@ from llava_mocle.training.routing_log import RoutingLog
 from llava_mocle.training.saving import SavingTrainer
 from llava_mocle.training.text_only import run_projector_in_every_step
 from llava_mocle.training.validation import LossByGroup, pack_ids, sample_losses
-from llava_mocle.training.workers import NamingIterator, ignore_signals_in_workers
+from llava_mocle.training.workers import NamingIterator, settle
 
 ROUTING_INPUTS = ("cluster_ids", "dataset_ids")
 
@@ -57,12 +57,12 @@ class MocleTrainer(SavingTrainer):
         return prepared
 
     def get_train_dataloader(self) -> DataLoader:
-        """`Trainer.get_train_dataloader`, with workers that leave the scheduler's signals to the main process."""
-        return ignore_signals_in_workers(super().get_train_dataloader())
+        """`Trainer.get_train_dataloader`, settled (see `workers`)."""
+        return settle(super().get_train_dataloader(), self.args.seed)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """Likewise."""
-        return ignore_signals_in_workers(super().get_eval_dataloader(*args, **kwargs))
+        return settle(super().get_eval_dataloader(*args, **kwargs), self.args.seed)
 
     def get_batch_samples(self, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
         """`Trainer.get_batch_samples`; a loader that fails names the row (see `NamingIterator`)."""

@@ -6,6 +6,8 @@ import re
 import signal
 from typing import Any
 
+import torch
+
 from llava_mocle.errors import DataError, UserError
 from llava_mocle.training.preemption import SIGNALS
 
@@ -25,12 +27,15 @@ def start_workers_safely(args: Any) -> None:
         multiprocessing.get_context("forkserver").set_forkserver_preload(["llava_mocle.training.forkserver"])
 
 
-def ignore_signals_in_workers(loader: Any) -> Any:
-    """Make the workers of a loader outlive a scheduler's signal, which goes to every process of a job.
+def settle(loader: Any, seed: int) -> Any:
+    """Make a loader outlive a scheduler's signal, and leave the run's random state alone.
 
-    The main process finishes its step with them; they end when it does.
+    The signal goes to every process of a job, and the main process finishes its step with its workers. A loader that
+    starts takes a seed for them from the random state that noise and dropout use, and when one starts depends on where
+    a run was cut off; so it gets a generator of its own.
     """
     inner = getattr(loader, "base_dataloader", loader)
+    inner.generator = torch.Generator().manual_seed(seed)
     if not isinstance(inner.worker_init_fn, functools.partial) or inner.worker_init_fn.func is not _start:
         inner.worker_init_fn = functools.partial(_start, inner.worker_init_fn)
     return loader
