@@ -22,7 +22,7 @@ from llava_mocle.data.sampler import GlobalBatchSampler
 from llava_mocle.model.load import load_model
 from llava_mocle.training.data_setup import prepare_data
 from llava_mocle.training.recipe import load_recipe
-from tests.training.ranks import ZERO, history, run
+from tests.training.ranks import ROOT, ZERO, history, run
 
 SEED = 7
 BATCH = 8
@@ -136,3 +136,16 @@ def test_in_bfloat16(unbalanced: Path, alone_bf16: list, tmp_path: Path, zero: i
 def test_one_process_under_zero_3(unbalanced: Path, alone: list, tmp_path: Path) -> None:
     words = ["--deepspeed", ZERO[3], *ACCUMULATE, "--gradient_accumulation_steps", "4"]
     compare(losses_and_norms(unbalanced, tmp_path, *words), alone, FLOAT32)
+
+
+@pytest.mark.slow
+def test_offload_without_its_compiled_optimizer(unbalanced: Path, alone: list, tmp_path: Path) -> None:
+    """`zero3_offload.json` but for what needs a GPU or a compiler: pinned memory, and DeepSpeed's own Adam."""
+    config = json.loads((ROOT / "zero_configs" / "zero3_offload.json").read_text())
+    zero = config["zero_optimization"]
+    for part in ("offload_optimizer", "offload_param"):
+        zero[part]["pin_memory"] = False
+    zero |= {"overlap_comm": False, "stage3_param_persistence_threshold": 0}
+    path = tmp_path / "offload.json"
+    path.write_text(json.dumps(config | {"zero_force_ds_cpu_optimizer": False}))
+    compare(losses_and_norms(unbalanced, tmp_path, "--deepspeed", str(path), count=2), alone, FLOAT32)
