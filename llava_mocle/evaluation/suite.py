@@ -145,7 +145,6 @@ def score_task(
         "metrics": metrics,
         "cluster_metric": task.cluster_metric or scores.headline,
         "clusters": _by_cluster(task, items, answers, task.cluster_metric or scores.headline),
-        "paper": dict(task.paper),
     }
 
 

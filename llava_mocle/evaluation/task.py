@@ -127,7 +127,6 @@ class Task(ABC):
         max_new_tokens: longest answer.
         cluster_metric: the metric that is broken down by cluster; None: the headline. For headlines that make no sense
             on a part of the questions.
-        paper: row of the paper's tables -> the number there, on the same scale.
     """
 
     name: ClassVar[str]
@@ -137,7 +136,6 @@ class Task(ABC):
     sources: ClassVar[tuple[Source, ...]]
     max_new_tokens: ClassVar[int] = 16
     cluster_metric: ClassVar[str | None] = None
-    paper: ClassVar[Mapping[str, float]] = {}
 
     @abstractmethod
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:

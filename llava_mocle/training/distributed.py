@@ -1,4 +1,4 @@
-"""Several processes: joining them, watching over them, and what DeepSpeed needs to run on a CPU."""
+"""Several processes: bringing them together, watching over them, and what DeepSpeed needs to run on a CPU."""
 
 import logging
 import os
@@ -59,7 +59,7 @@ def on_main(function: Callable[[], T]) -> T:
     return cast(T, broadcast_object_list(box)[0])
 
 
-def join(args: MocleTrainingArguments) -> None:
+def start_collectives(args: MocleTrainingArguments) -> None:
     """After `TrainingArguments`, before the model: bring up DeepSpeed's collectives where nothing else has."""
     if not args.deepspeed or (dist.is_initialized() and torch.cuda.is_available()):
         return

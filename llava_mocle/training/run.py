@@ -16,7 +16,7 @@ from llava_mocle.training.adapter_setup import adapter_config, count_parameters,
 from llava_mocle.training.callbacks import StopAfterSteps, replace_console
 from llava_mocle.training.checkpoint import CheckpointExtras, checkpoint_step
 from llava_mocle.training.data_setup import TrainingData, needs_clusters, prepare_data
-from llava_mocle.training.distributed import join, prepare_deepspeed, watched
+from llava_mocle.training.distributed import prepare_deepspeed, start_collectives, watched
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 from llava_mocle.training.model_setup import load_start
 from llava_mocle.training.output_dir import claimed
@@ -45,7 +45,7 @@ def train(recipe: Recipe) -> MocleTrainer:
         args = recipe.training_arguments()
         _check(args)
         start_workers_safely(args)
-        join(args)
+        start_collectives(args)
         try:
             with watched(args), claimed(str(args.output_dir)):
                 return _train(recipe, args, preemption)

@@ -16,7 +16,6 @@ class Letters(Task):
     split = "toy"
     metric = "share of right answers"
     sources = (Source("letters.json", "the questions", "the test"), Source("images", "pictures", "the test"))
-    paper = {"InstructBLIP 7B": 40.0}  # noqa: RUF012
 
     def items(self, root, prompts="llava"):
         path = root / "letters.json"

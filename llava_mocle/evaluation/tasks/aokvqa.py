@@ -36,7 +36,6 @@ class AokVqaDirect(Task):
     split = "val"
     metric = "min(n / 3, 1) over 10 answers, VQA's normaliser on both sides (Schwenk et al., A-OKVQA, 2022)"
     sources = SOURCES
-    paper = {"InstructBLIP 7B": 58.8, "InstructBLIP 7B + MoCLE": 61.5}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""
@@ -76,7 +75,6 @@ class AokVqaChoice(Task):
     split = "val"
     metric = "accuracy of the choice (Schwenk et al., A-OKVQA, 2022)"
     sources = SOURCES
-    paper = {"InstructBLIP 7B": 73.8, "InstructBLIP 7B + MoCLE": 78.2}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""

@@ -33,7 +33,6 @@ class Flickr30k(Task):
         Source(IMAGES, "images", "Flickr30k, shannon.cs.illinois.edu/DenotationGraph"),
     )
     max_new_tokens = 64
-    paper = {"InstructBLIP 7B": 81.3, "InstructBLIP 7B + MoCLE": 81.9}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""

@@ -32,11 +32,6 @@ class GeoQA(Task):
         Source("geoqa/test_answers.jsonl", "letters", ORIGIN),
         Source("geoqa/images", "test/<number>.png", "huggingface.co/datasets/Luckyjhg/Geo170K, images.zip"),
     )
-    paper = {  # noqa: RUF012
-        "LLaVA-1.5 single LoRA, own data": 57.82,
-        "LLaVA-1.5 single LoRA, all data": 57.56,
-        "LLaVA-1.5 MoCLE": 60.21,
-    }
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. The published prompt, which is that of Geo170K's rows, serves both styles."""

@@ -31,7 +31,6 @@ class Gqa(Task):
         Source(FILE, "questions", "cs.stanford.edu/people/dorarad/gqa, questions1.2.zip"),
         Source(IMAGES, "images", "cs.stanford.edu/people/dorarad/gqa, images.zip"),
     )
-    paper = {"InstructBLIP 7B": 48.6, "InstructBLIP 7B + MoCLE": 49.3}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""

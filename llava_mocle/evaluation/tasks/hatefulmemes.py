@@ -44,7 +44,6 @@ class HatefulMemes(Task):
         Source("hatefulmemes/dev_seen.jsonl", "memes of the seen dev split", ORIGIN),
         Source("hatefulmemes/img", "images", ORIGIN),
     )
-    paper: ClassVar[Mapping[str, float]] = {"InstructBLIP 7B": 65.3, "InstructBLIP 7B + MoCLE": 65.6}
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""
@@ -89,4 +88,3 @@ class HatefulMemesTest(HatefulMemes):
         Source("hatefulmemes/test_seen.jsonl", "memes of the seen test split, with labels", ORIGIN),
         Source("hatefulmemes/img", "images", ORIGIN),
     )
-    paper: ClassVar[Mapping[str, float]] = {}

@@ -31,7 +31,6 @@ class IconQA(Task):
         Source(f"{FOLDER}/pid_splits.json", "ids of each split", "the same archive"),
         Source(f"{FOLDER}/iconqa/test/choose_txt", "a folder with image.png a problem", "the same archive"),
     )
-    paper = {"InstructBLIP 7B": 43.4, "InstructBLIP 7B + MoCLE": 46.3}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""

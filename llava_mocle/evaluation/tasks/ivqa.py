@@ -32,7 +32,6 @@ class Ivqa(Task):
         Source(FILE, "questions and answers", "github.com/antoyang/just-ask, iVQA"),
         *video_sources("ivqa", "the iVQA clips, named by their video_id (the authors' form)"),
     )
-    paper = {"InstructBLIP 7B": 51.3, "InstructBLIP 7B + MoCLE": 53.2}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. Questions have no official id: the video's, with the number of the record."""

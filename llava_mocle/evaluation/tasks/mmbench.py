@@ -34,11 +34,6 @@ class MMBench(Task):
     file: ClassVar[str] = "mmbench/mmbench_dev_20230712.tsv"
     suffix: ClassVar[str] = OPTION_LETTER
     sources: ClassVar[tuple[Source, ...]] = (Source(file, "questions, options and images", ORIGIN),)
-    paper: ClassVar[Mapping[str, float]] = {
-        "LLaVA-1.5 single LoRA, own data": 65.89,
-        "LLaVA-1.5 single LoRA, all data": 64.69,
-        "LLaVA-1.5 MoCLE": 66.07,
-    }
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. Images are unpacked into a folder beside the file; rotations that it lacks are made."""
@@ -110,7 +105,6 @@ class MMBenchCN(MMBench):
     file = "mmbench_cn/mmbench_dev_cn_20231003.tsv"
     suffix = "\n请直接回答选项字母。"
     sources = (Source(file, "questions, options and images", ORIGIN),)
-    paper: ClassVar[Mapping[str, float]] = {}
 
 
 _SHEET_KEYS = ("question", *LETTERS, "answer", "split")

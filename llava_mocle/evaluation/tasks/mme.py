@@ -41,13 +41,6 @@ class Mme(Task):
         ),
     )
     cluster_metric = "accuracy"  # sums over subtasks depend on which of them a cluster has
-    paper = {  # noqa: RUF012
-        "InstructBLIP 7B, perception": 1202.9,
-        "InstructBLIP 7B + MoCLE, perception": 1222.6,
-        "LLaVA-1.5 single LoRA, own data": 1804.0,
-        "LLaVA-1.5 single LoRA, all data": 1794.0,
-        "LLaVA-1.5 MoCLE": 1838.0,
-    }
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. LLaVA's prompt takes the request for yes or no away and puts its own suffix there."""

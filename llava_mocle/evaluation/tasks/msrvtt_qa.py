@@ -21,7 +21,6 @@ class MsrvttQa(Task):
         Source(FILE, "questions and answers", "github.com/xudejing/video-question-answering, MSRVTT-QA"),
         *video_sources("msrvtt_qa", "the MSR-VTT test videos (video7010 ...)"),
     )
-    paper = {"InstructBLIP 7B": 23.0, "InstructBLIP 7B + MoCLE": 24.4}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""

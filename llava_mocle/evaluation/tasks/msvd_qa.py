@@ -28,7 +28,6 @@ class MsvdQa(Task):
         Source(MAPPING, "names of the clips", ORIGIN),
         *video_sources("msvd_qa", "the MSVD clips (YouTubeClips)"),
     )
-    paper = {"InstructBLIP 7B": 41.4, "InstructBLIP 7B + MoCLE": 42.6}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""

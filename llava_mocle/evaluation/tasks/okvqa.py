@@ -29,7 +29,6 @@ class OkVqa(Task):
         Source(ANNOTATIONS, "answers", "okvqa.allenai.org, v1.1 testing annotations"),
         Source(IMAGES, "images", "COCO 2014 validation images"),
     )
-    paper = {"InstructBLIP 7B": 57.0, "InstructBLIP 7B + MoCLE": 59.8}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""

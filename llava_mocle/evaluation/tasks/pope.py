@@ -32,7 +32,6 @@ class Pope(Task):
         ),
         Source("pope/val2014", "images", "COCO 2014 validation images"),
     )
-    paper = {"InstructBLIP 7B": 77.6, "InstructBLIP 7B + MoCLE": 82.1}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. Question ids repeat between the splits, so the split is put in front."""

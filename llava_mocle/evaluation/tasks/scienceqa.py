@@ -32,13 +32,6 @@ class ScienceQA(Task):
         Source("scienceqa/pid_splits.json", "ids of each split", ORIGIN),
         Source("scienceqa/images/test", "a folder with image.png a problem", ORIGIN),
     )
-    paper = {  # noqa: RUF012
-        "InstructBLIP 7B": 62.0,
-        "InstructBLIP 7B + MoCLE": 63.9,
-        "LLaVA-1.5 single LoRA, own data": 67.67,
-        "LLaVA-1.5 single LoRA, all data": 66.78,
-        "LLaVA-1.5 MoCLE": 67.38,
-    }
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. A hint stands in front as context, and routes with the question."""

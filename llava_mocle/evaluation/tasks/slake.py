@@ -29,14 +29,6 @@ class Slake(MedicalQA):
         Source("slake/test.json", "the authors' file, or LLaVA-Med's rows", ORIGIN),
         Source("slake/imgs", "images (or a folder `images`)", ORIGIN),
     )
-    paper = {  # noqa: RUF012
-        "LLaVA-1.5 single LoRA, own data": 86.05,
-        "LLaVA-1.5 single LoRA, all data": 84.61,
-        "LLaVA-1.5 MoCLE": 83.29,
-        "LLaVA-1.5 single LoRA, own data, closed": 85.58,
-        "LLaVA-1.5 single LoRA, all data, closed": 82.45,
-        "LLaVA-1.5 MoCLE, closed": 85.10,
-    }
 
     def official(self, record: Mapping[str, Any], place: str) -> MedicalRecord | None:
         """See `MedicalQA`."""

@@ -36,7 +36,6 @@ class TextVqa(Task):
         Source(OCR, "OCR tokens", "textvqa.org/dataset, Rosetta OCR tokens v0.2 (val)"),
         Source(IMAGES, "images", "textvqa.org/dataset, train_val_images.zip"),
     )
-    paper = {"InstructBLIP 7B": 53.9, "InstructBLIP 7B + MoCLE": 57.1}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""

@@ -33,7 +33,6 @@ class VisDial(Task):
         Source(FILE, "dialogs", "visualdialog.org/data, VisDial v1.0 validation set"),
         Source(IMAGES, "images", "visualdialog.org/data, VisualDialog_val2018.zip"),
     )
-    paper = {"InstructBLIP 7B": 46.3, "InstructBLIP 7B + MoCLE": 46.9}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""

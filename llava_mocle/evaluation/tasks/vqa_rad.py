@@ -31,14 +31,6 @@ class VqaRad(MedicalQA):
         ),
         Source("vqa_rad/images", "images (or the authors' 'VQA_RAD Image Folder')", "osf.io/89kps"),
     )
-    paper = {  # noqa: RUF012
-        "LLaVA-1.5 single LoRA, own data": 53.90,
-        "LLaVA-1.5 single LoRA, all data": 46.89,
-        "LLaVA-1.5 MoCLE": 53.59,
-        "LLaVA-1.5 single LoRA, own data, closed": 84.19,
-        "LLaVA-1.5 single LoRA, all data, closed": 77.94,
-        "LLaVA-1.5 MoCLE, closed": 81.98,
-    }
 
     def official(self, record: Mapping[str, Any], place: str) -> MedicalRecord | None:
         """See `MedicalQA`. Some answers are numbers there."""

@@ -38,7 +38,6 @@ class VqaV2(Task):
             TEST, "all test questions: those outside test-dev are uploaded with empty answers", ORIGIN, needed=False
         ),
     )
-    paper = {"InstructBLIP 7B": 77.4, "InstructBLIP 7B + MoCLE": 78.9}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""

@@ -34,7 +34,6 @@ class Vsr(Task):
         Source("vsr/splits/zeroshot/test.jsonl", "statements", f"{ORIGIN}, data/splits"),
         Source("vsr/images", "images", "COCO 2017 training and validation images, or the VSR authors' archive of them"),
     )
-    paper = {"InstructBLIP 7B": 60.8, "InstructBLIP 7B + MoCLE": 64.7}  # noqa: RUF012
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. The file has no ids; they count its lines from 0."""
