@@ -1,6 +1,9 @@
 """`llava-mocle SUBCOMMAND`: a lazy table of subcommands; turns a `UserError` into one line and an exit code."""
 
 import argparse
+import atexit
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -75,5 +78,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def program() -> None:
+    """The `llava-mocle` command: `main`, its exit code, and an end that nobody's threads can spoil."""
+    code = 1  # what Python makes of an exception
+
+    def end_at_once() -> None:
+        # gloo's threads hold a collective's tensors for a moment longer than the collective. One that lets go of them
+        # while the interpreter is being taken down aborts the process: all is done and saved, and the exit code says
+        # it failed. Registered first, this is called last, after every library has tidied up.
+        dist = getattr(sys.modules.get("torch"), "distributed", None)
+        if dist is None or not dist.is_available() or not dist.is_initialized():
+            return
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+    atexit.register(end_at_once)
+    code = main()
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

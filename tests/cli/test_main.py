@@ -52,3 +52,52 @@ def test_unknown_subcommand() -> None:
     result = run("tarin")
     assert result.returncode == 2
     assert "train" in result.stderr
+
+
+ENDING = """
+import atexit, os, sys
+from llava_mocle.cli import main as cli
+
+class AbortsWhenTakenDown:
+    def __del__(self, abort=os.abort):
+        abort()
+
+class Work:
+    @staticmethod
+    def add_arguments(parser): pass
+    @staticmethod
+    def run(args):
+        import torch.distributed as dist
+        if {group}:
+            dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+        globals()["leftover"] = AbortsWhenTakenDown()
+        atexit.register(print, "tidied up")
+        print("said at the end")
+        {last}
+
+cli.import_module = lambda name: Work
+cli.SUBCOMMANDS["train"] = ("work", "")
+sys.argv = ["llava-mocle", "train"]
+cli.program()
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ("return 0", 0),
+        ("from llava_mocle.errors import Preempted; raise Preempted('checkpoint-3 was written')", 75),
+        ("raise RuntimeError('broken')", 1),
+    ],
+)
+def test_a_process_of_several_ends_with_its_own_exit_code(last: str, expected: int) -> None:
+    def end(group: bool) -> subprocess.CompletedProcess:
+        code = ENDING.format(group=group, last=last)
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    result = end(group=True)
+    assert result.returncode == expected, result.stderr
+    assert result.stdout.splitlines() == ["said at the end", "tidied up"]
+    assert ("broken" in result.stderr) == (expected == 1)
+    # The other way round: without a process group Python takes everything down, and what aborts then is seen.
+    assert end(group=False).returncode == -6
