@@ -11,6 +11,7 @@ from llava_mocle.analysis import html
 from llava_mocle.analysis.paper_tables import TABLES, Column, PaperTable
 from llava_mocle.analysis.stylesheet import CSS
 from llava_mocle.evaluation.statistics import paired_difference_interval
+from llava_mocle.evaluation.tasks.medical_qa import LEGACY
 
 Results = Mapping[str, Any]
 
@@ -56,7 +57,9 @@ def build_sections(runs: Mapping[str, Results]) -> list[Section]:
         used = {name: run for name, run in used.items() if any(_metric(run, column) for column in table.columns)}
         if used:
             sections.append(_paper_section(table, used))
-            shown |= {(name, column.task, column.metric) for name in used for column in table.columns}
+            shown |= {
+                (name, column.task, _counted(run, column)) for name, run in used.items() for column in table.columns
+            }
     others = {
         Column(f"{entry['title']}: {metric}", task, metric): None
         for name, run in runs.items()
@@ -79,9 +82,16 @@ def _with_prompts(run: Results, prompts: str) -> Results:
     return {**run, "tasks": tasks}
 
 
+def _counted(run: Results, column: Column) -> str:
+    """The column's metric, or the same as LLaVA-Med's scorer counts it where the run was scored in that way."""
+    entry = run["tasks"].get(column.task, {})
+    legacy = f"{column.metric}{LEGACY}"
+    return legacy if entry.get("headline", "").endswith(LEGACY) and legacy in entry["metrics"] else column.metric
+
+
 def _metric(run: Results, column: Column) -> Mapping[str, Any] | None:
     entry = run["tasks"].get(column.task)
-    return entry["metrics"].get(column.metric) if entry else None
+    return entry["metrics"].get(_counted(run, column)) if entry else None
 
 
 def _paper_section(table: PaperTable, runs: Mapping[str, Results]) -> Section:
@@ -115,6 +125,7 @@ def _cell(run: Results, column: Column) -> Cell:
     entry = run["tasks"][column.task]
     notes = [f"first {entry['limit']}"] if entry["limit"] else []
     notes += [f"{entry['unparsed']} unparsed"] if entry["unparsed"] else []
+    notes += ["as LLaVA-Med counts"] if _counted(run, column) != column.metric else []
     interval = tuple(metric["interval"]) if metric["interval"] else None
     return Cell(metric["value"], interval, note=", ".join(notes))
 
@@ -138,8 +149,10 @@ def _differences(runs: Mapping[str, Results], columns: Sequence[Column]) -> list
 def _paired(before: Results, after: Results, column: Column) -> Cell:
     """The difference, with an interval over the same items where the metric is a mean of items.
 
-    Nothing where the two were not asked the same number of questions.
+    Nothing where the two were not asked the same number of questions, or are not counted alike.
     """
+    if _counted(before, column) != _counted(after, column):
+        return Cell()
     first, second = _metric(before, column), _metric(after, column)
     if not first or not second or first["value"] is None or second["value"] is None or first["n"] != second["n"]:
         return Cell()

@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--judge-url", help="with --tasks mm_vet,llava_bench: an OpenAI-compatible server, http://host/v1"
     )
     parser.add_argument("--judge-model", help="the judge's name there; its key is read from LLAVA_MOCLE_JUDGE_KEY")
+    parser.add_argument(
+        "--legacy-llava-med",
+        action="store_true",
+        help="vqa_rad, slake, pathvqa: show the scores as LLaVA-Med's scorer counts, for comparison with its lineage",
+    )
     parser.add_argument("--output", help="folder for answers and results.json")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each benchmark or domain")
     parser.add_argument("--batch-size", type=int, default=8)

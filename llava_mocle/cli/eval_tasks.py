@@ -41,6 +41,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from llava_mocle.evaluation.shards import Shard
     from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks
     from llava_mocle.evaluation.tasks.judge import JudgedTask
+    from llava_mocle.evaluation.tasks.medical_qa import MedicalQA
 
     _check_shard_flags(args)
     tasks = get_tasks(args.tasks)
@@ -58,6 +59,8 @@ def evaluate(args: argparse.Namespace) -> int:
         task.check(Path(args.data_root))  # before the model is loaded
         if judge is not None and isinstance(task, JudgedTask):
             task.judge = judge
+        if isinstance(task, MedicalQA):
+            task.legacy = args.legacy_llava_med
     shard, score = Shard.of_process(), True
     together = shard.count > 1
     if args.num_chunks:

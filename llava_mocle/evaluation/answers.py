@@ -68,8 +68,11 @@ class AnswerFile:
     An existing file is continued: its answers are in `answers`, and a half-written last line is cut off. Every
     `append` reaches the operating system before it returns, so a killed run loses at most the batch it was working on.
 
+    Args:
+        settings: entries of `metadata` that all answers share; one that an answer lacks is not held against it.
+
     Raises:
-        DataError: the file holds answers of another model or of other generation settings, or is damaged.
+        DataError: the file holds answers of another model or of other settings, or is damaged.
     """
 
     def __init__(
@@ -78,11 +81,11 @@ class AnswerFile:
         model_id: str,
         *,
         overwrite: bool = False,
-        generation: str | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
         self.model_id = model_id
-        self.generation = generation
+        self.settings = dict(settings or {})
         self.answers: list[dict[str, Any]] = []
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if overwrite:
@@ -100,13 +103,20 @@ class AnswerFile:
         os.fsync(self._file.fileno())
         self.answers.extend(dict(record) for record in records)
 
-    def check_prefix(self, questions: Sequence[tuple[Any, str]]) -> int:
-        """How many of `questions`, given as (question_id, prompt) in order, the file already answers.
+    def check_prefix(self, questions: Sequence[tuple[Any, str, str | None]]) -> int:
+        """How many of `questions`, given as (question_id, prompt, dataset) in order, the file already answers.
 
         Raises:
             DataError: the file's answers are not those of the first questions, in order.
         """
-        for number, (record, (question_id, prompt)) in enumerate(zip(self.answers, questions, strict=False), start=1):
+        for number, (record, question) in enumerate(zip(self.answers, questions, strict=False), start=1):
+            question_id, prompt, dataset = question
+            used = record["metadata"].get("dataset", dataset)
+            if used != dataset:
+                raise DataError(
+                    f"{self.path}, answer {number}: given by the expert of dataset {used!r}, but this run takes that "
+                    f"of {dataset!r}. Choose another answers file, or pass --overwrite to start anew."
+                )
             found = (record["question_id"], record["prompt"])
             if found != (question_id, prompt):
                 raise DataError(
@@ -134,12 +144,13 @@ class AnswerFile:
                     f"{self.path}, answer {number}: written by model {record['model_id']!r}, but this run's model is "
                     f"{self.model_id!r}. Choose another answers file, or pass --overwrite to start anew."
                 )
-            found = record["metadata"].get("generation", self.generation)
-            if self.generation is not None and found != self.generation:
-                raise DataError(
-                    f"{self.path}, answer {number}: generated with {found!r}, but this run uses {self.generation!r}. "
-                    f"Use the same settings, choose another answers file, or pass --overwrite to start anew."
-                )
+            for name, expected in self.settings.items():
+                found = record["metadata"].get(name, expected)
+                if found != expected:
+                    raise DataError(
+                        f"{self.path}, answer {number}: its {name} is {found!r}, but this run's is {expected!r}. "
+                        f"Use the same settings, choose another answers file, or pass --overwrite to start anew."
+                    )
 
 
 def _parse(line: str, path: str | os.PathLike[str], number: int) -> dict[str, Any]:

@@ -110,8 +110,9 @@ def answer_questions(
         raise ConfigError(f"--batch-size {batch_size}: must be at least 1.")
     settings = settings or GenerationSettings()
     check_questions(questions)
-    keys = [(question.question_id, question.prompt) for question in questions]
-    with AnswerFile(answers_file, predictor.model_id, overwrite=overwrite, generation=settings.describe()) as file:
+    keys = [(question.question_id, question.prompt, question.dataset) for question in questions]
+    shared = {"generation": settings.describe(), "predictor": predictor.settings}
+    with AnswerFile(answers_file, predictor.model_id, overwrite=overwrite, settings=shared) as file:
         done = file.check_prefix(keys)
         with tqdm(total=len(questions), initial=done, unit="question", desc=description) as progress:
             while done < len(questions):
@@ -138,6 +139,9 @@ def _answer_batch(
             prediction = next(predictions)
             text, routed, found = prediction.text, prediction, {"generation": settings.describe()}
         metadata = {"cluster_id": routed.cluster_id, "cluster_distance": routed.cluster_distance} | found
+        metadata["predictor"] = predictor.settings
+        if question.dataset is not None:
+            metadata["dataset"] = question.dataset
         records.append(make_answer(question.question_id, question.prompt, text, predictor.model_id, metadata))
     return records
 

@@ -95,6 +95,11 @@ class Predictor:
         return model_id(self.path, self._loaded.base_path)
 
     @property
+    def settings(self) -> str:
+        """How the model was loaded, where that changes answers; kept with every one."""
+        return f"template={self._loaded.template} dtype={str(self.model.dtype).removeprefix('torch.')}"
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 

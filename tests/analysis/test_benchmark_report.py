@@ -67,6 +67,19 @@ def test_instructblip_prompts_go_to_its_tables() -> None:
     assert [section.title for section in sections] == [TABLE_2.title]
 
 
+def test_table_4_follows_the_count_that_a_run_was_scored_with() -> None:
+    metrics = {"open_recall": metric(40.0, 30.0, 50.0), "open_recall_legacy": metric(60.0, 50.0, 70.0)}
+    strict = entry(**metrics) | {"headline": "open_recall"}
+    legacy = entry(**metrics) | {"headline": "open_recall_legacy"}
+    table, other = build_sections({"strict": run(vqa_rad=strict), "legacy": run(vqa_rad=legacy)})
+    place = table.columns.index("RAD open")
+    cells = {row.name: row.cells[place] for row in table.rows}
+    assert (cells["strict"].value, cells["strict"].note) == (40.0, "")
+    assert (cells["legacy"].value, cells["legacy"].note) == (60.0, "as LLaVA-Med counts")
+    assert cells["legacy - strict"].value is None  # what is not counted alike is not compared
+    assert {row.name for row in other.rows} == {"T: open_recall_legacy", "T: open_recall"}
+
+
 def test_two_runs_are_compared_on_the_same_items() -> None:
     before = run(geoqa=entry(accuracy=metric(25.0, 0.0, 75.0, "0 0 0 1")), zoo=entry(f1=metric(1.0, 0.0, 2.0)))
     after = run(geoqa=entry(accuracy=metric(75.0, 25.0, 100.0, "1 0 1 1")), zoo=entry(f1=metric(4.0, 3.0, 5.0)))

@@ -16,6 +16,7 @@ class FakePredictor:
         self.model_id = model_id
         self.delay = delay
         self.path = Path("fake")
+        self.settings = "template=fake dtype=float32"
         self.batches: list[list[Request]] = []
 
     def predict_batch(self, requests: Sequence[Request], **settings: Any) -> list[Prediction]:

@@ -56,22 +56,22 @@ def test_answers_of_another_model_are_refused_and_kept(tmp_path):
 
 def test_answers_of_other_settings_are_refused(tmp_path):
     path = tmp_path / "answers.jsonl"
-    with AnswerFile(path, "m@1", generation="num_beams=1") as file:
+    with AnswerFile(path, "m@1", settings={"generation": "num_beams=1"}) as file:
         file.append([answer(1, generation="num_beams=1")])
-    AnswerFile(path, "m@1", generation="num_beams=1").close()
+    AnswerFile(path, "m@1", settings={"generation": "num_beams=1", "predictor": "dtype=float32"}).close()
     with pytest.raises(DataError, match=r"num_beams=1.*num_beams=3"):
-        AnswerFile(path, "m@1", generation="num_beams=3")
+        AnswerFile(path, "m@1", settings={"generation": "num_beams=3"})
 
 
 def test_other_questions_are_refused(tmp_path):
     with AnswerFile(tmp_path / "answers.jsonl", "m@1") as file:
         file.append([answer(1), answer(2)])
-        assert file.check_prefix([(1, "question 1?"), (2, "question 2?"), (3, "question 3?")]) == 2
-        assert file.check_prefix([(1, "question 1?")]) == 1
+        assert file.check_prefix([(n, f"question {n}?", None) for n in (1, 2, 3)]) == 2
+        assert file.check_prefix([(1, "question 1?", None)]) == 1
         with pytest.raises(DataError, match="answer 2: answers question 2"):
-            file.check_prefix([(1, "question 1?"), (3, "question 3?")])
+            file.check_prefix([(1, "question 1?", None), (3, "question 3?", None)])
         with pytest.raises(DataError, match="another wording"):
-            file.check_prefix([(1, "another wording")])
+            file.check_prefix([(1, "another wording", None)])
 
 
 @pytest.mark.parametrize(

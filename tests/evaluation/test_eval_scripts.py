@@ -12,6 +12,8 @@ from PIL import Image
 from llava_mocle.cli.main import main
 from llava_mocle.evaluation.answers import read_answers
 from llava_mocle.evaluation.registry import all_tasks
+from llava_mocle.evaluation.tasks.vqa_rad import VqaRad
+from tests.evaluation.tasks.official_files import data_root, ready_items
 from tests.inference import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +63,17 @@ def test_a_benchmark_from_the_command_line(model, data, tmp_path, capsys) -> Non
     assert {"f1_adversarial", "f1_popular", "f1_random"} <= entry["metrics"].keys()
     # The headline is over the 3 adversarial questions.
     assert sum(cluster["n"] for cluster in entry["clusters"].values()) == 3
+
+
+def test_llava_meds_count_is_asked_for(model, tmp_path, capsys) -> None:
+    root = data_root(tmp_path, "vqa_rad")
+    ready_items(VqaRad(), root, ["vqa_rad/images/synpic1.jpg", "vqa_rad/images/synpic2.jpg"])
+    words = ["eval", "--model", str(model), "--tasks", "vqa_rad", "--data-root", str(root), "--device", "cpu"]
+    words += ["--output", str(tmp_path / "out"), "--max-new-tokens", "2"]
+    for flags, headline in (([], "open_recall"), (["--legacy-llava-med"], "open_recall_legacy")):
+        assert main([*words, *flags]) == 0
+        entry = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["vqa_rad"]
+        assert (entry["headline"], next(iter(entry["metrics"]))) == (headline, headline)
 
 
 def test_prepare_names_what_is_missing(data, tmp_path, capsys) -> None:

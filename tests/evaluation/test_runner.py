@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def test_answers_come_in_order_with_their_metadata(tmp_path):
         "cluster_id": len(QUESTIONS[3].prompt) % 3,
         "cluster_distance": 0.25,
         "generation": "max_new_tokens=5 num_beams=2 temperature=0.0",
+        "predictor": "template=fake dtype=float32",
     }
     assert [len(batch) for batch in predictor.batches] == [8, 8, 4]
     assert [request.route_text for request in predictor.batches[0]] == [f"r{number}" for number in range(8)]
@@ -121,6 +123,14 @@ def test_other_settings_or_model_need_overwrite(tmp_path):
     answer_questions(FakePredictor(), QUESTIONS[:2], path)
     with pytest.raises(DataError, match="num_beams=4"):
         answer_questions(FakePredictor(), QUESTIONS, path, settings=GenerationSettings(num_beams=4))
+    retyped = FakePredictor()
+    retyped.settings = "template=fake dtype=bfloat16"
+    with pytest.raises(DataError, match=r"dtype=float32.*dtype=bfloat16"):
+        answer_questions(retyped, QUESTIONS, path)
+    science, charts = ([replace(question, dataset=name) for question in QUESTIONS] for name in ("science", "charts"))
+    answer_questions(FakePredictor(), science[:2], tmp_path / "science.jsonl")
+    with pytest.raises(DataError, match=r"'science'.*'charts'"):
+        answer_questions(FakePredictor(), charts, tmp_path / "science.jsonl")
     other = FakePredictor(model_id="other@1")
     with pytest.raises(DataError, match="other@1"):
         answer_questions(other, QUESTIONS, path)

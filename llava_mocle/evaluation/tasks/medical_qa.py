@@ -17,6 +17,8 @@ from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.prompt_styles import check_style
 
+# What the metrics are called that count as LLaVA-Med's scorer does.
+LEGACY = "_legacy"
 # LLaVA-Med's scorer reads both: files with the misspelling exist.
 CONVERSATIONS = ("conversations", "conversatons")
 
@@ -35,6 +37,7 @@ class MedicalQA(Task):
     """Recall of open answers, accuracy of closed ones: strict, and `_legacy` as LLaVA-Med's scorer counts.
 
     Attributes:
+        legacy: LLaVA-Med's way of counting makes the headline; both are always given.
         folder: below the data root.
         files: names that the annotations may have, the preferred one first; the first that is there is read.
         image_folders: the same for the folder of images.
@@ -42,6 +45,7 @@ class MedicalQA(Task):
 
     max_new_tokens = 128
     metric = "recall of the open answers' words, accuracy of the closed answers (Li et al., LLaVA-Med, 2023)"
+    legacy = False
     folder: ClassVar[str]
     files: ClassVar[tuple[str, ...]] = ("test.json",)
     image_folders: ClassVar[tuple[str, ...]] = ("images",)
@@ -99,12 +103,14 @@ class MedicalQA(Task):
         metrics = {
             "open_recall": mean_metric([open_recall(*pair) for pair in texts["OPEN"]]),
             "closed_accuracy": mean_metric([value or 0.0 for value in closed]),
-            "open_recall_legacy": mean_metric([open_recall(*pair, legacy=True) for pair in texts["OPEN"]]),
+            f"open_recall{LEGACY}": mean_metric([open_recall(*pair, legacy=True) for pair in texts["OPEN"]]),
             # Which answers are dropped depends on the model, so two runs cannot be compared item by item.
-            "closed_accuracy_legacy": replace(mean_metric(kept), items=None),
+            f"closed_accuracy{LEGACY}": replace(mean_metric(kept), items=None),
         }
+        if self.legacy:
+            metrics = {name: metrics[name] for name in sorted(metrics, key=lambda name: not name.endswith(LEGACY))}
         empty = sum(not text.strip() for text, _ in texts["OPEN"])
-        return Scores("open_recall", metrics, unparsed=closed.count(None) + empty)
+        return Scores(next(iter(metrics)), metrics, unparsed=closed.count(None) + empty)
 
 
 def _llava_row(record: Mapping[str, Any], named: str, place: str) -> MedicalRecord:

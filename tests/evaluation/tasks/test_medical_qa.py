@@ -44,6 +44,17 @@ def test_open_and_closed_scores(tmp_path):
     assert scores.unparsed == 2  # the empty open answer, and "It is normal"
 
 
+def test_llava_meds_count_can_lead(tmp_path):
+    items = ready_items(VqaRad(), data_root(tmp_path, "vqa_rad"), ROWS)
+    answers = answers_to(items, ["left", "Yes", "Yes.", "", "no", "no"])
+    strict, task = VqaRad().score(items, answers), VqaRad()
+    task.legacy = True
+    legacy = task.score(items, answers)
+    assert legacy.headline == next(iter(legacy.metrics)) == "open_recall_legacy"
+    assert legacy.metrics == strict.metrics
+    assert strict.headline == "open_recall"
+
+
 def test_authors_file_of_vqa_rad(tmp_path):
     root = data_root(tmp_path, "vqa_rad")
     (root / "vqa_rad/test.json").unlink()
