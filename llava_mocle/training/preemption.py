@@ -22,8 +22,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EXIT_FILE = "LLAVA_MOCLE_EXIT_FILE"
 
 
+class ValidationCutOff(Exception):
+    """Leaves a validation pass, which a scheduler may not wait for."""
+
+
 class Preemption(StopEarly):
-    """Stops at the end of a step in which any rank was told to go.
+    """Stops at the end of a step, or in the middle of a validation pass, in which any rank was told to go.
 
     Attributes:
         signal_name: the signal this rank got; None before that.
@@ -50,7 +54,7 @@ class Preemption(StopEarly):
         if self.signal_name is None:
             self.signal_name = signal.Signals(number).name
             # Not print: the handler may run in the middle of one.
-            os.write(2, f"{self.signal_name}: saving after this step, then leaving\n".encode())
+            os.write(2, f"{self.signal_name}: saving as soon as this step is done, then leaving\n".encode())
 
     def told(self, device: torch.device) -> bool:
         """Whether any rank was told to go; all ranks ask together."""
@@ -62,6 +66,16 @@ class Preemption(StopEarly):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """See `TrainerCallback`. All ranks stop at the same step, whichever of them got the signal."""
         return self.stop(control) if self.told(args.device) and state.global_step < state.max_steps else control
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """See `TrainerCallback`.
+
+        Raises:
+            ValidationCutOff: on all ranks after the same batch.
+        """
+        if self.told(args.device):
+            raise ValidationCutOff
+        return control
 
     def error(self, checkpoint: Path | None, step: int) -> Preempted:
         """What to raise once the checkpoint is there; leaves the exit code where the launch scripts look for it."""

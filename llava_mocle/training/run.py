@@ -20,7 +20,7 @@ from llava_mocle.training.distributed import prepare_deepspeed, start_collective
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 from llava_mocle.training.model_setup import load_start
 from llava_mocle.training.output_dir import claimed
-from llava_mocle.training.preemption import Preemption
+from llava_mocle.training.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.recipe import Recipe
 from llava_mocle.training.resumption import Resumption, find_resumption, prepare_universal
 from llava_mocle.training.routing_log import RoutingLog, warn_of_idle_experts
@@ -72,8 +72,7 @@ def _train(recipe: Recipe, args: MocleTrainingArguments, preemption: Preemption)
     data = prepare_data(recipe, loaded)
     set_seed(args.seed)  # however the base was loaded, the adapter starts from the same values
     model, routing = adapt(recipe, args, loaded, data)
-    trainer = build_trainer(recipe, args, loaded, data, model, routing, resumption)
-    trainer.add_callback(preemption)
+    trainer = build_trainer(recipe, args, loaded, data, model, routing, preemption, resumption)
     if args.world_size > 1:
         set_seed(args.seed + args.process_index)  # each rank draws its own gate noise and dropout
     if trainer.is_world_process_zero():
@@ -84,7 +83,10 @@ def _train(recipe: Recipe, args: MocleTrainingArguments, preemption: Preemption)
         logger.warning("%s has all its steps; writing the result", resumption.folder)
         trainer.restore_finished()
     else:
-        trainer.train(resume_from_checkpoint=str(resumption.folder) if resumption else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(resumption.folder) if resumption else None)
+        except ValidationCutOff:  # of the pass before the first step: there is nothing new to save
+            raise preemption.error(None, trainer.state.global_step) from None
     if data.train.skipped_images:
         logger.warning("%d rows were skipped: their images could not be read", data.train.skipped_images)
     steps, of = trainer.state.global_step, trainer.state.max_steps
@@ -146,6 +148,7 @@ def build_trainer(
     data: TrainingData,
     model: nn.Module,
     routing: RoutingLog | None,
+    preemption: Preemption,
     resumption: Resumption | None = None,
 ) -> MocleTrainer:
     """Join the parts into a trainer."""
@@ -168,6 +171,7 @@ def build_trainer(
         resumption=resumption,
         dataset_names=data.dataset_names,
         routing=routing,
+        preemption=preemption,
     )
     replace_console(trainer)
     return trainer

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from llava_mocle.data.sampler import GlobalBatchSampler
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 from llava_mocle.training.parameter_groups import parameter_groups
+from llava_mocle.training.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.resumption import global_batch
 from llava_mocle.training.routing_log import RoutingLog
 from llava_mocle.training.saving import SavingTrainer
@@ -31,13 +32,23 @@ class MocleTrainer(SavingTrainer):
     Args:
         dataset_names: dataset index -> name, for the logs.
         routing: statistics to log; None where nothing is routed.
+        preemption: what tells the run to stop; a validation pass does not hold it up.
     """
 
     args: MocleTrainingArguments
 
-    def __init__(self, *args: Any, dataset_names: list[str], routing: RoutingLog | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        dataset_names: list[str],
+        routing: RoutingLog | None = None,
+        preemption: Preemption | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.routing = routing
+        self.preemption = preemption or Preemption()
+        self.add_callback(self.preemption)
         self.validation_losses = LossByGroup(dataset_names)
         self._blank_image: Any = None
 
@@ -104,6 +115,13 @@ class MocleTrainer(SavingTrainer):
         if self.routing is not None and model.training:
             self.routing.add()
         return result
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+        except ValidationCutOff:
+            self.preemption.stop(self.control)  # type: ignore[has-type]
+            super()._maybe_log_save_evaluate(*args, **kwargs)  # saves, and does nothing else a second time
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None

@@ -73,7 +73,7 @@ def test_a_signal_to_one_rank_saves_on_all(
         os.kill(process, number)
     assert ranks.wait() == [75, 75], ranks.output()[-3000:]
     assert "preempted: " in ranks.output()
-    assert f"{number.name}: saving after this step" in ranks.output(1)
+    assert f"{number.name}: saving as soon as this step is done" in ranks.output(1)
     assert exit_file.read_text().strip() == "75"
     assert not (folder / "trainer_state.json").exists()  # which only a finished run has
     again = run(tmp_path / "second", recipe, *words, count=2)
