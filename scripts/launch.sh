@@ -41,8 +41,8 @@ usage_error() {
 }
 
 visible_gpus() {
-    if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
-        tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .
+    if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+        tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true # set and empty hides them all
     else
         nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true
     fi
@@ -67,20 +67,36 @@ make_scratch() {
     fi
     scratch="$(mktemp -d "$parent/.launch.XXXXXX")"
     trap 'rm -rf "$scratch"' EXIT
+    export LLAVA_MOCLE_EXIT_FILE="${LLAVA_MOCLE_EXIT_FILE:-$scratch/exit}"
+}
+
+# step COMMAND...: what comes before training. A signal ends it, and then the script with 75: nothing is lost.
+step() {
+    local code=0
+    if [ ${#once[@]} -gt 0 ]; then
+        "${once[@]}" "$@"
+        return
+    fi
+    run_and_forward launcher "$@" || code=$?
+    if [ "$told" -eq 1 ] && [ "$code" -ne 0 ]; then
+        echo "stopped before training; the same command starts again (exit code $PREEMPTED)" >&2
+        code=$PREEMPTED
+    fi
+    return "$code"
 }
 
 # resolve RECIPE [--key value ...]: one recipe with all flags in it, in $resolved.
 resolve() {
     make_scratch
     resolved="$scratch/recipe.yaml"
-    "${LLAVA_MOCLE[@]}" train "$@" --resolve "$resolved"
+    step "${LLAVA_MOCLE[@]}" train "$@" --resolve "$resolved"
 }
 
 # prepare RECIPE: check the rows and cluster the instructions; in a run of several nodes, on the first alone.
 prepare() {
     if [ "${NODE_RANK:-0}" -eq 0 ]; then
-        "${once[@]}" "${LLAVA_MOCLE[@]}" data check "$1" --no-images --allow-duplicate-ids \
-            && "${once[@]}" "${LLAVA_MOCLE[@]}" cluster --recipe "$1"
+        step "${LLAVA_MOCLE[@]}" data check "$1" --no-images --allow-duplicate-ids \
+            && step "${LLAVA_MOCLE[@]}" cluster --recipe "$1"
     fi
 }
 
@@ -89,7 +105,6 @@ launch() {
     local count module=(llava_mocle.cli.main train "$1") torchrun=("$python" -m torch.distributed.run)
     count="${NPROC:-$(visible_gpus)}"
     [ "${count:-0}" -ge 1 ] || count=1
-    export LLAVA_MOCLE_EXIT_FILE="${LLAVA_MOCLE_EXIT_FILE:-$scratch/exit}"
     # torchrun kills its workers this many seconds after it passed SIGTERM on; a checkpoint can take minutes.
     export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
     # shellcheck disable=SC2206 # flags in a variable: split at spaces on purpose

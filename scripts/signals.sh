@@ -2,7 +2,7 @@
 PREEMPTED=75
 
 # run_and_forward launcher|ranks COMMAND...: SIGTERM, SIGUSR1, SIGHUP and Ctrl-C become one SIGTERM, to the launcher
-# (which passes it on) or straight to the ranks. Returns the command's exit code, or 75 if training left that.
+# (which passes it on) or straight to the ranks. Returns the command's exit code, or the one that it left in a file.
 run_and_forward() {
     receiver="$1"
     shift
@@ -22,8 +22,8 @@ run_and_forward() {
     code=0
     wait "$child" || code=$?
     trap - TERM USR1 HUP INT
-    if [ "$code" -ne 0 ] && grep -qsx "$PREEMPTED" "$LLAVA_MOCLE_EXIT_FILE"; then
-        code=$PREEMPTED # launchers replace their workers' exit codes by 1
+    if [ "$code" -ne 0 ] && grep -qsx '[1-9][0-9]*' "$LLAVA_MOCLE_EXIT_FILE"; then
+        code="$(<"$LLAVA_MOCLE_EXIT_FILE")" # launchers replace their workers' exit codes by 1
     fi
     if [ "$code" -eq "$PREEMPTED" ]; then
         echo "preempted: a checkpoint was written, and the same command goes on from it (exit code $PREEMPTED)" >&2

@@ -9,6 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "llava_mocle"
 # `model` may use its two L1 neighbours: loading a checkpoint needs the adapter and the cluster model.
 LEVELS = {
     "errors": 0,
+    "files": 0,
+    "exit_file": 0,
     "adapter": 1,
     "clustering": 1,
     "model": 1.5,

@@ -35,9 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts", choices=["llava", "instructblip"], default="llava", help="with --tasks: LLaVA's, or Table 11's"
     )
-    parser.add_argument("--num-chunks", type=int, help="with --tasks: answer one of so many shards, without scoring")
+    parser.add_argument("--num-chunks", type=int, help="answer one of so many shards, without scoring")
     parser.add_argument("--chunk-idx", type=int, help="which one, from 0; run without both to join and score")
-    parser.add_argument("--dataset", metavar="NAME", help="for a model routed by dataset: whose expert answers")
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="for a model routed by dataset: whose expert answers (rows: their own's)",
+    )
     parser.add_argument(
         "--judge-url", help="with --tasks mm_vet,llava_bench: an OpenAI-compatible server, http://host/v1"
     )
@@ -59,12 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_mocle.errors import ConfigError
 
-    if args.limit is not None and args.limit < 1:
-        raise ConfigError(f"--limit {args.limit}: must be at least 1.")
+    for flag in ("limit", "max_new_tokens", "num_beams", "batch_size", "num_chunks"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{flag.replace('_', '-')} {value}: must be at least 1.")
     if args.action == "prepare":
         from llava_mocle.cli.eval_tasks import prepare
 
-        return prepare(args.prepared or "all", args.data_root)
+        return prepare(args.prepared or args.tasks or "all", args.data_root)
     for flag in ("model", "output"):
         if not getattr(args, flag):
             raise ConfigError(f"--{flag} is missing; `llava-mocle eval --help` shows examples.")
@@ -80,9 +86,11 @@ def run(args: argparse.Namespace) -> int:
 def _evaluate_rows(args: argparse.Namespace) -> int:
     domains, train_rows = _recipe_rows(args.recipe) if args.recipe else _file_rows(args)
 
+    from llava_mocle.cli.eval_sharing import make_shard
     from llava_mocle.cli.eval_tables import print_domains
     from llava_mocle.evaluation.domain import evaluate_rows
 
+    shard = make_shard(args)
     predictor = load_predictor(args)
     results = evaluate_rows(
         predictor,
@@ -94,9 +102,12 @@ def _evaluate_rows(args: argparse.Namespace) -> int:
         train_rows=train_rows,
         limit=args.limit,
         overwrite=args.overwrite,
+        dataset=args.dataset,
+        shard=shard,
     )
-    print_domains(results)
-    print(f"{Path(args.output) / 'results.json'}")
+    if results:
+        print_domains(results)
+        print(f"{Path(args.output) / 'results.json'}")
     return 0
 
 

@@ -1,10 +1,10 @@
 """`llava-mocle eval --tasks` and `llava-mocle eval prepare`."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llava_mocle.cli.eval_sharing import make_shard
 from llava_mocle.cli.model_flags import load_predictor
 
 if TYPE_CHECKING:
@@ -38,12 +38,11 @@ def evaluate(args: argparse.Namespace) -> int:
     from llava_mocle.cli.eval_tables import print_tasks
     from llava_mocle.errors import ConfigError
     from llava_mocle.evaluation.registry import get_tasks
-    from llava_mocle.evaluation.shards import Shard
-    from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks
+    from llava_mocle.evaluation.suite import SuiteSettings, TasksFailed, evaluate_tasks
     from llava_mocle.evaluation.tasks.judge import JudgedTask
     from llava_mocle.evaluation.tasks.medical_qa import MedicalQA
 
-    _check_shard_flags(args)
+    shard = make_shard(args)
     tasks = get_tasks(args.tasks)
     settings = SuiteSettings(
         limit=args.limit,
@@ -61,41 +60,20 @@ def evaluate(args: argparse.Namespace) -> int:
             task.judge = judge
         if isinstance(task, MedicalQA):
             task.legacy = args.legacy_llava_med
-    shard, score = Shard.of_process(), True
-    together = shard.count > 1
-    if args.num_chunks:
-        shard, score = Shard(args.chunk_idx, args.num_chunks), False
-    elif together:
-        score = shard.index == 0
-        if args.device is None:
-            args.device = _device_of_rank()
-    wait = _wait_for_all if together else lambda: None
-    wait()  # from here on, a process that dies is noticed by the others' next wait
     predictor = load_predictor(args)
     if predictor.router == "dataset" and args.dataset is None:
         raise ConfigError(f"{args.model}: is routed by dataset; --dataset NAME says whose expert answers.")
-    results = evaluate_tasks(
-        predictor, tasks, args.data_root, args.output, settings, shard=shard, all_answered=wait, score=score
-    )
-    if score:
+    failed: TasksFailed | None = None
+    try:
+        results = evaluate_tasks(predictor, tasks, args.data_root, args.output, settings, shard=shard)
+    except TasksFailed as error:
+        failed, results = error, error.results
+    if results:
         print_tasks(results)
         print(f"{Path(args.output) / 'results.json'}")
+    if failed:
+        raise failed
     return 0
-
-
-def _check_shard_flags(args: argparse.Namespace) -> None:
-    from llava_mocle.errors import ConfigError
-
-    if args.num_chunks is None:
-        if args.chunk_idx is not None:
-            raise ConfigError("--chunk-idx without --num-chunks; give both, or neither to join and score.")
-        return
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("--num-chunks under torchrun or srun: the processes share the questions out by themselves.")
-    if args.chunk_idx is None or not 0 <= args.chunk_idx < args.num_chunks:
-        raise ConfigError(
-            f"--chunk-idx {args.chunk_idx} of --num-chunks {args.num_chunks}: indices go from 0 to num_chunks - 1."
-        )
 
 
 def _judge(args: argparse.Namespace) -> "Judge | None":
@@ -109,18 +87,3 @@ def _judge(args: argparse.Namespace) -> "Judge | None":
     log = Path(args.output) / "judge.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     return Judge(args.judge_url, args.judge_model, log=log)
-
-
-def _device_of_rank() -> str | None:
-    import torch
-
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None
-
-
-def _wait_for_all() -> None:
-    from datetime import timedelta
-
-    from accelerate import PartialState
-
-    # Shards take different times; gloo, as nothing but a barrier is asked of it.
-    PartialState(cpu=True, timeout=timedelta(days=2)).wait_for_everyone()

@@ -10,6 +10,7 @@ from importlib import import_module
 
 from llava_mocle import __version__
 from llava_mocle.errors import Preempted, UserError
+from llava_mocle.exit_file import leave_exit_code
 
 # name -> (module with add_arguments(parser) and run(args) -> int, one-line help)
 SUBCOMMANDS = {
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args._run(args)
     except UserError as error:
         label = "preempted" if isinstance(error, Preempted) else "error"
+        leave_exit_code(error.exit_code)
         print(f"{label}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
     runs = {}
     for word in args.runs:
-        name, _, folder = word.rpartition("=")
+        name, folder = _name_and_folder(word)
         results = read_results(folder)
         name = name or str(results["model_id"]).partition("@")[0] or Path(folder).name
         if name in runs:
@@ -35,3 +35,13 @@ def run(args: argparse.Namespace) -> int:
         for path in write_benchmark_report(runs, args.output):
             print(path)
     return 0
+
+
+def _name_and_folder(word: str) -> tuple[str, str]:
+    """The parts of NAME=FOLDER, name "" where the word is a folder alone; both may hold "=" (runs/lr=1e-4)."""
+    whole = ("", word)
+    splits = [(word[:place], word[place + 1 :]) for place, letter in enumerate(word[:-1]) if letter == "="]
+    for name, folder in (whole, *splits):
+        if Path(folder).exists():
+            return name, folder
+    return splits[0] if splits and "/" not in splits[0][0] else whole

@@ -4,12 +4,15 @@ import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from llava_mocle.errors import DataError
 
+# Tells that an answer is this question's: question_id, prompt, and the dataset whose expert answers, if one is named.
+AnswerKey = tuple[Any, str, str | None]
 FIELDS = ("question_id", "prompt", "text", "answer_id", "model_id", "metadata")
 
 
@@ -62,39 +65,91 @@ def read_answers(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return answers
 
 
+@dataclass(frozen=True)
+class AnswerRun:
+    """What all answers of one file share.
+
+    Attributes:
+        model_id: the model's name and fingerprint.
+        settings: entries of `metadata`; one that an answer lacks is not held against it.
+    """
+
+    model_id: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:
+        """Whether these answers may be continued.
+
+        Raises:
+            DataError: one is another model's, or was made with other settings.
+        """
+        for number, record in enumerate(records, start=1):
+            if record["model_id"] != self.model_id:
+                raise DataError(
+                    f"{path}, answer {number}: written by model {record['model_id']!r}, but this run's model is "
+                    f"{self.model_id!r}. Choose another answers file, or pass --overwrite to start anew."
+                )
+            for name, expected in self.settings.items():
+                found = record["metadata"].get(name, expected)
+                if found != expected:
+                    raise DataError(
+                        f"{path}, answer {number}: its {name} is {found!r}, but this run's is {expected!r}. "
+                        f"Use the same settings, choose another answers file, or pass --overwrite to start anew."
+                    )
+
+    def check_prefix(
+        self, path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], keys: Sequence[AnswerKey]
+    ) -> int:
+        """How many of these questions the records already answer.
+
+        Raises:
+            DataError: the answers are not those of the first questions, in order.
+        """
+        for number, (record, key) in enumerate(zip(records, keys, strict=False), start=1):
+            question_id, prompt, dataset = key
+            used = record["metadata"].get("dataset", dataset)
+            if used != dataset:
+                raise DataError(
+                    f"{path}, answer {number}: given by the expert of dataset {used!r}, but this run takes that of "
+                    f"{dataset!r}. Choose another answers file, or pass --overwrite to start anew."
+                )
+            found = (record["question_id"], record["prompt"])
+            if found != (question_id, prompt):
+                raise DataError(
+                    f"{path}, answer {number}: answers question {found[0]!r} ({found[1]!r}), but that place now has "
+                    f"{question_id!r} ({prompt!r}). The questions have changed since the file was written: choose "
+                    f"another answers file, or pass --overwrite."
+                )
+        return min(len(records), len(keys))
+
+
 class AnswerFile:
     """An answer file open for appending; a context manager.
 
     An existing file is continued: its answers are in `answers`, and a half-written last line is cut off. Every
     `append` reaches the operating system before it returns, so a killed run loses at most the batch it was working on.
 
-    Args:
-        settings: entries of `metadata` that all answers share; one that an answer lacks is not held against it.
-
     Raises:
-        DataError: the file holds answers of another model or of other settings, or is damaged.
+        DataError: the file holds answers of another model or of other settings, is damaged, or can't be written.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        model_id: str,
-        *,
-        overwrite: bool = False,
-        settings: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], run: AnswerRun, *, overwrite: bool = False) -> None:
         self.path = Path(path)
-        self.model_id = model_id
-        self.settings = dict(settings or {})
+        self.run = run
         self.answers: list[dict[str, Any]] = []
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            self.path.unlink(missing_ok=True)
-        elif self.path.exists():
-            self.answers = read_answers(self.path)
-            self._check_same_run()
-            _cut_incomplete_line(self.path)
-        self._file = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                self.path.unlink(missing_ok=True)
+            elif self.path.exists():
+                self.answers = read_answers(self.path)
+                run.check(self.path, self.answers)
+                _cut_incomplete_line(self.path)
+            self._file = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: answers cannot be written there ({error.strerror}); choose another place."
+            ) from error
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Add answers, all of them or (if the process dies) a prefix whose last line may be cut."""
@@ -103,28 +158,9 @@ class AnswerFile:
         os.fsync(self._file.fileno())
         self.answers.extend(dict(record) for record in records)
 
-    def check_prefix(self, questions: Sequence[tuple[Any, str, str | None]]) -> int:
-        """How many of `questions`, given as (question_id, prompt, dataset) in order, the file already answers.
-
-        Raises:
-            DataError: the file's answers are not those of the first questions, in order.
-        """
-        for number, (record, question) in enumerate(zip(self.answers, questions, strict=False), start=1):
-            question_id, prompt, dataset = question
-            used = record["metadata"].get("dataset", dataset)
-            if used != dataset:
-                raise DataError(
-                    f"{self.path}, answer {number}: given by the expert of dataset {used!r}, but this run takes that "
-                    f"of {dataset!r}. Choose another answers file, or pass --overwrite to start anew."
-                )
-            found = (record["question_id"], record["prompt"])
-            if found != (question_id, prompt):
-                raise DataError(
-                    f"{self.path}, answer {number}: answers question {found[0]!r} ({found[1]!r}), but that place "
-                    f"now has {question_id!r} ({prompt!r}). The questions have changed since the file was written: "
-                    f"choose another answers file, or pass --overwrite."
-                )
-        return min(len(self.answers), len(questions))
+    def check_prefix(self, keys: Sequence[AnswerKey]) -> int:
+        """How many of these questions the file already answers; see `AnswerRun.check_prefix`."""
+        return self.run.check_prefix(self.path, self.answers, keys)
 
     def close(self) -> None:
         self._file.close()
@@ -136,21 +172,6 @@ class AnswerFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _check_same_run(self) -> None:
-        for number, record in enumerate(self.answers, start=1):
-            if record["model_id"] != self.model_id:
-                raise DataError(
-                    f"{self.path}, answer {number}: written by model {record['model_id']!r}, but this run's model is "
-                    f"{self.model_id!r}. Choose another answers file, or pass --overwrite to start anew."
-                )
-            for name, expected in self.settings.items():
-                found = record["metadata"].get(name, expected)
-                if found != expected:
-                    raise DataError(
-                        f"{self.path}, answer {number}: its {name} is {found!r}, but this run's is {expected!r}. "
-                        f"Use the same settings, choose another answers file, or pass --overwrite to start anew."
-                    )
 
 
 def _parse(line: str, path: str | os.PathLike[str], number: int) -> dict[str, Any]:

@@ -7,7 +7,6 @@ question text, which no model needs an image for).
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,17 @@ from typing import TYPE_CHECKING, Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.normalize import exact_match, normalize_answer
 from llava_mocle.evaluation.provenance import command, versions
-from llava_mocle.evaluation.runner import GenerationSettings, Question, answer_questions, check_questions
+from llava_mocle.evaluation.runner import GenerationSettings, Question, check_questions
+from llava_mocle.evaluation.shards import Shard
+from llava_mocle.evaluation.sharing import answer_shared
 from llava_mocle.evaluation.statistics import bootstrap_interval
+from llava_mocle.files import write_text
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
 
 Row = Mapping[str, Any]
+KIND = "held_out_exact_match"
 METRIC = "exact match after lower-casing and dropping punctuation and articles"
 
 
@@ -39,6 +42,8 @@ def evaluate_rows(
     limit: int | None = None,
     num_beams: int = 1,
     overwrite: bool = False,
+    dataset: str | None = None,
+    shard: Shard | None = None,
 ) -> dict[str, Any]:
     """Answer and score the held-out rows of each domain; write `answers/<domain>.jsonl` and `results.json`.
 
@@ -46,39 +51,39 @@ def evaluate_rows(
         domains: name -> (held-out rows in LLaVA's format, folder that their image paths start from).
         train_rows: name -> rows from which the baselines are taken; without them there are no baselines.
         limit: only the first rows of each domain.
+        dataset: for a model routed by dataset: whose expert answers; default: that of the domain's own name.
+        shard: the part of the questions that this process answers.
 
     Returns:
         What `results.json` holds: `domains` (name -> score, interval, n, unparsed, majority, question_prior, clusters),
         `clusters` (over all domains), `mean` (of the domains' scores), `metric`, `generation`, `versions`, `command`.
+        Empty where this process only answers.
 
     Raises:
-        DataError: rows without id, question or reference, missing images, or answers of another model.
+        DataError: rows without id, question or reference, missing images, answers of another model, or benchmarks'
+            results in `out_dir`.
     """
+    shard = shard or Shard()
     folder = Path(out_dir)
     settings = GenerationSettings(max_new_tokens=max_new_tokens, num_beams=num_beams)
-    _check_file_names(domains)
-    items = {name: _domain_items(name, rows[:limit], root, predictor) for name, (rows, root) in domains.items()}
-    # All domains are checked before the first answer, so that bad input never costs work already done.
-    for questions, _ in items.values():
-        check_questions(questions)
+    _check_kind(folder / "results.json")
+    items = _checked_items(predictor, domains, limit, dataset)
     priors = {name: answer_priors(rows) for name, rows in (train_rows or {}).items() if name in items}
+    answered: dict[str, Sequence[Mapping[str, Any]]] = {}
+    for name, (questions, _) in items.items():
+        file = folder / "answers" / f"{name}.jsonl"
+        options: dict[str, Any] = {"batch_size": batch_size, "settings": settings, "description": name}
+        answered[name] = answer_shared(predictor, questions, file, shard, overwrite=overwrite, **options) or []
+    if not shard.joins:
+        return {}
     scored_domains: dict[str, Any] = {}
     pooled: list[tuple[Any, float]] = []
-    for name, (questions, references) in items.items():
-        answers = answer_questions(
-            predictor,
-            questions,
-            folder / "answers" / f"{name}.jsonl",
-            batch_size=batch_size,
-            settings=settings,
-            overwrite=overwrite,
-            description=name,
-        )
-        scored_domains[name], scored = _score_domain(answers, references, priors.get(name))
+    for name, (_, references) in items.items():
+        scored_domains[name], scored = _score_domain(answered[name], references, priors.get(name))
         pooled += scored
     run = {"generation": asdict(settings) | {"batch_size": batch_size}, "limit": limit}
     results = _results(predictor, scored_domains, pooled) | run | {"versions": versions(), "command": command()}
-    _write_json(folder / "results.json", results)
+    write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     return results
 
 
@@ -87,7 +92,7 @@ def _results(
 ) -> dict[str, Any]:
     scores = [domain["score"] for domain in scored_domains.values() if domain["n"]]
     return {
-        "kind": "held_out_exact_match",
+        "kind": KIND,
         "metric": METRIC,
         "model": str(predictor.path),
         "model_id": predictor.model_id,
@@ -153,13 +158,31 @@ def question_text(prompt: str) -> str:
     return " ".join(prompt.replace("<image>", " ").split())
 
 
+def _checked_items(
+    predictor: "Predictor",
+    domains: Mapping[str, tuple[Sequence[Row], str | Path]],
+    limit: int | None,
+    dataset: str | None,
+) -> dict[str, tuple[list[Question], list[str]]]:
+    """All domains are checked before the first answer, so that bad input never costs work already done."""
+    _check_file_names(domains)
+    items = {
+        name: _domain_items(name, rows[:limit], root, predictor, dataset or name)
+        for name, (rows, root) in domains.items()
+    }
+    for questions, _ in items.values():
+        check_questions(questions)
+    return items
+
+
 def _domain_items(
-    name: str, rows: Sequence[Row], image_root: str | Path, predictor: "Predictor"
+    name: str, rows: Sequence[Row], image_root: str | Path, predictor: "Predictor", dataset: str
 ) -> tuple[list[Question], list[str]]:
     """Questions and references of a domain's rows."""
     places = [f"{name}, row {number}" for number in range(len(rows))]
     questions = [
-        row_question(row, image_root, place, predictor, dataset=name) for row, place in zip(rows, places, strict=True)
+        row_question(row, image_root, place, predictor, dataset=dataset)
+        for row, place in zip(rows, places, strict=True)
     ]
     return questions, [reference_answer(row, place) for row, place in zip(rows, places, strict=True)]
 
@@ -228,8 +251,11 @@ def _check_file_names(domains: Mapping[str, Any]) -> None:
             raise DataError(f"Domain {name!r}: the name becomes a file name; use letters, digits, '_', '-' and '.'.")
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def _check_kind(path: Path) -> None:
+    """Benchmarks' results are not this run's to replace."""
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8")).get("kind") if path.is_file() else KIND
+    except (OSError, ValueError, AttributeError):
+        kind = None
+    if kind != KIND:
+        raise DataError(f"{path}: holds results of kind {kind!r}, and rows give {KIND!r}; choose another --output.")

@@ -4,13 +4,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from llava_mocle.errors import UserError
+from llava_mocle.errors import ConfigError, UserError
 from llava_mocle.evaluation.runner import GenerationSettings, Question, answer_questions, split_chunks
 from llava_mocle.evaluation.task import OPTION_LETTER
 
-Read = Callable[[argparse.Namespace], list[Question]]
+Asked = TypeVar("Asked", bound=Question)
 
 
 def make_parser(program: str, description: str | None) -> argparse.ArgumentParser:
@@ -78,11 +78,27 @@ def answer(args: argparse.Namespace, questions: Sequence[Question]) -> list[dict
     )
 
 
-def run_program(parser: argparse.ArgumentParser, read: Read, argv: Sequence[str] | None) -> int:
-    """Parse, read, answer; 0 when every question is answered, 2 for a mistake in the input."""
+def run_program(
+    parser: argparse.ArgumentParser,
+    read: Callable[[argparse.Namespace], list[Asked]],
+    argv: Sequence[str] | None,
+    finish: Callable[[str, list[Asked]], None] | None = None,
+) -> int:
+    """Parse, read, answer; 0 when every question is answered, 2 for a mistake in the input.
+
+    Args:
+        finish: called last, with the answers file and the questions.
+    """
     args = parser.parse_args(argv)
     try:
-        answer(args, read(args))
+        for flag in ("limit", "batch_size"):
+            value = getattr(args, flag)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{flag.replace('_', '-')} {value}: must be at least 1.")
+        questions = read(args)
+        answer(args, questions)
+        if finish is not None:
+            finish(args.answers_file, questions)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

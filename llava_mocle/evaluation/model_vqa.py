@@ -13,6 +13,7 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.llava_cli import make_parser, run_program
+from llava_mocle.evaluation.official import read_text
 from llava_mocle.evaluation.runner import Question
 
 
@@ -20,7 +21,8 @@ def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]
     """Questions of a LLaVA question file, JSONL or a JSON list.
 
     Raises:
-        DataError: naming file and line, for a record that isn't JSON or misses `question_id` or `text`.
+        DataError: naming file and line, for a record that isn't JSON or misses `question_id` or `text`; or the file is
+            missing, or not UTF-8.
     """
     file = Path(path)
     if not file.is_file():
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _records(file: Path) -> list[tuple[str, dict[str, Any]]]:
     """(place, record) of every record of a JSON list or JSONL file."""
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file)
     if text.lstrip().startswith("["):
         try:
             listed = json.loads(text)

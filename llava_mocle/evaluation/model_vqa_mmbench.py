@@ -2,27 +2,56 @@
 
 The question file is MMBench's TSV with base64 images, unpacked into a folder beside it. With --all-rounds each
 question is asked once for every rotation of its options; the answer of round r > 0 has the id "<index>-<r>", as every
-answer of a file has an id of its own.
+answer of a file has an id of its own. The answers get LLaVA's further fields (round_id, options, option_char) once all
+are there.
 """
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
+from llava_mocle.evaluation.answers import read_answers
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
 from llava_mocle.evaluation.official import field, places, read_table
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import OPTION_LETTER
 from llava_mocle.evaluation.tasks.embedded_images import unpack_image
+from llava_mocle.files import write_text
 
 LETTERS = "ABCD"
 SUFFIXES = {"en": OPTION_LETTER, "cn": "\n请直接回答选项字母。"}
 _EMPTY = ("", "nan", "none")
 
 
-def read_questions(args: argparse.Namespace) -> list[Question]:
-    """The questions of the table, each in one round or in all.
+@dataclass(frozen=True)
+class RoundQuestion(Question):
+    """A question in one of its rounds.
+
+    Attributes:
+        round_id: how far its options are rotated.
+        options: their texts, as they stand in this round.
+    """
+
+    round_id: int = 0
+    options: tuple[str, ...] = ()
+
+    def complete(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer with the fields of its round, in LLaVA's order."""
+        letters = LETTERS[: len(self.options)]
+        turned = letters[self.round_id :] + letters[: self.round_id]
+        fields = {"round_id": self.round_id, "options": list(self.options), "option_char": list(turned)}
+        order = ("question_id", "round_id", "prompt", "text", "options", "option_char")
+        whole = {**answer, **fields}
+        return {key: whole[key] for key in order} | whole
+
+
+def read_questions(args: argparse.Namespace) -> list[RoundQuestion]:
+    """The questions of the table, each in one round or in all. Options end at the first that is missing, as in LLaVA.
 
     Raises:
         DataError: no such file, a column is missing, or an image is not base64.
@@ -31,17 +60,29 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
     suffix = SUFFIXES[args.lang] if args.single_pred_prompt else ""
     questions = []
     for place, row in places(path, read_table(path)):
-        index = field(row, "index", place)
-        options = [text for text in (row.get(letter) for letter in LETTERS) if not _is_empty(text)]
+        index = field(row, "index", place).strip()
+        options = tuple(takewhile(lambda text: not _is_empty(text), (row.get(letter, "") for letter in LETTERS)))
         asked, hint = field(row, "question", place), row.get("hint")
         image = unpack_image(field(row, "image", place), path.with_suffix("") / f"{index}.jpg", place)
         for turn in range(len(options) if args.all_rounds else 1):
             moved = options[turn:] + options[:turn]
             lines = [] if _is_empty(hint) else [hint]
             lines += [asked, *(f"{letter}. {text}" for letter, text in zip(LETTERS, moved, strict=False))]
-            name = f"{index}-{turn}" if turn else index
-            questions.append(Question(name, "\n".join(lines) + suffix, (image,), source=place))
+            # LLaVA's converter compares the id with the table's index, a number.
+            name = f"{index}-{turn}" if turn else int(index) if index.isdecimal() else index
+            prompt = "\n".join(lines) + suffix
+            questions.append(RoundQuestion(name, prompt, (image,), source=place, round_id=turn, options=moved))
     return questions
+
+
+def complete_answers(answers_file: str | Path, questions: Sequence[RoundQuestion]) -> None:
+    """Give the answers in a file the fields of their rounds; the file is replaced as a whole, and can be continued."""
+    rounds = {question.question_id: question for question in questions}
+    answers = [
+        rounds[answer["question_id"]].complete(answer) if answer["question_id"] in rounds else answer
+        for answer in read_answers(answers_file)
+    ]
+    write_text(answers_file, "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers))
 
 
 def _is_empty(text: str | None) -> bool:
@@ -54,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_single_prompt_flag(parser)
     parser.add_argument("--all-rounds", action="store_true", help="ask every rotation of the options")
     parser.add_argument("--lang", choices=sorted(SUFFIXES), default="en")
-    return run_program(parser, read_questions, argv)
+    return run_program(parser, read_questions, argv, complete_answers)
 
 
 if __name__ == "__main__":

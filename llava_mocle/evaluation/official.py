@@ -11,10 +11,28 @@ from typing import Any
 from llava_mocle.errors import DataError
 
 
+def read_text(path: Path) -> str:
+    """A UTF-8 file, without its byte-order mark if it has one.
+
+    Raises:
+        DataError: missing, not to be read, or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; `llava-mocle eval prepare` says where benchmarks come from.") from error
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror}); expected a file.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: byte {error.start} is not UTF-8; fetch the file again, or save your own as UTF-8."
+        ) from error
+
+
 def read_json(path: Path) -> Any:
     """A JSON file. Raises DataError: missing, not UTF-8, not JSON."""
     try:
-        return json.loads(_text(path))
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); fetch the file again.") from error
 
@@ -22,7 +40,7 @@ def read_json(path: Path) -> Any:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """A file with one JSON object a line; blank lines are skipped."""
     records = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             try:
                 records.append(json.loads(line))
@@ -32,10 +50,29 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def read_table(path: Path, delimiter: str = "\t") -> list[dict[str, str]]:
-    """A TSV (or CSV) file with a header line; fields may be as large as a base64 image."""
+    """A TSV (or CSV) file with a header line; fields may be as large as a base64 image.
+
+    Raises:
+        DataError: missing, not UTF-8, or a row that has not as many columns as the header; names its last line.
+    """
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     # Not splitlines: it would also cut at characters that a field may hold.
-    return list(csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter))
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
+    rows = []
+    try:
+        header = next(reader, [])
+        for cells in filter(None, reader):  # blank lines have no cells
+            while len(cells) > len(header) and not cells[-1]:
+                cells.pop()
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{path}, line {reader.line_num}: found {len(cells)} columns, expected the header's {len(header)}; "
+                    "is the file cut off? Fetch it again."
+                )
+            rows.append(dict(zip(header, cells, strict=True)))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not a table ({error}); fetch the file again.") from error
+    return rows
 
 
 def field(record: Mapping[str, Any], key: str, place: str) -> Any:
@@ -58,12 +95,3 @@ def places(path: Path, records: list[Any]) -> Iterator[tuple[str, Any]]:
     """(place for messages, record) of each record."""
     for number, record in enumerate(records):
         yield f"{path}, record {number}", record
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; `llava-mocle eval prepare` says where it comes from.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; fetch the file again.") from error

@@ -1,13 +1,13 @@
 """Scores on disk: one file a task, so that jobs side by side do not meet, and `results.json` with all of them."""
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.provenance import command, versions
+from llava_mocle.files import write_text
 
 KIND = "benchmarks"
 SCORES_FOLDER = "scores"
@@ -18,20 +18,24 @@ def check_results(folder: Path, model_id: str, *, overwrite: bool) -> None:
     """Before the first answer: whether scores of this model may go into `folder`.
 
     Raises:
-        DataError: it holds another model's scores (removed with `overwrite`), or results of another kind.
+        DataError: it holds another model's scores (allowed with `overwrite`), or results of another kind.
     """
     results = folder / RESULTS_FILE
     if results.is_file():
         _read(results)
-    for path in _score_files(folder):
-        found = _read(path)["model_id"]
-        if found != model_id:
-            if not overwrite:
-                raise DataError(
-                    f"{path}: is of the model {found}, but this run's is {model_id}; choose another --output, or pass "
-                    "--overwrite, which removes the other model's scores."
-                )
-            path.unlink()
+    others = _of_other_models(folder, model_id)
+    if others and not overwrite:
+        path, found = others[0]
+        raise DataError(
+            f"{path}: is of the model {found}, but this run's is {model_id}; choose another --output, or pass "
+            "--overwrite, which removes the other model's scores."
+        )
+
+
+def remove_other_models(folder: Path, model_id: str) -> None:
+    """Remove the scores of every other model."""
+    for path, _ in _of_other_models(folder, model_id):
+        path.unlink()
 
 
 def record_scores(folder: Path, task: str, entry: Mapping[str, Any], model_id: str, model: str) -> dict[str, Any]:
@@ -39,12 +43,12 @@ def record_scores(folder: Path, task: str, entry: Mapping[str, Any], model_id: s
     whole = dict(entry) | {"versions": versions(), "command": command()}
     record = {"kind": KIND, "model": model, "model_id": model_id, "tasks": {task: whole}}
     _write(folder / SCORES_FOLDER / f"{task}.json", record)
-    results: dict[str, Any] = {}
-    # Another job may have finished a task meanwhile.
-    while set(results.get("tasks", ())) != {path.stem for path in _score_files(folder)}:
-        results = _merge(folder)
+    while True:
+        files = _score_files(folder)
+        results = _merge(files)
         _write(folder / RESULTS_FILE, results)
-    return results
+        if _score_files(folder) == files:  # otherwise another job has finished a task meanwhile
+            return results
 
 
 def read_results(path: str | Path) -> dict[str, Any]:
@@ -54,8 +58,9 @@ def read_results(path: str | Path) -> dict[str, Any]:
         DataError: no such file, or one of another kind.
     """
     path = Path(path)
-    if path.is_dir() and _score_files(path):
-        return _merge(path)
+    files = _score_files(path) if path.is_dir() else []
+    if files:
+        return _merge(files)
     return _read(path / RESULTS_FILE if path.is_dir() else path)
 
 
@@ -63,10 +68,16 @@ def _score_files(folder: Path) -> list[Path]:
     return sorted((folder / SCORES_FOLDER).glob("*.json"))
 
 
-def _merge(folder: Path) -> dict[str, Any]:
-    records = [_read(path) for path in _score_files(folder)]
-    tasks = {name: entry for record in records for name, entry in record["tasks"].items()}
-    return {**records[0], "tasks": tasks}
+def _of_other_models(folder: Path, model_id: str) -> list[tuple[Path, str]]:
+    found = [(path, _read(path)["model_id"]) for path in _score_files(folder)]
+    return [(path, model) for path, model in found if model != model_id]
+
+
+def _merge(files: Sequence[Path]) -> dict[str, Any]:
+    records = {path.stem: _read(path) for path in files}
+    # A copy that somebody keeps under another name is not that task's result.
+    tasks = {name: record["tasks"][name] for name, record in records.items() if name in record["tasks"]}
+    return {**next(iter(records.values())), "tasks": tasks}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -84,7 +95,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from llava_mocle.errors import ConfigError, DataError
-from llava_mocle.evaluation.answers import AnswerFile, make_answer
+from llava_mocle.evaluation.answers import AnswerFile, AnswerKey, AnswerRun, make_answer
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
@@ -55,7 +55,7 @@ class GenerationSettings:
 
 
 def check_questions(questions: Sequence[Question]) -> None:
-    """Refuse duplicate ids and missing images before any work is done.
+    """Refuse duplicate ids, empty candidates and missing images before any work is done.
 
     Raises:
         DataError: naming the first offenders.
@@ -69,6 +69,12 @@ def check_questions(questions: Sequence[Question]) -> None:
             f"({len({question.question_id for question in duplicates})} ids are duplicated). Every question needs an "
             f"id of its own."
         )
+    for question in questions:
+        if any(not candidate.strip() for candidate in question.candidates):
+            raise DataError(
+                f"{question.source or 'questions'}: question {question.question_id!r} has an empty candidate among "
+                f"{list(question.candidates)!r}; every answer to rank needs a text."
+            )
     missing = [(question, image) for question in questions for image in question.images if not image.is_file()]
     if missing:
         question, image = missing[0]
@@ -86,6 +92,16 @@ def split_chunks(questions: Sequence[Question], num_chunks: int, chunk_idx: int)
         )
     size = -(-len(questions) // num_chunks)
     return list(questions[chunk_idx * size : (chunk_idx + 1) * size])
+
+
+def answer_keys(questions: Sequence[Question]) -> list[AnswerKey]:
+    """What an answers file must hold, question by question."""
+    return [(question.question_id, question.prompt, question.dataset) for question in questions]
+
+
+def answer_run(predictor: "Predictor", settings: GenerationSettings) -> AnswerRun:
+    """What all of an answers file's answers share."""
+    return AnswerRun(predictor.model_id, {"generation": settings.describe(), "predictor": predictor.settings})
 
 
 def answer_questions(
@@ -110,10 +126,8 @@ def answer_questions(
         raise ConfigError(f"--batch-size {batch_size}: must be at least 1.")
     settings = settings or GenerationSettings()
     check_questions(questions)
-    keys = [(question.question_id, question.prompt, question.dataset) for question in questions]
-    shared = {"generation": settings.describe(), "predictor": predictor.settings}
-    with AnswerFile(answers_file, predictor.model_id, overwrite=overwrite, settings=shared) as file:
-        done = file.check_prefix(keys)
+    with AnswerFile(answers_file, answer_run(predictor, settings), overwrite=overwrite) as file:
+        done = file.check_prefix(answer_keys(questions))
         with tqdm(total=len(questions), initial=done, unit="question", desc=description) as progress:
             while done < len(questions):
                 batch = questions[done : done + batch_size]

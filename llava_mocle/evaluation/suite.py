@@ -1,15 +1,16 @@
 """Running benchmarks: questions, answers, scores; in one process or in shards."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_mocle.evaluation.answers import read_answers
-from llava_mocle.evaluation.results import check_results, record_scores
-from llava_mocle.evaluation.runner import GenerationSettings, answer_questions, check_questions, split_chunks
-from llava_mocle.evaluation.shards import Shard, join_shards, remove_shards
+from llava_mocle.errors import UserError
+from llava_mocle.evaluation.results import check_results, record_scores, remove_other_models
+from llava_mocle.evaluation.runner import GenerationSettings, check_questions
+from llava_mocle.evaluation.shards import Shard
+from llava_mocle.evaluation.sharing import answer_shared
 from llava_mocle.evaluation.task import Item, Metric, Task
 
 if TYPE_CHECKING:
@@ -38,6 +39,18 @@ class SuiteSettings:
     overwrite: bool = False
 
 
+class TasksFailed(UserError):
+    """Some benchmarks could not be answered or scored; the others were.
+
+    Attributes:
+        results: what `results.json` holds.
+    """
+
+    def __init__(self, message: str, results: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.results = results
+
+
 def evaluate_tasks(
     predictor: "Predictor",
     tasks: Sequence[Task],
@@ -46,45 +59,57 @@ def evaluate_tasks(
     settings: SuiteSettings | None = None,
     *,
     shard: Shard | None = None,
-    all_answered: Callable[[], Any] = lambda: None,
-    score: bool = True,
 ) -> dict[str, Any]:
     """Answer and score benchmarks; writes `answers/<task>.jsonl`, `submissions/<task>/` and `results.json`.
 
     Every task's files and questions are checked before the first answer. A task is scored as soon as it is answered,
-    and a later one that fails costs nothing of it.
+    and one that fails costs nothing of the others.
 
     Args:
         root: LLaVA's playground/data/eval.
         shard: the part of the questions that this process answers.
-        all_answered: waits for the other shards; called after each task's own part is answered.
-        score: False on processes that only answer.
 
     Returns:
-        What `results.json` holds, of all tasks scored into `out_dir` so far; empty where `score` is False.
+        What `results.json` holds, of all tasks scored into `out_dir` so far; empty where this process only answers.
 
     Raises:
-        UserError: missing or wrong files, answers of another model, and so on.
+        TasksFailed: after all others were done.
+        UserError: of a single task; or, before the first answer, missing or wrong files, another model's scores.
     """
     settings, shard, root, folder = settings or SuiteSettings(), shard or Shard(), Path(root), Path(out_dir)
+    prepared = shard.together(lambda: _prepare(predictor, tasks, root, folder, settings, shard))
+    results: dict[str, Any] = {}
+    failures: dict[str, UserError] = {}
+    for task, items in prepared:
+        try:
+            answers = _answer(predictor, task, items, folder, settings, shard)
+            if answers is not None:
+                results = _record(predictor, task, items, answers, folder, settings)
+        except UserError as error:
+            failures[task.name] = error
+            if len(tasks) > 1:
+                logger.error("%s failed: %s", task.name, error)
+    if failures and len(tasks) == 1:
+        raise failures[tasks[0].name]
+    if failures:
+        lines = [f"{len(failures)} of {len(tasks)} benchmarks failed; the same command goes on with them:"]
+        raise TasksFailed("\n  ".join([*lines, *(f"{name}: {error}" for name, error in failures.items())]), results)
+    return results
+
+
+def _prepare(
+    predictor: "Predictor", tasks: Sequence[Task], root: Path, folder: Path, settings: SuiteSettings, shard: Shard
+) -> list[tuple[Task, list[Item]]]:
     for task in tasks:
         task.check(root)
-    if score:
+    if shard.joins:
         check_results(folder, predictor.model_id, overwrite=settings.overwrite)
     prepared = [(task, _items(task, root, settings)) for task in tasks]
     for _, items in prepared:
         check_questions([item.question for item in items])
-    results: dict[str, Any] = {}
-    for task, items in prepared:
-        answers = _answer(predictor, task, items, folder, settings, shard, all_answered, score)
-        if score:
-            entry = score_task(task, items, answers, limit=settings.limit)
-            files = task.submission(items, answers, folder / "submissions" / task.name)
-            entry["submission"] = [str(path.relative_to(folder)) for path in files]
-            entry["settings"] = asdict(replace(settings, overwrite=False))
-            results = record_scores(folder, task.name, entry, predictor.model_id, str(predictor.path))
-        all_answered()
-    return results
+    if shard.joins and settings.overwrite:
+        remove_other_models(folder, predictor.model_id)
+    return prepared
 
 
 def _items(task: Task, root: Path, settings: SuiteSettings) -> list[Item]:
@@ -95,37 +120,36 @@ def _items(task: Task, root: Path, settings: SuiteSettings) -> list[Item]:
 
 
 def _answer(
+    predictor: "Predictor", task: Task, items: Sequence[Item], folder: Path, settings: SuiteSettings, shard: Shard
+) -> list[dict[str, Any]] | None:
+    return answer_shared(
+        predictor,
+        [item.question for item in items],
+        folder / "answers" / f"{task.name}.jsonl",
+        shard,
+        batch_size=settings.batch_size,
+        settings=GenerationSettings(
+            max_new_tokens=settings.max_new_tokens or task.max_new_tokens, num_beams=settings.num_beams
+        ),
+        overwrite=settings.overwrite,
+        description=task.name,
+    )
+
+
+def _record(
     predictor: "Predictor",
     task: Task,
     items: Sequence[Item],
+    answers: Sequence[Mapping[str, Any]],
     folder: Path,
     settings: SuiteSettings,
-    shard: Shard,
-    all_answered: Callable[[], Any],
-    score: bool,
-) -> list[dict[str, Any]]:
-    questions = [item.question for item in items]
-    whole = folder / "answers" / f"{task.name}.jsonl"
-    generation = GenerationSettings(
-        max_new_tokens=settings.max_new_tokens or task.max_new_tokens, num_beams=settings.num_beams
-    )
-    options: dict[str, Any] = {"batch_size": settings.batch_size, "settings": generation, "description": task.name}
-    if not score or shard.count > 1:
-        # A whole file that lacks answers (of an earlier --limit) is left aside: sharing the rest out is not worth it.
-        if settings.overwrite or not (whole.exists() and len(read_answers(whole)) >= len(questions)):
-            part = split_chunks(questions, shard.count, shard.index)
-            file = shard.answers_file(whole, len(questions))
-            answer_questions(predictor, part, file, overwrite=settings.overwrite, **options)
-        all_answered()
-        if not score:
-            return []
-        join_shards(whole, questions, predictor.model_id, shard.count)
-        return answer_questions(predictor, questions, whole, **options)
-    if settings.overwrite:
-        remove_shards(whole)
-    else:
-        join_shards(whole, questions, predictor.model_id)
-    return answer_questions(predictor, questions, whole, overwrite=settings.overwrite, **options)
+) -> dict[str, Any]:
+    """Submission files first: a judge that can't be reached costs none."""
+    files = task.submission(items, answers, folder / "submissions" / task.name)
+    entry = score_task(task, items, answers, limit=settings.limit)
+    entry["submission"] = [str(path.relative_to(folder)) for path in files]
+    entry["settings"] = asdict(replace(settings, overwrite=False))
+    return record_scores(folder, task.name, entry, predictor.model_id, str(predictor.path))
 
 
 def score_task(

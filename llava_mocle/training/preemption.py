@@ -1,6 +1,5 @@
 """SIGTERM or SIGUSR1: end the step, save, and leave with an exit code that says "requeue me"."""
 
-import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -13,13 +12,10 @@ import torch
 import torch.distributed as dist
 
 from llava_mocle.errors import Preempted
+from llava_mocle.exit_file import leave_exit_code
 from llava_mocle.training.callbacks import StopEarly
 
-logger = logging.getLogger(__name__)
-
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-# torchrun and the deepspeed launcher turn every exit code of a worker into 1: the scripts read it from this file.
-EXIT_FILE = "LLAVA_MOCLE_EXIT_FILE"
 
 
 class ValidationCutOff(Exception):
@@ -79,12 +75,7 @@ class Preemption(StopEarly):
 
     def error(self, checkpoint: Path | None, step: int) -> Preempted:
         """What to raise once the checkpoint is there; leaves the exit code where the launch scripts look for it."""
-        path = os.environ.get(EXIT_FILE)
-        if path:
-            try:
-                Path(path).write_text(f"{Preempted.exit_code}\n")
-            except OSError as error:
-                logger.warning("%s names %s, which cannot be written: %s", EXIT_FILE, path, error)
+        leave_exit_code(Preempted.exit_code)
         done = f"{checkpoint} was written after step {step}" if checkpoint else f"nothing was lost (step {step})"
         return Preempted(
             f"{self.signal_name or 'a signal to another rank'} came: {done}; the same command goes on from there"

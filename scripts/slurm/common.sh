@@ -20,7 +20,9 @@
 # shellcheck source=scripts/launch.sh
 source "$LLAVA_MOCLE_ROOT/scripts/launch.sh"
 
-in_job() { [ -n "${SLURM_JOB_ID:-}" ]; }
+# Whether this is the copy that SLURM makes of the file. SLURM_JOB_ID alone is also set in an interactive allocation,
+# from which a job is submitted like from anywhere else.
+in_job() { [ "$(basename "$0")" = slurm_script ]; }
 
 # submit FILE [WORD ...]: hand the file to sbatch with the variables above. SUBMIT=(...) adds flags.
 submit() {

@@ -115,6 +115,28 @@ def test_the_command(tmp_path, capsys) -> None:
     assert "two runs are named 'm'" in capsys.readouterr().err
 
 
+def test_folders_and_names_may_hold_an_equals_sign(tmp_path, capsys, monkeypatch) -> None:
+    import json
+
+    folder = tmp_path / "runs" / "lr=1e-4" / "eval"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(run(geoqa=entry(accuracy=metric(61.0, 55.0, 66.0)))))
+    monkeypatch.chdir(tmp_path)
+    # The name of a folder alone is the model's.
+    for word, name in (
+        ("runs/lr=1e-4/eval", "m"),
+        (str(folder), "m"),
+        ("runs/lr=1e-4/eval/results.json", "m"),
+        ("mine=runs/lr=1e-4/eval", "mine"),
+        ("lr=2=runs/lr=1e-4/eval", "lr=2"),
+    ):
+        assert main(["report", word]) == 0
+        assert f"| **{name}** |" in capsys.readouterr().out
+    for word, place in (("runs/lr=1e-4/evil", "runs/lr=1e-4/evil"), ("a=runs/lr=2", "runs/lr=2"), ("b=", "b=")):
+        assert main(["report", word]) == 2
+        assert f"{place}: no results there" in capsys.readouterr().err
+
+
 def test_runs_of_different_sizes_or_styles_are_not_compared() -> None:
     small = {"value": 50.0, "interval": [0.0, 100.0], "n": 2, "items": "0 1"}
     whole = metric(75.0, 25.0, 100.0, "1 0 1 1")

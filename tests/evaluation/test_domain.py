@@ -32,6 +32,14 @@ ANSWERS = {
 }
 
 
+def test_benchmarks_results_are_not_replaced(tmp_path, shapes):
+    (tmp_path / "results.json").write_text('{"kind": "benchmarks"}')
+    with pytest.raises(DataError, match="'benchmarks'"):
+        evaluate_rows(FakePredictor(ANSWERS), {"shapes": (shapes, tmp_path)}, tmp_path, overwrite=True)
+    assert (tmp_path / "results.json").read_text() == '{"kind": "benchmarks"}'
+    assert not (tmp_path / "answers").exists()
+
+
 def test_scores_by_hand(tmp_path, shapes):
     """Answers 0 and 2 are right, 1 is wrong, 3 is empty. Training answers: no x 3, circle x 2; "What shape?" -> circle.
 

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -54,7 +57,44 @@ def test_scores_the_held_out_rows_of_a_recipe(work, tmp_path, capsys):
     assert "eval_data_path" in capsys.readouterr().err
 
 
-def test_limit_must_be_positive(work, tmp_path, capsys):
+@pytest.mark.parametrize("flag", ["--limit", "--max-new-tokens", "--num-beams", "--batch-size", "--num-chunks"])
+def test_counts_must_be_positive(work, tmp_path, capsys, flag):
     arguments = ["eval", "--model", "m", "--rows", str(work / "rows.json"), "--output", str(tmp_path)]
-    assert main([*arguments, "--limit", "0"]) == 2
-    assert "--limit 0" in capsys.readouterr().err
+    assert main([*arguments, flag, "0"]) == 2
+    assert f"{flag} 0" in capsys.readouterr().err
+
+
+def test_rows_in_chunks_by_hand(work, tmp_path, capsys):
+    arguments = ["eval", "--model", str(work / "base"), "--rows", str(work / "rows.json"), "--limit", "5"]
+    arguments += ["--image-folder", str(work / "images"), "--max-new-tokens", "2", "--output"]
+    for index in ("1", "0"):
+        assert main([*arguments, str(tmp_path / "parts"), "--num-chunks", "2", "--chunk-idx", index]) == 0
+    assert not (tmp_path / "parts" / "results.json").exists()
+    for name in ("parts", "whole"):
+        assert main([*arguments, str(tmp_path / name)]) == 0
+    parts, whole = (tmp_path / name / "answers" / "rows.jsonl" for name in ("parts", "whole"))
+    assert parts.read_bytes() == whole.read_bytes()
+
+
+def test_an_output_that_is_a_file(work, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    arguments = ["eval", "--model", str(work / "base"), "--rows", str(work / "rows.json"), "--limit", "1"]
+    assert main([*arguments, "--image-folder", str(work / "images"), "--output", str(tmp_path / "out")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_rows_on_two_processes_equal_one(work, tmp_path):
+    words = ["eval", "--model", str(work / "base"), "--rows", str(work / "rows.json"), "--device", "cpu"]
+    words += ["--image-folder", str(work / "images"), "--max-new-tokens", "4", "--output"]
+    assert main([*words, str(tmp_path / "one")]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "llava_mocle.cli.main", *words, str(tmp_path / "two")]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    one, two = (tmp_path / name / "answers" / "rows.jsonl" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+    assert results[0]["domains"] == results[1]["domains"]

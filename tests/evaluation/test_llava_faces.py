@@ -10,7 +10,7 @@ from PIL import Image
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation import model_vqa, model_vqa_loader, model_vqa_mmbench, model_vqa_science
-from llava_mocle.evaluation.answers import read_answers
+from llava_mocle.evaluation.answers import FIELDS, read_answers
 from tests.inference import tiny
 
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -77,10 +77,47 @@ def test_mmbench_rounds(model, tmp_path):
     more = ("--all-rounds", "--single-pred-prompt", "--lang", "cn")
     assert model_vqa_mmbench.main(flags(model, path, tmp_path / "a.jsonl", *more)) == 0
     answers = read_answers(tmp_path / "a.jsonl")
-    assert [answer["question_id"] for answer in answers] == ["241", "241-1", "9", "9-1", "9-2", "9-3"]
+    assert [answer["question_id"] for answer in answers] == [241, "241-1", 9, "9-1", "9-2", "9-3"]
+    # LLaVA's record: its fields in its order; the options as they stand in the round, and the letters they came from.
+    assert list(answers[5]) == [
+        *("question_id", "round_id", "prompt", "text", "options", "option_char", "answer_id", "model_id", "metadata")
+    ]
+    assert [answer["round_id"] for answer in answers] == [0, 1, 0, 1, 2, 3]
+    assert (answers[0]["options"], answers[0]["option_char"]) == (["cat", "dog"], ["A", "B"])
+    assert (answers[5]["options"], answers[5]["option_char"]) == (["hen", "cat", "dog", "cow"], ["D", "A", "B", "C"])
     assert answers[1]["prompt"] == "Which one?\nA. dog\nB. cat\n请直接回答选项字母。"
     assert answers[3]["prompt"] == "Look.\nWhich one?\nA. dog\nB. cow\nC. hen\nD. cat\n请直接回答选项字母。"
     assert Image.open(tmp_path / "mmbench" / "241.jpg").size == (9, 7)
+
+
+def test_mmbench_answers_can_be_continued(model, tmp_path):
+    row = {"question": "Which one?", "hint": "", "A": "cat", "B": "dog", "C": "", "D": "", "image": png()}
+    path = table(tmp_path / "mmbench.tsv", [row | {"index": str(number)} for number in range(5)])
+    whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    assert model_vqa_mmbench.main(flags(model, path, whole)) == 0
+    assert [answer["question_id"] for answer in read_answers(whole)] == [0, 1, 2, 3, 4]
+    assert model_vqa_mmbench.main(flags(model, path, parts, "--limit", "2")) == 0
+    assert parts.read_bytes() == b"".join(whole.read_bytes().splitlines(keepends=True)[:2])
+    # A killed run leaves answers without the fields of a round, and a last line cut short.
+    plain = {key: value for key, value in read_answers(whole)[2].items() if key in FIELDS}
+    with parts.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(plain, ensure_ascii=False) + "\n" + '{"question_id": 3, "pro')
+    assert model_vqa_mmbench.main(flags(model, path, parts)) == 0
+    assert parts.read_bytes() == whole.read_bytes()
+    # An earlier, longer file keeps all its answers.
+    assert model_vqa_mmbench.main(flags(model, path, parts, "--limit", "1")) == 0
+    assert parts.read_bytes() == whole.read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir() if "parts" in file.name) == ["parts.jsonl"]
+
+
+def test_mmbench_options_end_at_the_first_that_is_missing(tmp_path):
+    """As in LLaVA's program, which asks the question without what stands behind."""
+    row = {"index": "1a", "question": "Which?", "hint": "None", "A": "cat", "B": "None", "C": "dog", "D": ""}
+    path = table(tmp_path / "mmbench.tsv", [row | {"image": png()}])
+    args = argparse.Namespace(question_file=str(path), all_rounds=False, single_pred_prompt=False, lang="en")
+    (question,) = model_vqa_mmbench.read_questions(args)
+    assert (question.prompt, question.options) == ("Which?\nA. cat", ("cat",))
+    assert question.question_id == "1a"  # no number
 
 
 def test_an_mmbench_table_without_a_column(tmp_path):

@@ -107,3 +107,21 @@ def test_a_json_list_is_read_too(tmp_path):
     (tmp_path / "q.json").write_text('[{"question_id": "a", "text": "Why?", "image": "x.png"}]')
     (question,) = read_questions(tmp_path / "q.json", tmp_path)
     assert question.images == (tmp_path / "x.png",)
+
+
+def test_the_question_file_is_utf8_with_or_without_a_mark(tmp_path):
+    line = '{"question_id": 1, "text": "Où?"}\n'
+    path = tmp_path / "q.jsonl"
+    path.write_text(line, encoding="utf-8-sig")
+    assert [question.prompt for question in read_questions(path, tmp_path)] == ["Où?"]
+    path.write_text(line, encoding="latin-1")
+    with pytest.raises(DataError, match=r"q\.jsonl: byte 29 is not UTF-8"):
+        read_questions(path, tmp_path)
+
+
+@pytest.mark.parametrize("flag", ["--limit", "--batch-size"])
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_counts_below_one_are_refused_before_anything_is_read(tmp_path, capsys, flag, value):
+    files = ["--question-file", str(tmp_path / "none.jsonl"), "--answers-file", str(tmp_path / "a.jsonl")]
+    assert main(["--model-path", "m", *files, flag, value]) == 2
+    assert f"{flag} {value}: must be at least 1" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Benchmarks from files to results.json, in one process and in shards."""
 
 import json
+import shutil
 
 import pytest
 
@@ -9,8 +10,9 @@ from llava_mocle.evaluation.answers import read_answers
 from llava_mocle.evaluation.registry import all_tasks, get_tasks
 from llava_mocle.evaluation.results import read_results
 from llava_mocle.evaluation.shards import Shard
-from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks
+from llava_mocle.evaluation.suite import SuiteSettings, TasksFailed, evaluate_tasks
 from tests.evaluation.fakes import FakePredictor
+from tests.evaluation.together import run_together
 from tests.evaluation.toy import Letters, write_letters
 
 PROMPTS = [f"question {'x' * number}?" for number in range(11)]
@@ -42,11 +44,11 @@ def test_shards_equal_one_run(root, tmp_path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = evaluate_tasks(FakePredictor(), [Letters()], root, whole)["tasks"]
     for index in (2, 0, 1):
-        assert evaluate_tasks(FakePredictor(), [Letters()], root, parts, shard=Shard(index, 3), score=False) == {}
+        assert evaluate_tasks(FakePredictor(), [Letters()], root, parts, shard=Shard(index, 3, joins=False)) == {}
     joined = evaluate_tasks(FakePredictor(), [Letters()], root, parts)["tasks"]
     assert joined == expected
-    assert evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path / "one", shard=Shard(0, 1), score=False) == {}
-    assert [path.name for path in (tmp_path / "one" / "answers").iterdir()] == ["letters.0of1-11.jsonl"]
+    assert evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path / "one", shard=Shard(0, 1, joins=False)) == {}
+    assert [path.name for path in (tmp_path / "one" / "answers").iterdir()] == ["letters.0of1-0to11.jsonl"]
     name = "answers/letters.jsonl"
     assert (parts / name).read_bytes() == (whole / name).read_bytes()
     assert [path.name for path in (parts / "answers").iterdir()] == ["letters.jsonl"]
@@ -54,11 +56,11 @@ def test_shards_equal_one_run(root, tmp_path) -> None:
 
 def test_an_unfinished_shard_is_told(root, tmp_path) -> None:
     for index in (0, 2):
-        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, shard=Shard(index, 3), score=False)
+        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, shard=Shard(index, 3, joins=False))
     with pytest.raises(DataError, match=r"of 3 shards of letters\.jsonl, 1 are not there"):
         evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
-    evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, shard=Shard(1, 3), score=False)
-    cut = tmp_path / "answers" / "letters.1of3-11.jsonl"
+    evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, shard=Shard(1, 3, joins=False))
+    cut = tmp_path / "answers" / "letters.1of3-0to11.jsonl"
     cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(DataError, match="hold 10 answers to 11 questions"):
         evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
@@ -82,7 +84,7 @@ def test_shards_replace_an_older_whole_file(root, tmp_path) -> None:
     evaluate_tasks(FakePredictor(dict.fromkeys(PROMPTS, "old")), [Letters()], root, tmp_path)
     for index in range(2):
         settings = SuiteSettings(overwrite=True)
-        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, settings, shard=Shard(index, 2), score=False)
+        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, settings, shard=Shard(index, 2, joins=False))
     asked = FakePredictor()
     entry = evaluate_tasks(asked, [Letters()], root, tmp_path)["tasks"]["letters"]
     assert asked.batches == []
@@ -92,7 +94,7 @@ def test_shards_replace_an_older_whole_file(root, tmp_path) -> None:
 def test_overwrite_in_one_process_forgets_shards(root, tmp_path) -> None:
     for index in range(2):
         old = FakePredictor(dict.fromkeys(PROMPTS, "old"))
-        evaluate_tasks(old, [Letters()], root, tmp_path, shard=Shard(index, 2), score=False)
+        evaluate_tasks(old, [Letters()], root, tmp_path, shard=Shard(index, 2, joins=False))
     entry = evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, SuiteSettings(overwrite=True))["tasks"][
         "letters"
     ]
@@ -103,15 +105,15 @@ def test_overwrite_in_one_process_forgets_shards(root, tmp_path) -> None:
 def test_a_stale_set_of_shards_is_not_taken(root, tmp_path) -> None:
     old = FakePredictor(dict.fromkeys(PROMPTS, "old"))
     for index in range(2):
-        evaluate_tasks(old, [Letters()], root, tmp_path, shard=Shard(index, 2), score=False)
+        evaluate_tasks(old, [Letters()], root, tmp_path, shard=Shard(index, 2, joins=False))
     for index in range(3):
-        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, shard=Shard(index, 3), score=False)
+        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, shard=Shard(index, 3, joins=False))
     with pytest.raises(DataError, match="complete sets of 2 and of 3 shards"):
         evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
     other = FakePredictor(model_id="other@1")
     for path in (tmp_path / "answers").glob("*of3*"):
         path.unlink()
-    with pytest.raises(DataError, match="written by fake@00000000, but this run's model is other@1"):
+    with pytest.raises(DataError, match="written by model 'fake@00000000', but this run's model is 'other@1'"):
         evaluate_tasks(other, [Letters()], root, tmp_path)
 
 
@@ -120,7 +122,7 @@ def test_a_pilot_does_not_keep_the_full_run_from_being_shared_out(root, tmp_path
     asked = []
     for index in range(2):
         predictor = FakePredictor()
-        evaluate_tasks(predictor, [Letters()], root, tmp_path, shard=Shard(index, 2), score=False)
+        evaluate_tasks(predictor, [Letters()], root, tmp_path, shard=Shard(index, 2, joins=False))
         asked.append(sum(map(len, predictor.batches)))
     assert all(asked)
     entry = evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)["tasks"]["letters"]
@@ -139,6 +141,61 @@ def test_another_models_scores_are_not_mixed_in(root, tmp_path) -> None:
     assert other.batches == []
     results = evaluate_tasks(other, [OtherLetters()], root, tmp_path, SuiteSettings(overwrite=True))
     assert list(results["tasks"]) == ["other_letters"]
+
+
+class Broken(Letters):
+    """Its scorer can't be reached."""
+
+    name = "broken"
+
+    def score(self, items, answers):
+        raise DataError("the judge does not answer")
+
+
+def test_a_benchmark_that_fails_costs_nothing_of_the_others(root, tmp_path) -> None:
+    with pytest.raises(TasksFailed, match=r"1 of 3 benchmarks failed.*\n  broken: the judge does not answer") as caught:
+        evaluate_tasks(FakePredictor(), [Letters(), Broken(), OtherLetters()], root, tmp_path)
+    assert list(caught.value.results["tasks"]) == ["letters", "other_letters"]
+    assert caught.value.exit_code == 2
+    # Its answers and what a server would take are there.
+    assert (tmp_path / "submissions" / "broken" / "upload.json").exists()
+    with pytest.raises(DataError, match="judge"):
+        evaluate_tasks(FakePredictor(), [Broken()], root, tmp_path)
+
+
+def test_processes_together_agree_on_what_failed(root, tmp_path) -> None:
+    class Blind(FakePredictor):
+        def predict_batch(self, requests, **settings):
+            if any(len(request.prompt) > 17 for request in requests):
+                raise DataError("9.png cannot be decoded")
+            return super().predict_batch(requests, **settings)
+
+    class Short(Letters):
+        name = "short"
+
+        def items(self, root, prompts="llava"):
+            return super().items(root, prompts)[:4]
+
+    tasks = [Letters(), Short()]
+    found = run_together(2, lambda shard: evaluate_tasks(Blind(), tasks, root, tmp_path, shard=shard))
+    assert ["letters: 9.png cannot be decoded" in str(error) for error in found] == [True, True]
+    assert list(found[0].results["tasks"]) == ["short"]
+    assert found[1].results == {}
+
+
+def test_scores_go_only_once_the_questions_are_checked(root, tmp_path) -> None:
+    evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
+    (root / "images" / "red.png").unlink()
+    with pytest.raises(DataError, match=r"red\.png"):
+        evaluate_tasks(FakePredictor(model_id="other@1"), [Letters()], root, tmp_path, SuiteSettings(overwrite=True))
+    assert (tmp_path / "scores" / "letters.json").exists()
+
+
+def test_a_copy_of_a_score_is_left_alone(root, tmp_path) -> None:
+    expected = evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
+    shutil.copy(tmp_path / "scores" / "letters.json", tmp_path / "scores" / "letters_before.json")
+    assert list(evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)["tasks"]) == ["letters"]
+    assert read_results(tmp_path)["tasks"].keys() == expected["tasks"].keys()
 
 
 def test_settings_are_kept_with_each_task(root, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -41,9 +42,14 @@ class Stubs:
     def command(self, script: str, *words: str) -> list[str]:
         return ["bash", str(ROOT / "scripts" / script), *words]
 
+    def job_command(self, script: str, *words: str) -> list[str]:
+        """As slurmd starts a file: a copy of it, of this name."""
+        return ["bash", shutil.copy(ROOT / "scripts" / script, self.folder / "slurm_script"), *words]
+
     def run(self, script: str, *words: str, **variables: str) -> subprocess.CompletedProcess:
+        command = (self.job_command if "SLURM_JOB_ID" in variables else self.command)(script, *words)
         return subprocess.run(
-            self.command(script, *words), env=self.environment | variables, cwd=self.folder.parent,
+            command, env=self.environment | variables, cwd=self.folder.parent,
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 

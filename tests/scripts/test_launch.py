@@ -1,5 +1,6 @@
 """How launch.sh maps variables to launchers, signals and exit codes; the launchers are stand-ins."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -133,6 +134,7 @@ def test_the_environment_hook_comes_first(stubs: Stubs, tmp_path: Path) -> None:
         ("exit 1", 1),
         ('echo 75 >"$LLAVA_MOCLE_EXIT_FILE"; exit 1', 75),  # as torchrun leaves it
         ('echo 75 >"$LLAVA_MOCLE_EXIT_FILE"; exit 0', 0),
+        ('echo 2 >"$LLAVA_MOCLE_EXIT_FILE"; exit 1', 2),
         ("exit 75", 75),
     ],
 )
@@ -141,6 +143,47 @@ def test_exit_codes(stubs: Stubs, training: str, code: int) -> None:
     result = stubs.run("pretrain.sh", STUB_PYTHON=act)
     assert result.returncode == code
     assert ("the same command goes on" in result.stderr) == (code == 75)
+
+
+@pytest.mark.parametrize(
+    ("devices", "count"),
+    [("0,1", 2), ("0, 1", 2), ("GPU-8a,MIG-9b,GPU-1c", 3), ("", 1), (",", 1), ("-1", 1), (None, 4)],
+)
+def test_as_many_processes_as_visible_gpus(stubs: Stubs, devices: str | None, count: int) -> None:
+    smi = stubs.folder / "nvidia-smi"
+    smi.write_text("#!/bin/sh\nfor i in 0 1 2 3; do echo GPU $i: H100; done\n")
+    smi.chmod(0o755)
+    del stubs.environment["NPROC"]
+    variables = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
+    result = stubs.run("pretrain.sh", **variables)
+    assert result.returncode == 0, result.stderr
+    call = training_call(stubs)
+    assert (call[call.index("--nproc_per_node") + 1] if "--nproc_per_node" in call else "1") == str(count)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_before_training_leaves_nobody_behind(stubs: Stubs, tmp_path: Path, sent: signal.Signals) -> None:
+    python = tmp_path / "bin" / "python"
+    python.write_text(
+        """#!/usr/bin/env python3
+import os, sys, time
+if "cluster" in sys.argv:
+    open("up", "w").write(str(os.getpid()))
+    time.sleep(60)
+"""
+    )
+    process = subprocess.Popen(
+        stubs.command("finetune_mocle.sh"), env=stubs.environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 30
+    while not ((tmp_path / "up").exists() and (tmp_path / "up").read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(sent)
+    assert process.wait(30) == 75
+    assert process.stderr is not None
+    assert "the same command starts again" in process.stderr.read()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "up").read_text()), 0)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])

@@ -36,6 +36,15 @@ def test_submitting_turns_variables_into_flags(stubs: Stubs, tmp_path: Path) -> 
     assert (tmp_path / "runs" / "slurm").is_dir()  # SLURM doesn't make it
 
 
+def test_a_file_started_in_an_allocation_submits_itself_all_the_same(stubs: Stubs) -> None:
+    del stubs.environment["LLAVA_MOCLE_ROOT"]
+    stubs.environment["SLURM_JOB_ID"] = "77"
+    for name in ("finetune_mocle", "pretrain"):
+        assert stubs.run(f"slurm/{name}.sbatch", "my.yaml").returncode == 0
+    assert len(stubs.calls("sbatch")) == 2
+    assert stubs.calls("srun") == []
+
+
 def test_a_cpu_job_asks_for_no_gpus(stubs: Stubs) -> None:
     assert stubs.run("slurm/pretrain.sbatch", GPUS_PER_NODE="0", TASKS_PER_NODE="2").returncode == 0
     (call,) = stubs.calls("sbatch")
@@ -87,7 +96,7 @@ def test_only_a_preempted_run_is_requeued_and_not_for_ever(
     # SLURM ends the shell of a job that it requeues.
     stub = SHOW_HOSTS + '; if [ "$1" = requeue ]; then (sleep 0.5; kill $STUB_SHELL) >/dev/null 2>&1 & fi'
     script = 'export STUB_SHELL=$$; exec bash "$0" "$@"'
-    command = ["bash", "-c", script, *stubs.command("slurm/pretrain.sbatch", "my.yaml")[1:]]
+    command = ["bash", "-c", script, *stubs.job_command("slurm/pretrain.sbatch", "my.yaml")[1:]]
     environment = stubs.environment | JOB | variables | {"STUB_SCONTROL": stub}
     result = subprocess.run(
         command, env=environment, cwd=stubs.folder.parent, capture_output=True, text=True, timeout=60, check=False

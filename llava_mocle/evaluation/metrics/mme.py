@@ -3,8 +3,10 @@
 Source: eval_tool/calculation.py of MME (Fu et al., arXiv 2306.13394), and the lists of subtasks there.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from llava_mocle.errors import DataError
 
@@ -21,6 +23,8 @@ PERCEPTION = (
     "OCR",
 )
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+
+Record = tuple[str, Hashable, bool]  # subtask, image, whether the answer was right
 
 
 @dataclass(frozen=True)
@@ -50,29 +54,53 @@ class MmeScores:
     total: float
 
 
-def mme_scores(records: Iterable[tuple[str, Hashable, bool]]) -> MmeScores:
+def mme_scores(records: Iterable[Record]) -> MmeScores:
     """acc + acc+ of every subtask.
 
     Args:
-        records: (subtask, image, whether the answer was right) of every question. The questions of an image are paired
-            in their order, so an image that was drawn twice (a bootstrap) counts as two images.
+        records: one of every question. The questions of an image are paired in their order.
 
     Raises:
         DataError: an unknown subtask, or an image with an odd number of questions.
     """
+    subtasks = {name: _score(pairs) for name, pairs in _pairs_by_subtask(records).items()}
+    perception = sum(score.score for name, score in subtasks.items() if name in PERCEPTION)
+    cognition = sum(score.score for name, score in subtasks.items() if name in COGNITION)
+    return MmeScores(subtasks, perception, cognition, perception + cognition)
+
+
+def mme_interval(records: Iterable[Record], *, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the sum over subtasks of acc + acc+, images resampled within each subtask.
+
+    A subtask is never left out of a draw, as that would take its score out of the sum. Without records (nan, nan).
+
+    Raises:
+        DataError: see `mme_scores`.
+    """
+    rng = np.random.default_rng(seed)
+    totals = np.zeros(resamples)
+    by_subtask = _pairs_by_subtask(records)
+    for pairs in by_subtask.values():
+        # acc + acc+ is the mean over images of this, so a draw matters only through how often each value is in it.
+        values = [50.0 * (first + second) + 100.0 * (first and second) for first, second in pairs]
+        distinct, counts = np.unique(values, return_counts=True)
+        totals += rng.multinomial(len(values), counts / len(values), size=resamples) @ distinct / len(values)
+    low, high = np.percentile(totals, [2.5, 97.5]) if by_subtask else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def _pairs_by_subtask(records: Iterable[Record]) -> dict[str, list[tuple[bool, bool]]]:
+    """Subtask, in the official order -> whether the two questions of each image were answered right."""
     answers: dict[str, dict[Hashable, list[bool]]] = {}
     for subtask, image, correct in records:
         answers.setdefault(subtask, {}).setdefault(image, []).append(bool(correct))
     unknown = set(answers) - {*PERCEPTION, *COGNITION}
     if unknown:
         raise DataError(f"MME has no subtask {min(unknown)!r}; expected one of {', '.join(PERCEPTION + COGNITION)}.")
-    subtasks = {name: _score(name, answers[name]) for name in PERCEPTION + COGNITION if name in answers}
-    perception = sum(score.score for name, score in subtasks.items() if name in PERCEPTION)
-    cognition = sum(score.score for name, score in subtasks.items() if name in COGNITION)
-    return MmeScores(subtasks, perception, cognition, perception + cognition)
+    return {name: _pairs(name, answers[name]) for name in PERCEPTION + COGNITION if name in answers}
 
 
-def _score(subtask: str, images: Mapping[Hashable, list[bool]]) -> SubtaskScore:
+def _pairs(subtask: str, images: Mapping[Hashable, list[bool]]) -> list[tuple[bool, bool]]:
     pairs: list[tuple[bool, bool]] = []
     for image, correct in images.items():
         if len(correct) % 2:
@@ -81,6 +109,10 @@ def _score(subtask: str, images: Mapping[Hashable, list[bool]]) -> SubtaskScore:
                 "answer the whole subtask."
             )
         pairs.extend(zip(correct[::2], correct[1::2], strict=True))
+    return pairs
+
+
+def _score(pairs: Sequence[tuple[bool, bool]]) -> SubtaskScore:
     acc = 100 * sum(first + second for first, second in pairs) / (2 * len(pairs))
     acc_plus = 100 * sum(first and second for first, second in pairs) / len(pairs)
     return SubtaskScore(acc, acc_plus, acc + acc_plus, len(pairs))

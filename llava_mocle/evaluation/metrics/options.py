@@ -9,7 +9,9 @@ from llava_mocle.evaluation.metrics.vqa import normalize_vqa
 
 Question = TypeVar("Question", bound=Hashable)
 
-_THE_ANSWER_IS = re.compile(r"The answer is ([A-E])")
+SCIENCEQA_LETTERS = ("A", "B", "C", "D", "E")
+# The last dot stands for any character, as in LLaVA: a text that ends with the letter does not match.
+_THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
 # What MMBench's matcher takes for the edge of a word, besides white space.
 _WORD_EDGES = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ONLY_LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")  # "B", "b.", "(B)"
@@ -20,19 +22,18 @@ _STATED_LETTER = re.compile(  # "the answer is B", "Answer: (B)", "option B"
 
 
 def scienceqa_letter(text: str, n_options: int) -> int | None:
-    """LLaVA's reading of a ScienceQA answer: a bare letter; "X. ..."; "The answer is X". None where it is none of them.
+    """LLaVA's reading of a ScienceQA answer: a bare letter; "X. ..."; "The answer is X.", once. None where it is none.
 
     Source: LLaVA's llava/eval/eval_science_qa.py. Letters run from A to E, the case counts, and a letter beyond the
-    question's options is none. Line breaks count as ". ", so "B" and a line below it is "X. ...".
+    question's options is none. The text is taken as it is: white space around a bare letter counts.
     """
-    text = text.replace("\n", ". ")
-    bare = text.strip()
-    if len(bare) == 1 and bare in "ABCDE":
-        return _within(bare, n_options)
-    if text[:1] in set("ABCDE") and text[1:3] == ". ":
+    n_options = min(n_options, len(SCIENCEQA_LETTERS))
+    if text in SCIENCEQA_LETTERS:
+        return _within(text, n_options)
+    if text[:1] in SCIENCEQA_LETTERS and text[1:3] == ". ":
         return _within(text[0], n_options)
-    stated = _THE_ANSWER_IS.search(text)
-    return _within(stated.group(1), n_options) if stated else None
+    stated = _THE_ANSWER_IS.findall(text)
+    return _within(stated[0], n_options) if len(stated) == 1 else None
 
 
 def bare_letter(text: str, n_options: int) -> int | None:

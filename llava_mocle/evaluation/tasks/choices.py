@@ -1,4 +1,7 @@
-"""Multiple choice with one right option: an answer is a letter, or the options are ranked by likelihood."""
+"""Multiple choice with one right option: an answer is a letter, or the options are ranked by likelihood.
+
+An option without text is none, but keeps its letter: the options "cat", "" and "dog" are A and C.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,9 +24,10 @@ def choice_question(question: str, options: Sequence[str], prompts: str) -> str:
     """
     check_style(prompts)
     if prompts == "llava":
-        lines = "".join(f"\n{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
-        return question + lines + OPTION_LETTER
-    listed = " ".join(f"({letter}) {option}" for letter, option in zip(ascii_lowercase, options, strict=False))
+        pairs = zip(ascii_uppercase, options, strict=False)
+        return question + "".join(f"\n{letter}. {option}" for letter, option in pairs if option) + OPTION_LETTER
+    pairs = zip(ascii_lowercase, options, strict=False)
+    listed = " ".join(f"({letter}) {option}" for letter, option in pairs if option)
     return f"Question: {question} Options: {listed}. Short answer:"
 
 
@@ -35,9 +39,11 @@ def gold_index(answer: Any, options: Sequence[str], place: str) -> int:
     """
     letters = ascii_uppercase[: len(options)]
     index = letters.find(answer) if isinstance(answer, str) and len(answer) == 1 else answer
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(options) or len(options) < 2:
+    count = sum(map(bool, options))
+    known = isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(options)
+    if not known or not options[index] or count < 2:
         raise DataError(
-            f"{place}: the answer is {answer!r} with {len(options)} options; expected two options or more and the "
+            f"{place}: the answer is {answer!r} with {count} options; expected two options or more and the "
             "index or letter of one of them. Is this the file of a split without answers?"
         )
     return index
@@ -72,7 +78,7 @@ def choice_item(
         prompt=rewrite(choice_question(question, texts, prompts)),
         images=images,
         source=place,
-        candidates=texts if prompts == "instructblip" else (),
+        candidates=tuple(filter(None, texts)) if prompts == "instructblip" else (),
     )
     return Item(asked, gold_index(answer, texts, place), {**(keys or {}), "options": texts})
 
@@ -102,8 +108,9 @@ def chosen(
     options = item.keys["options"]
     right = {index for index, option in enumerate(options) if option == options[item.reference]}
     if item.question.candidates:
-        scores = candidate_scores(item, answer)
-        best: int | None = max(range(len(options)), key=lambda index: (scores[index], index not in right))
+        places = [index for index, option in enumerate(options) if option]
+        scores = dict(zip(places, candidate_scores(item, answer), strict=True))
+        best: int | None = max(places, key=lambda index: (scores[index], index not in right))
     else:
         best = parse(answer["text"], options)
     return int(item.reference) if best in right else best

@@ -2,10 +2,10 @@
 
 import base64
 import binascii
-import os
 from pathlib import Path
 
 from llava_mocle.errors import DataError
+from llava_mocle.files import written_aside
 
 
 def unpack_image(encoded: str, path: Path, place: str) -> Path:
@@ -22,8 +22,6 @@ def unpack_image(encoded: str, path: Path, place: str) -> Path:
         raise DataError(f"{place}: field 'image' is not base64 ({error}); fetch the file again.") from error
     if path.is_file() and path.stat().st_size == len(content):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    aside.write_bytes(content)
-    os.replace(aside, path)
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
     return path

@@ -11,23 +11,24 @@ from typing import Any
 from llava_mocle.evaluation.metrics.vqa import half_accuracy
 from llava_mocle.evaluation.official import field, places, read_table
 from llava_mocle.evaluation.runner import Question
-from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.task import Item, Scores, Source, mean_metric
 from llava_mocle.evaluation.tasks.annotators import annotated
 from llava_mocle.evaluation.tasks.frames import video_frames
 from llava_mocle.evaluation.tasks.prompt_styles import short_question
-from llava_mocle.evaluation.tasks.video_qa import video_sources
+from llava_mocle.evaluation.tasks.video_qa import VideoTask, video_sources
 
 FILE = "ivqa/test.csv"
 ANNOTATORS = 5
 
 
-class Ivqa(Task):
+class Ivqa(VideoTask):
     """Full credit for an answer that two of the five annotators gave, half for one."""
 
     name = "ivqa"
     title = "iVQA"
     split = "test"
     metric = "min(n / 2, 1) over 5 answers, VQA's normaliser (Yang et al., Just Ask, 2021)"
+    folder = "ivqa"
     sources = (
         Source(FILE, "questions and answers", "github.com/antoyang/just-ask, iVQA"),
         *video_sources("ivqa", "the iVQA clips, named by their video_id (the authors' form)"),

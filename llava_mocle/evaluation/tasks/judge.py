@@ -1,16 +1,18 @@
 """A language model that grades answers: any server with OpenAI's chat completions, asked through urllib."""
 
 import hashlib
+import http.client
 import json
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.errors import ConfigError, UserError
+from llava_mocle.errors import ConfigError, DataError, UserError
 from llava_mocle.evaluation.task import Task
 
 KEY_VARIABLE = "LLAVA_MOCLE_JUDGE_KEY"
@@ -29,6 +31,10 @@ class Judge:
         timeout: seconds that one reply may take.
         attempts: how often a busy or failing server is asked.
         pause: seconds before the second attempt; doubled before each later one.
+
+    Raises:
+        ConfigError: the url is no http(s) address, or no model is named.
+        DataError: a line of the log is damaged.
     """
 
     url: str
@@ -41,18 +47,13 @@ class Judge:
     _replies: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")) or not self.model:
+        if not _is_address(self.url) or not self.model:
             raise ConfigError(
                 f"judge url {self.url!r}, model {self.model!r}: expected an http(s) address, such as "
                 "http://localhost:8000/v1, and the name of a model there."
             )
         if self.log is not None and self.log.is_file():
-            # A last line without its end is what a killed run leaves behind.
-            whole = self.log.read_bytes().rpartition(b"\n")[0]
-            for line in whole.split(b"\n") if whole else []:
-                record = json.loads(line)
-                self._replies[record["key"]] = record["reply"]
-            os.truncate(self.log, len(whole) + bool(whole))
+            self._replies = _logged_replies(self.log)
 
     def ask(self, prompt: str, max_tokens: int = 1024, temperature: float = 0.0) -> str:
         """The judge's reply to one prompt; the same prompt is asked once.
@@ -94,10 +95,10 @@ class Judge:
                 with urllib.request.urlopen(request, timeout=self.timeout) as response:
                     return _content(response.read(), address)
             except urllib.error.HTTPError as error:
-                trouble = f"HTTP {error.code}: {error.read()[:200].decode(errors='replace')}"
+                trouble = f"HTTP {error.code}: {_explanation(error)}"
                 if error.code not in TRANSIENT:
                     break
-            except OSError as error:  # URLError, a time-out, a broken connection
+            except (OSError, http.client.HTTPException) as error:  # URLError, a time-out, a reply cut short
                 trouble = str(error)
         raise UserError(f"judge {self.model} at {address}: {trouble}. Answers and earlier replies are kept; run again.")
 
@@ -110,6 +111,42 @@ class JudgedTask(Task):
     """
 
     judge: Judge | None = None
+
+
+def _is_address(url: str) -> bool:
+    """Whether urllib can ask it: a scheme, a host, a port that is a number, no user, nothing that must be quoted."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # the port, or a bracket of IPv6
+        return False
+    return bool(known) and "@" not in parts.netloc and url.isascii() and url.isprintable() and " " not in url
+
+
+def _logged_replies(log: Path) -> dict[str, str]:
+    """The replies of a log, whose last line is cut off where it is incomplete: a killed run leaves that behind."""
+    whole = log.read_bytes().rpartition(b"\n")[0]
+    replies = {}
+    for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            replies[record["key"]] = record["reply"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise DataError(
+                f"{log}, line {number}: {line[:60]!r} is no reply of the judge, expected a JSON object with 'key' and "
+                "'reply'. Remove the line, and it is asked for again."
+            ) from error
+    os.truncate(log, len(whole) + bool(whole))
+    return replies
+
+
+def _explanation(error: urllib.error.HTTPError) -> str:
+    try:
+        return error.read()[:200].decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return str(error.reason)
 
 
 def _content(reply: bytes, address: str) -> str:

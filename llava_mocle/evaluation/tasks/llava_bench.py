@@ -20,7 +20,7 @@ from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Metric, Scores, Source, resampled_metric
 from llava_mocle.evaluation.tasks.judge import JudgedTask
 from llava_mocle.evaluation.tasks.prompt_styles import check_style
-from llava_mocle.evaluation.tasks.upload_lines import write_lines
+from llava_mocle.evaluation.tasks.uploads import write_lines
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """MMBench: multiple choice in twenty abilities; a question is right where it is so under all rotations of its options.
 
 A TSV with the columns index, question, hint, A, B, C, D, answer, category, image (base64), source, l2-category,
-comment, split. The published dev file holds the rotations: rows 1000241, 2000241, ... are those of row 241.
+comment, split. The published dev file holds the rotations: rows 1000241, 2000241, ... are those of row 241. An option
+that is missing is written as nothing, or as nan; the others keep their letters. "None" is a text like any other.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from llava_mocle.evaluation.tasks.spreadsheet import write_spreadsheet
 LETTERS = "ABCD"
 ROTATION = 1_000_000  # added to the index for each rotation
 ORIGIN = "download.openmmlab.com/mmclassification/datasets/mmbench"
-EMPTY = ("", "nan", "none")
+MISSING = ("", "nan")
 
 
 class MMBench(Task):
@@ -39,10 +40,11 @@ class MMBench(Task):
         """See `Task`. Images are unpacked into a folder beside the file; rotations that it lacks are made."""
         path = root / self.file
         rows = list(places(path, read_table(path)))
+        rotated = _holds_rotations(rows)
         made = [
             self._item(index, row, place, path.with_suffix(""), prompts)
             for place, record in rows
-            for index, row in _rotations(record, place, rotated=_holds_rotations(rows))
+            for index, row in _rotations(record, place, rotated=rotated)
         ]
         if not made:
             raise DataError(f"{path}: no rows; fetch the file again.")
@@ -50,11 +52,16 @@ class MMBench(Task):
 
     def _item(self, index: int, row: Mapping[str, Any], place: str, images: Path, prompts: str) -> Item:
         asked, hint = field(row, "question", place), _text(field(row, "hint", place))
+        if hint.strip().lower() == "none":  # LLaVA asks without it
+            hint = ""
+        options = [row[letter] for letter in LETTERS]
+        while options and not options[-1]:
+            options.pop()
         group = index % ROTATION
         return choice_item(
             index,
             f"{hint}\n{asked}" if hint else asked,
-            [row[letter] for letter in LETTERS if row[letter]],
+            options,
             field(row, "answer", place),
             images=(unpack_image(field(row, "image", place), images / f"{group}.jpg", place),),
             place=place,
@@ -111,8 +118,8 @@ _SHEET_KEYS = ("question", *LETTERS, "answer", "split")
 
 
 def _text(value: str | None) -> str:
-    """A cell's text; the file writes what is missing as nothing, or as nan."""
-    return "" if value is None or value.strip().lower() in EMPTY else value
+    """A cell's text, "" where it is missing."""
+    return "" if value is None or value.strip().lower() in MISSING else value
 
 
 def _is_first(item: Item) -> bool:
@@ -121,7 +128,7 @@ def _is_first(item: Item) -> bool:
 
 def _index(record: Mapping[str, Any], place: str) -> int:
     index = field(record, "index", place)
-    if not str(index).isdigit():
+    if not str(index).isdecimal():
         raise DataError(f"{place}: field 'index' is {index!r}, expected a number.")
     return int(index)
 
@@ -132,11 +139,12 @@ def _holds_rotations(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
 
 def _rotations(record: Mapping[str, Any], place: str, rotated: bool) -> Iterator[tuple[int, dict[str, Any]]]:
     """(index, row) of the row itself, and of its rotations where the file has none of its own."""
-    index = _index(record, place)
-    options = [text for text in (_text(field(record, letter, place)) for letter in LETTERS) if text]
-    answer = field(record, "answer", place)
-    gold = LETTERS.find(answer or "-")
-    for turn in range(1 if rotated else len(options)):
-        moved = options[turn:] + options[:turn] + [""] * (len(LETTERS) - len(options))
-        letter = LETTERS[(gold - turn) % len(options)] if 0 <= gold < len(options) else answer
-        yield index + turn * ROTATION, {**record, **dict(zip(LETTERS, moved, strict=True)), "answer": letter}
+    index, answer = _index(record, place), field(record, "answer", place)
+    options = {letter: _text(field(record, letter, place)) for letter in LETTERS}
+    # Texts move round the letters that have one.
+    letters = [letter for letter in LETTERS if options[letter]]
+    for turn in range(1 if rotated else max(1, len(letters))):
+        source = dict(zip(letters, letters[turn:] + letters[:turn], strict=True))
+        moved = options | {letter: options[source[letter]] for letter in letters}
+        gold = next((letter for letter in letters if source[letter] == answer), answer)
+        yield index + turn * ROTATION, {**record, **moved, "answer": gold}

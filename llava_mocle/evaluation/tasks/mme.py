@@ -12,13 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.binary import yes_no_mme
-from llava_mocle.evaluation.metrics.mme import COGNITION, PERCEPTION, mme_scores
+from llava_mocle.evaluation.metrics.mme import COGNITION, PERCEPTION, Record, mme_interval, mme_scores
 from llava_mocle.evaluation.runner import Question
-from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Scores, Source, Task, resampled_metric
+from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.prompt_styles import check_style
 
 FOLDER = "MME/MME_Benchmark_release_version"
@@ -58,25 +56,26 @@ class Mme(Task):
         return made
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        """See `Task`. Of an image with one question asked (a part of the benchmark) nothing counts."""
+        """See `Task`. "accuracy" is over questions; an image with one question asked counts for nothing else."""
         said = [yes_no_mme(answer["text"]) for answer in answers]
+        right = [answer == item.reference for item, answer in zip(items, said, strict=True)]
         asked = Counter(item.keys["image"] for item in items)
         records = [
-            (item.keys["subtask"], item.keys["image"], answer == item.reference)
-            for item, answer in zip(items, said, strict=True)
+            (item.keys["subtask"], item.keys["image"], correct)
+            for item, correct in zip(items, right, strict=True)
             if asked[item.keys["image"]] == 2
         ]
         parts = {"total": PERCEPTION + COGNITION, "perception": PERCEPTION, "cognition": COGNITION}
         parts |= {subtask: (subtask,) for subtask in parts["total"]}
         metrics = {name: _summed([record for record in records if record[0] in own]) for name, own in parts.items()}
+        metrics["accuracy"] = mean_metric([float(correct) for correct in right])
         return Scores("total", metrics, unparsed=said.count(None))
 
 
-def _summed(records: Sequence[tuple[str, str, bool]]) -> Metric:
-    def total(drawn: np.ndarray) -> float:
-        return mme_scores(records[index] for index in drawn).total
-
-    return resampled_metric([image for _, image, _ in records], total, scale=1.0)
+def _summed(records: Sequence[Record]) -> Metric:
+    if not records:
+        return Metric(None, None, 0)
+    return Metric(mme_scores(records).total, mme_interval(records), len(records))
 
 
 def _questions(folder: Path, subtask: str) -> Iterator[tuple[str, Path, int, str, str]]:

@@ -4,19 +4,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.evaluation.task import Item, Scores, Source, Task
-from llava_mocle.evaluation.tasks.video_qa import video_items, video_scores, video_sources
+from llava_mocle.evaluation.task import Item, Scores, Source
+from llava_mocle.evaluation.tasks.video_qa import VideoTask, video_items, video_scores, video_sources
 
 FILE = "msrvtt_qa/test_qa.json"
 
 
-class MsrvttQa(Task):
+class MsrvttQa(VideoTask):
     """Exact match of the answer."""
 
     name = "msrvtt_qa"
     title = "MSRVTT-QA"
     split = "test"
     metric = "exact match after VQA's normaliser (Xu et al., Video Question Answering, 2017)"
+    folder = "msrvtt_qa"
     sources = (
         Source(FILE, "questions and answers", "github.com/xudejing/video-question-answering, MSRVTT-QA"),
         *video_sources("msrvtt_qa", "the MSR-VTT test videos (video7010 ...)"),

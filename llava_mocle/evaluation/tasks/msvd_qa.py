@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.task import Item, Scores, Source, Task
-from llava_mocle.evaluation.tasks.video_qa import video_items, video_scores, video_sources
+from llava_mocle.evaluation.task import Item, Scores, Source
+from llava_mocle.evaluation.tasks.video_qa import VideoTask, video_items, video_scores, video_sources
 
 FILE = "msvd_qa/test_qa.json"
 MAPPING = "msvd_qa/youtube_mapping.txt"
 ORIGIN = "github.com/xudejing/video-question-answering, MSVD-QA"
 
 
-class MsvdQa(Task):
+class MsvdQa(VideoTask):
     """Exact match of the answer."""
 
     name = "msvd_qa"
     title = "MSVD-QA"
     split = "test"
     metric = "exact match after VQA's normaliser (Xu et al., Video Question Answering, 2017)"
+    folder = "msvd_qa"
     sources = (
         Source(FILE, "questions and answers", ORIGIN),
         Source(MAPPING, "names of the clips", ORIGIN),

@@ -15,7 +15,7 @@ from llava_mocle.evaluation.metrics.options import bare_letter
 from llava_mocle.evaluation.official import field, places, read_json
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.choices import choice_item, chosen
-from llava_mocle.evaluation.tasks.upload_lines import write_lines
+from llava_mocle.evaluation.tasks.uploads import write_lines
 
 FOLDER = "seed_bench"
 FILE = f"{FOLDER}/SEED-Bench.json"

@@ -2,11 +2,12 @@
 
 import csv
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from llava_mocle.files import written_aside
 
 logger = logging.getLogger(__name__)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # not allowed in a spreadsheet
@@ -18,7 +19,6 @@ def write_spreadsheet(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     Without openpyxl it is a .csv of the same name, and a warning says so: answers that took hours are not lost to a
     missing package.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = list(rows[0]) if rows else []
     lines = [header, *([_cell(row[key]) for key in header] for row in rows)]
     try:
@@ -26,17 +26,15 @@ def write_spreadsheet(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     except ImportError:
         path = path.with_suffix(".csv")
         logger.warning("openpyxl is not installed, so %s was written; save it as .xlsx for the server.", path)
-        aside = path.with_name(path.name + ".tmp")
-        with open(aside, "w", encoding="utf-8", newline="") as file:
+        with written_aside(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(lines)
     else:
         book = Workbook(write_only=True)
         sheet = book.create_sheet("Sheet1")
         for line in lines:
             sheet.append(line)
-        aside = path.with_name(path.name + ".tmp")
-        book.save(aside)
-    os.replace(aside, path)
+        with written_aside(path) as aside:
+            book.save(aside)
     return path
 
 

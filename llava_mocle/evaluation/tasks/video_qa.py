@@ -1,29 +1,49 @@
-"""What MSVD-QA and MSRVTT-QA share: open questions with one answer on a video, in the files of Xu et al. (2017).
+"""What the tasks on videos share; and MSVD-QA and MSRVTT-QA: one answer a question, in the files of Xu et al. (2017).
 
 [{"answer": "cook", "id": 39001, "question": "what is a man doing?", "video_id": 1451}]
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.exact import vqa_match
 from llava_mocle.evaluation.metrics.vqa import normalize_vqa
 from llava_mocle.evaluation.official import field, places, read_json
 from llava_mocle.evaluation.runner import Question
-from llava_mocle.evaluation.task import Item, Scores, Source, mean_metric
+from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.frames import FRAMES, video_frames
 from llava_mocle.evaluation.tasks.prompt_styles import short_question
 
 KINDS = ("what", "who", "how", "when", "where")
+VIDEO_FOLDERS = ("frames", "videos")
+
+
+class VideoTask(Task):
+    """A task on videos: their frames or the videos themselves are needed, one of the two.
+
+    Attributes:
+        folder: below the data root; frames and videos are in it.
+    """
+
+    folder: ClassVar[str]
+
+    def missing(self, root: Path) -> list[Source]:
+        """See `Task`. Where there are frames or videos (or frames kept from videos), neither is missing."""
+        lacking = super().missing(root)
+        places = [root / self.folder / name for name in (*VIDEO_FOLDERS, f"frames_{FRAMES}")]
+        if any(place.exists() for place in places):
+            lacking = [source for source in lacking if Path(source.path).name not in VIDEO_FOLDERS]
+        return lacking
 
 
 def video_sources(folder: str, origin: str) -> tuple[Source, Source]:
-    """Frames or videos: one of both is needed, and which can't be told before the names are read."""
+    """Frames and videos, of which a `VideoTask` needs one."""
+    frames, videos = (f"{folder}/{name}" for name in VIDEO_FOLDERS)
     return (
-        Source(f"{folder}/frames", "frames, one folder of images a video", f"extracted from {origin}", needed=False),
-        Source(f"{folder}/videos", f"videos, of which {FRAMES} frames are read with PyAV", origin, needed=False),
+        Source(frames, "frames, one folder of images a video (or the videos)", f"extracted from {origin}"),
+        Source(videos, f"videos, of which {FRAMES} frames are read with PyAV (or the frames)", origin),
     )
 
 

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.metrics.mme import COGNITION, PERCEPTION, mme_scores
+from llava_mocle.evaluation.metrics.mme import COGNITION, PERCEPTION, mme_interval, mme_scores
 
 # subtask, image, right?
 TABLE = [
@@ -37,8 +38,8 @@ def test_order_does_not_matter():
     assert mme_scores(sorted(TABLE, key=lambda row: row[1])) == mme_scores(TABLE)
 
 
-def test_an_image_drawn_twice_counts_as_two():
-    """As a bootstrap over images draws it: image 1 twice, image 2 once. 5 of 6 questions, 2 of 3 images."""
+def test_an_image_that_stands_twice_counts_as_two():
+    """Image 1 twice, image 2 once: 5 of 6 questions, 2 of 3 images."""
     existence = mme_scores([*TABLE[:2], *TABLE[2:4], *TABLE[:2]]).subtasks["existence"]
     assert existence.images == 3
     assert existence.acc == pytest.approx(500 / 6)
@@ -49,6 +50,24 @@ def test_the_most_there_is():
     scores = mme_scores([(name, 0, True) for name in PERCEPTION + COGNITION for _ in range(2)])
     assert (scores.perception, scores.cognition, scores.total) == (2000.0, 800.0, 2800.0)
     assert mme_scores([]).total == 0
+
+
+def test_the_interval_keeps_every_subtask():
+    # One image a subtask leaves nothing to draw: 50 (one question of two) + 200.
+    single = [("OCR", 1, True), ("OCR", 1, False), ("count", 2, True), ("count", 2, True)]
+    assert mme_interval(single) == (250.0, 250.0) == (mme_scores(single).total,) * 2
+    # A second image of "count", all wrong: its mean of two draws is 0, 100 or 200 with odds 1 : 2 : 1, and OCR's is 50.
+    assert mme_interval([*single, ("count", 3, False), ("count", 3, False)]) == (50.0, 250.0)
+
+
+@pytest.mark.parametrize("images", [1, 3, 20])
+def test_all_right_leaves_no_doubt(images):
+    records = [(name, image, True) for name in PERCEPTION + COGNITION for image in range(images) for _ in range(2)]
+    assert mme_interval(records) == (2800.0, 2800.0)
+
+
+def test_no_records_have_no_interval():
+    assert np.isnan(mme_interval([])).all()
 
 
 def test_half_an_image():

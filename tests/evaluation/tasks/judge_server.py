@@ -11,11 +11,12 @@ Reply = tuple[int, str]
 
 
 @contextmanager
-def judge_server(reply: Callable[[str], Reply]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def judge_server(reply: Callable[[str], Reply], cut_short: int = 0) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Yields (base address, requests so far: their path, headers and body).
 
     Args:
         reply: the prompt -> (HTTP status, content of the message; with a status other than 200, the whole body).
+        cut_short: how many replies, from the first, end before the length that they state.
     """
     seen: list[dict[str, Any]] = []
 
@@ -25,9 +26,11 @@ def judge_server(reply: Callable[[str], Reply]) -> Iterator[tuple[str, list[dict
             seen.append({"path": self.path, "headers": dict(self.headers), "body": body})
             status, text = reply(body["messages"][0]["content"])
             content = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
+            body_bytes = (content if status == 200 else text).encode()
             self.send_response(status)
+            self.send_header("Content-Length", str(len(body_bytes)))
             self.end_headers()
-            self.wfile.write((content if status == 200 else text).encode())
+            self.wfile.write(body_bytes[:-1] if len(seen) <= cut_short else body_bytes)
 
         def log_message(self, *_: Any) -> None:
             pass

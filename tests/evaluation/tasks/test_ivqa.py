@@ -28,6 +28,10 @@ def test_wrong_files(tmp_path):
     root = data_root(tmp_path, "ivqa")
     with pytest.raises(DataError, match="neither frames of the video 'clip1'"):
         Ivqa().items(root)
+    edited(root / FILE, "two,3,4,5,", "two,3")
+    with pytest.raises(DataError, match=r"test\.csv, line 4: found 4 columns, expected the header's 7"):
+        Ivqa().items(root)
+    edited(root / FILE, "two,3", "two,3,4,5,")
     edited(root / FILE, "answer5", "answer")
     with pytest.raises(DataError, match=r"test.csv, record 0: no 'answer5'"):
         Ivqa().items(root)

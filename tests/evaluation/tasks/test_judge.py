@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from llava_mocle.errors import ConfigError, UserError
+from llava_mocle.errors import ConfigError, DataError, UserError
 from llava_mocle.evaluation.tasks.judge import KEY_VARIABLE, Judge
 from tests.evaluation.tasks.judge_server import judge_server
 
@@ -40,6 +40,19 @@ def test_a_busy_server_is_asked_again():
     assert len(seen) == 3
 
 
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_reply_cut_short_is_asked_for_again(status):
+    replies = iter([(status, "a long reply"), (200, "now")])
+    with judge_server(lambda prompt: next(replies), cut_short=1) as (url, seen):
+        assert Judge(url, "grader", pause=0.0).ask("?") == "now"
+    assert len(seen) == 2
+    with (
+        judge_server(lambda prompt: (200, "?"), cut_short=9) as (url, _),
+        pytest.raises(UserError, match=r"judge grader at .*IncompleteRead.*run again"),
+    ):
+        Judge(url, "grader", attempts=2, pause=0.0).ask("?")
+
+
 @pytest.mark.parametrize(
     ("reply", "asked", "message"),
     [
@@ -62,7 +75,33 @@ def test_no_server_and_another_form():
         judge.ask("?")
 
 
-@pytest.mark.parametrize(("url", "model"), [("localhost:8000", "grader"), ("http://localhost", "")])
+@pytest.mark.parametrize("line", ["{", "[1]", "3", '{"key": "a"}', '{"reply": "a"}', "\u00e9"])
+def test_a_damaged_log_is_named(tmp_path, line):
+    log = tmp_path / "judge.jsonl"
+    whole = b'{"key": "a", "reply": "b"}\n' + line.encode("latin-1") + b'\n\n{"key": "c", "reply": "d"}\n'
+    log.write_bytes(whole)
+    with pytest.raises(DataError, match=r"judge\.jsonl, line 2: .* is no reply of the judge"):
+        Judge("http://localhost/v1", "grader", log=log)
+    assert log.read_bytes() == whole
+    log.write_bytes(whole.replace(line.encode("latin-1") + b"\n", b"", 1))
+    Judge("http://localhost/v1", "grader", log=log)  # a blank line is forgiven
+
+
+@pytest.mark.parametrize(
+    ("url", "model"),
+    [
+        ("localhost:8000", "grader"),
+        ("http://localhost", ""),
+        ("http://", "grader"),
+        ("http://localhost:abc/v1", "grader"),
+        ("http://localhost:99999/v1", "grader"),
+        ("http://[::1/v1", "grader"),
+        ("http://me:secret@localhost/v1", "grader"),
+        ("http://local host/v1", "grader"),
+        ("http://localhost/v1\n", "grader"),
+        ("http://localhost/vé", "grader"),
+    ],
+)
 def test_bad_settings(url, model):
     with pytest.raises(ConfigError, match="expected an http"):
         Judge(url, model)

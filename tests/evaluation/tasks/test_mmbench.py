@@ -6,6 +6,7 @@ from PIL import Image
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.runner import check_questions
+from llava_mocle.evaluation.tasks import mmbench
 from llava_mocle.evaluation.tasks.mmbench import MMBench, MMBenchCN
 from tests.evaluation.tasks.official_files import answers_to, data_root, edited
 
@@ -145,3 +146,69 @@ def test_a_question_with_some_rotations_asked_counts_for_vanilla_alone(tmp_path)
     scores = MMBench().score(items, answers_to(items, ["B", "A", "A", "C"]))
     assert scores.metrics["circular"].items == (1.0,)
     assert scores.metrics["vanilla"].items == (1.0, 1.0)
+
+
+def one_row(root, options, answer, hint=""):
+    """The table with its first row alone, of these options and this answer."""
+    path = root / FILE
+    header, row = path.read_text(encoding="utf-8").split("\n")[:2]
+    cells = row.split("\t")
+    cells[2:8] = [hint, *options, answer]
+    path.write_text(f"{header}\n" + "\t".join(cells) + "\n", encoding="utf-8")
+
+
+def test_an_option_none_is_an_option(tmp_path):
+    root = data_root(tmp_path, "mmbench")
+    one_row(root, ["None", "one", "two", "nan"], "C", hint="None")
+    items = made(MMBench(), root)
+    assert [item.question.prompt for item in items] == [
+        f"Which animal is it?\nA. {first}\nB. {second}\nC. {third}" + LETTER
+        for first, second, third in (("None", "one", "two"), ("one", "two", "None"), ("two", "None", "one"))
+    ]
+    # "two" is right, wherever it stands.
+    assert [item.reference for item in items] == [2, 1, 0]
+
+
+def test_an_empty_option_keeps_the_letters_of_the_others(tmp_path):
+    root = data_root(tmp_path, "mmbench")
+    one_row(root, ["cat", "", "dog", ""], "C")
+    items = made(MMBench(), root)
+    assert [item.question.prompt for item in items] == [
+        "Which animal is it?\nA. cat\nC. dog" + LETTER,
+        "Which animal is it?\nA. dog\nC. cat" + LETTER,
+    ]
+    assert [item.reference for item in items] == [2, 0]
+    assert MMBench().score(items, answers_to(items, ["C", "A"])).metrics["circular"].items == (1,)
+    assert MMBench().score(items, answers_to(items, ["B", "dog"])).metrics["circular"].items == (0,)
+    ranked = made(MMBench(), root, "instructblip")
+    assert ranked[0].question.prompt.endswith("Options: (a) cat (c) dog. Short answer:")
+    assert ranked[1].question.candidates == ("dog", "cat")
+    scores = MMBench().score(ranked, answers_to(ranked, ["dog", "dog"], [[-2, -1], [-1, -2]]))
+    assert scores.metrics["circular"].items == (1,)
+
+
+@pytest.mark.parametrize(("options", "answer", "count"), [(["cat", "", "dog", ""], "B", 2), ([""] * 4, "A", 0)])
+def test_the_answer_is_an_option_with_text(tmp_path, options, answer, count):
+    root = data_root(tmp_path, "mmbench")
+    one_row(root, options, answer)
+    with pytest.raises(DataError, match=f"record 0: the answer is '{answer}' with {count} options"):
+        MMBench().items(root)
+
+
+def test_rotations_are_looked_for_once(tmp_path, monkeypatch):
+    """Not for each row, which would take time by the square of the rows."""
+    calls = []
+    real = mmbench._holds_rotations
+    monkeypatch.setattr(mmbench, "_holds_rotations", lambda rows: calls.append(len(rows)) or real(rows))
+    made(MMBench(), data_root(tmp_path, "mmbench"))
+    assert calls == [5]
+
+
+def test_a_table_that_is_cut_off(tmp_path):
+    root = data_root(tmp_path, "mmbench")
+    text = (root / FILE).read_text(encoding="utf-8")
+    (root / FILE).write_text(text[: text.rindex("iVBOR") + 9], encoding="utf-8")  # in the last row's image
+    with pytest.raises(
+        DataError, match=r"mmbench_dev_20230712\.tsv, line 6: found 10 columns, expected the header's 14"
+    ):
+        MMBench().items(root)

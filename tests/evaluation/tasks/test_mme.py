@@ -66,6 +66,8 @@ def test_scores(tmp_path):
     assert scores.headline == "total"
     assert scores.metrics["total"].value == pytest.approx(125 + 12 * 200)
     assert scores.unparsed == 2
+    # Of 30 questions existence/0002-0 and both of artwork are wrong.
+    assert scores.metrics["accuracy"].value == pytest.approx(90)
     low, high = scores.metrics["existence"].interval
     # A drawn image counts as often as it was drawn: 0002 twice gives 50 + 0, 0001 twice 200.
     assert (low, high) == (50, 200)
@@ -77,7 +79,20 @@ def test_parts_of_the_benchmark(tmp_path):
     # 0002 has one of its two questions: it does not count.
     assert (scores.metrics["total"].value, scores.metrics["existence"].n) == (200, 2)
     assert scores.metrics["cognition"].value is None
+    # It counts for the accuracy: 2 of 3 questions.
+    assert (scores.metrics["accuracy"].value, scores.metrics["accuracy"].n) == (pytest.approx(200 / 3), 3)
     assert Mme().score([], []).metrics["total"].value is None
+
+
+@pytest.mark.parametrize("count", [4, 12, 30])
+def test_all_right_leaves_no_doubt(tmp_path, count):
+    """Two images of the first subtask, those of five subtasks, all: images are drawn within their subtask."""
+    items = ready_items(Mme(), data_root(tmp_path, "MME"), IMAGES)[:count]
+    scores = Mme().score(items, answers_to(items, [item.reference for item in items]))
+    for name in ("total", "perception"):
+        metric = scores.metrics[name]
+        assert metric.interval == (metric.value, metric.value)
+    assert scores.metrics["total"].value == {4: 200, 12: 1000, 30: 2800}[count]
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,12 @@ def test_prompts(tmp_path):
     ("texts", "right", "unparsed"),
     [
         (["B", "B. how it swings", "The answer is A.", "E"], (1, 1, 1, 1), 0),
-        (["B\nbecause it breathes", "A", "B", " E "], (1, 0, 0, 1), 0),
+        (["The answer is B because it breathes", "A", "B", "E. 4:0"], (1, 0, 0, 1), 0),
         # LLaVA's parser: no lower case, no bare option text, no letter beyond the options.
         (["b", "how it swings", "the answer is A", "F"], (0, 0, 0, 0), 4),
         (["C", "", "Así es: A", "Answer: E"], (0, 0, 0, 0), 4),
+        # Nor a letter on a line of its own, nor an answer stated twice, nor one that ends with the letter.
+        (["B\nbecause it breathes", "The answer is B", "The answer is A. The answer is A.", "E\n"], (0, 0, 0, 0), 4),
     ],
 )
 def test_llavas_parser(tmp_path, texts, right, unparsed):

@@ -2,7 +2,9 @@
 
 import pytest
 
+from llava_mocle.cli.main import main
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.tasks.ivqa import Ivqa
 from llava_mocle.evaluation.tasks.msrvtt_qa import MsrvttQa
 from llava_mocle.evaluation.tasks.msvd_qa import MAPPING, MsvdQa
 from tests.evaluation.tasks.official_files import answers_to, data_root, edited, make_images, ready_items
@@ -53,6 +55,25 @@ def test_msrvtt(tmp_path):
     scores = MsrvttQa().score(items, answers_to(items, ["couch", "a man"]))
     assert scores.metrics["accuracy"].items == (1, 0)
     assert MsrvttQa().items(root, "instructblip")[1].question.prompt == "Question: who sings? Short answer:"
+
+
+@pytest.mark.parametrize("task", [MsvdQa(), MsrvttQa(), Ivqa()])
+def test_frames_or_videos_are_needed(tmp_path, capsys, task):
+    root = data_root(tmp_path, task.name)
+    words = ["eval", "prepare", task.name, "--data-root", str(root)]
+    # The run and `prepare` agree: without both, both are missing.
+    assert [source.path for source in task.missing(root)] == [f"{task.name}/frames", f"{task.name}/videos"]
+    with pytest.raises(DataError, match=r"2 of its files are missing(.|\n)*or the videos(.|\n)*or the frames"):
+        task.check(root)
+    assert main(words) == 1
+    assert capsys.readouterr().out.count("MISSING") == 2
+    for name in ("frames", "videos", "frames_4"):  # the last is what is kept of videos
+        folder = root / task.name / name
+        folder.mkdir()
+        assert task.missing(root) == []
+        task.check(root)
+        assert main(words) == 0
+        folder.rmdir()
 
 
 def test_wrong_files(tmp_path):

@@ -1,0 +1,76 @@
+"""Answering questions alone, together with other processes, or as one of several chunks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_mocle.evaluation.answers import read_answers
+from llava_mocle.evaluation.runner import (
+    GenerationSettings,
+    Question,
+    answer_keys,
+    answer_questions,
+    answer_run,
+    split_chunks,
+)
+from llava_mocle.evaluation.shards import Shard, join_if_finished, join_shards, remove_shards
+
+if TYPE_CHECKING:
+    from llava_mocle.inference import Predictor
+
+
+def answer_shared(
+    predictor: "Predictor",
+    questions: Sequence[Question],
+    answers_file: str | Path,
+    shard: Shard,
+    *,
+    batch_size: int = 8,
+    settings: GenerationSettings | None = None,
+    overwrite: bool = False,
+    description: str = "answers",
+) -> list[dict[str, Any]] | None:
+    """`answer_questions`, with this process answering its shard alone.
+
+    What `answers_file` holds already is kept, and the rest shared out.
+
+    Returns:
+        The answer records of these questions, in their order; None where another process joins them.
+
+    Raises:
+        DataError: as `answer_questions`, on this or another process; or shards that do not belong together.
+    """
+    settings, whole = settings or GenerationSettings(), Path(answers_file)
+    run, keys = answer_run(predictor, settings), answer_keys(questions)
+    options: dict[str, Any] = {"batch_size": batch_size, "settings": settings, "description": description}
+
+    def prepare() -> None:
+        if not shard.joins:
+            if overwrite:
+                remove_shards(whole, shard.index)  # the whole file stays until the new parts are joined
+        elif overwrite:
+            remove_shards(whole)
+            whole.unlink(missing_ok=True)
+        elif shard.count == 1:
+            join_shards(whole, keys, run)
+        else:
+            join_if_finished(whole, keys, run)
+
+    def answer_part() -> int:
+        start = 0
+        if whole.exists() and not overwrite:
+            there = read_answers(whole)
+            run.check(whole, there)
+            start = run.check_prefix(whole, there, keys)
+        if start < len(questions):
+            part = split_chunks(questions[start:], shard.count, shard.index)
+            answer_questions(predictor, part, shard.answers_file(whole, start, len(questions)), **options)
+        return start
+
+    shard.together(prepare)
+    if shard.count > 1 or not shard.joins:
+        start = shard.together(answer_part)
+        if not shard.joins:
+            return None
+        join_shards(whole, keys, run, own=(shard.count, start))
+    return answer_questions(predictor, questions, whole, **options)

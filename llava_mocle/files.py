@@ -1,0 +1,47 @@
+"""Files that appear whole or not at all, and that their folder's other readers can read."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A file to write instead of `path`, in the same folder; it takes the place of `path` when the block ends well.
+
+    The folder is made where it is missing. A block that fails leaves `path` as it was, and nothing beside it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        make_readable(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def make_readable(path: str | os.PathLike[str]) -> None:
+    """Give a file, or a folder and every file in it, the modes that the umask allows.
+
+    safetensors and `tempfile` make files that only their owner may read, so a colleague could not load a model.
+    """
+    path = Path(path)
+    umask = os.umask(0)
+    os.umask(umask)
+    for place in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        wanted = (0o777 if place.is_dir() else 0o666) & ~umask
+        mode = place.stat().st_mode & 0o777
+        if mode | wanted != mode:
+            place.chmod(mode | wanted)
