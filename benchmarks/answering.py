@@ -1,6 +1,5 @@
 """Batched answers against one at a time, and ranking with the question computed once against once a candidate.
 
-On a trained model (the demo's by default) and questions of its domains: with pictures and without, of several
 On a trained model (the demo's by default) and its domains' questions: with pictures and without, of several
 
     python -m benchmarks.answering --model playground/runs/mocle --questions 64 --batch 16
@@ -14,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.data.rows import read_rows
 from llava_mocle.inference import Predictor, Request
 
@@ -26,7 +26,7 @@ def mixed_requests(data: Path, count: int) -> list[Request]:
     requests = []
     for number in range(count):
         row = rows[DOMAINS[number % len(DOMAINS)]][number // len(DOMAINS)]
-        text = row["conversations"][0]["value"].replace("<image>", "").strip()
+        text = row["conversations"][0]["value"].replace(IMAGE_TOKEN, "").strip()
         image = None if number % 4 == 3 else data / row["image"]
         requests.append(Request(text, image))
     return requests

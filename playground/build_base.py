@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import AssetError, UserError
+from llava_mocle.files import make_readable
 from playground.paths import BASE, assets_dir
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -101,6 +102,7 @@ def _write_folder(out_dir: Path, *parts: Any) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     for part in parts:
         part.save_pretrained(partial)
+    make_readable(partial)
     shutil.rmtree(out_dir, ignore_errors=True)
     os.replace(partial, out_dir)
 

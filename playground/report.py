@@ -10,6 +10,7 @@ from llava_mocle.analysis.cluster_heatmap import count_assignments, plot_cluster
 from llava_mocle.analysis.loss_curves import plot_loss_curves
 from llava_mocle.analysis.report import describe_clusters, write_report
 from llava_mocle.analysis.routing import plot_routing
+from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.data.rows import read_rows
 from llava_mocle.evaluation.answers import read_answers
 from llava_mocle.model.load import load_model
@@ -33,7 +34,7 @@ def samples(recipe: Any) -> list[dict[str, Any]]:
                 {
                     "domain": spec.name,
                     "image": str(Path(spec.image_folder) / row["image"]),
-                    "prompt": human.replace("<image>", "").strip(),
+                    "prompt": human.replace(IMAGE_TOKEN, "").strip(),
                     "reference": model,
                     "before": answers["before"][row["id"]]["text"],
                     "after": after["text"],

@@ -2,6 +2,7 @@
 
 from llava_mocle.adapter.collapse import collapse
 from llava_mocle.adapter.config import MocleConfig
+from llava_mocle.adapter.forward import ROUTING_INPUTS
 from llava_mocle.adapter.layer import MocleLinear
 from llava_mocle.adapter.model import MocleModel
 from llava_mocle.adapter.registration import register
@@ -9,4 +10,4 @@ from llava_mocle.adapter.routing import RoutingStatistics
 
 register()
 
-__all__ = ["MocleConfig", "MocleLinear", "MocleModel", "RoutingStatistics", "collapse"]
+__all__ = ["ROUTING_INPUTS", "MocleConfig", "MocleLinear", "MocleModel", "RoutingStatistics", "collapse"]

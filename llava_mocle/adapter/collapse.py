@@ -17,6 +17,7 @@ from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.layer import MocleLinear, StackedExperts
 from llava_mocle.adapter.model import MocleModel
 from llava_mocle.errors import CheckpointError, ConfigError
+from llava_mocle.files import make_readable
 
 _MODEL_PREFIX = "base_model.model."
 
@@ -31,14 +32,14 @@ def collapse(
     universal expert r' = k r. Exact in real arithmetic. Modules to save go along.
 
     Args:
-        cluster: cluster id; the dataset's index for router="dataset"; ignored (None will do) for router="none".
+        cluster: cluster id; the dataset's index for router="dataset"; None for router="none".
         out_dir: must not exist, or be an empty folder; appears complete or not at all.
 
     Returns:
         `out_dir`, which `PeftModel.from_pretrained` loads without this package.
 
     Raises:
-        RoutingError: there is no such cluster.
+        RoutingError: there is no such cluster, or none was given where one is needed, or the other way round.
         CheckpointError: `out_dir` holds something already.
         ConfigError: this is not a MoCLE model, or there is no such adapter.
     """
@@ -54,7 +55,7 @@ def collapse(
     try:
         save_file(weights, str(staging / SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
         _lora_config(tuner, adapter_name, rank_factor).save_pretrained(str(staging))
-        staging.chmod(0o755)
+        make_readable(staging)
         os.replace(staging, out)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)

@@ -14,7 +14,8 @@ from llava_mocle.adapter.router import Router, check_ids
 from llava_mocle.adapter.routing import Routing, RoutingState
 from llava_mocle.errors import ConfigError, RoutingError
 
-ID_NAMES = ("cluster_ids", "dataset_ids")
+# What `forward` and `generate` take besides the base model's own inputs.
+ROUTING_INPUTS = ("cluster_ids", "dataset_ids")
 
 
 class RootForward:
@@ -40,7 +41,7 @@ class RootForward:
                 "GPU (torchrun or accelerate launch), or make a single GPU visible."
             )
         kwargs = dict(kwargs)
-        ids = {name: kwargs.pop(name, None) for name in ID_NAMES}
+        ids = {name: kwargs.pop(name, None) for name in ROUTING_INPUTS}
         if self._adapters_enabled:
             rows = batch_size(args, kwargs)
             if self._generation is not None and all(value is None for value in ids.values()):

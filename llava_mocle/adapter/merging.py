@@ -56,10 +56,10 @@ class Merging(BaseTuner):
         adapter_names: list[str] | None = None,
         cluster: int | None = None,
     ) -> nn.Module:
-        """The plain model of one cluster. `cluster` is needed unless the router is "none".
+        """The plain model of one cluster. `cluster` is needed unless the router is "none", which takes none.
 
         Raises:
-            RoutingError: no cluster was given, or there is no such cluster.
+            RoutingError: no cluster was given, there is no such cluster, or one was given for router="none".
         """
         with self._merging(adapter_names, cluster):
             return super().merge_and_unload(progressbar, safe_merge, adapter_names)

@@ -124,7 +124,7 @@ class MocleModel(RootForward, Merging):
         return list(self._site_names[self.active_adapters[0]])
 
     def last_routing(self, adapter_name: str | None = None) -> RoutingStatistics | None:
-        """The routing of the last forward, detached; None before the first and for router="none"."""
+        """The routing of the last forward, detached; None before the first, after `generate` and for router="none"."""
         routing = self._routing.routings.get(adapter_name or self.active_adapters[0])
         return None if routing is None else routing.statistics()
 
@@ -138,17 +138,26 @@ class MocleModel(RootForward, Merging):
         return gate_probabilities(logits, config.temperature, config.gate_mode).transpose(0, 1)
 
     def cluster_routing(self, cluster: int | None, adapter_name: str = "default") -> Routing | None:
-        """The noise-free routing of one sample of `cluster`; None for router="none", which ignores `cluster`.
+        """The noise-free routing of one sample of `cluster`; None for router="none", which has no clusters.
 
         Raises:
-            RoutingError: no cluster was given, or there is no such cluster.
+            RoutingError: no cluster was given, there is no such cluster, or one was given for router="none".
         """
         router, config = self._router(adapter_name), self._config(adapter_name)
         if router.id_name is None:
+            if cluster is not None:
+                raise RoutingError(f"cluster is {cluster!r}, but this adapter is a plain LoRA: leave the cluster out.")
             return None
+        kind, count = router.id_name.removesuffix("_ids"), cast(int, config.num_clusters)
         if cluster is None:
-            raise RoutingError("the gates of one cluster are needed: pass cluster=c.")
-        ids = check_ids("cluster", [cluster], cast(int, config.num_clusters), 1)
+            raise RoutingError(
+                f"the gates of one {kind} are needed, 0 to {count - 1}: pass cluster=c (--cluster on the command line)."
+            )
+        if isinstance(cluster, int) and not 0 <= cluster < count:
+            raise RoutingError(
+                f"cluster is {cluster}, but this adapter has {kind}s 0 to {count - 1}: choose one of them."
+            )
+        ids = check_ids("cluster", [cluster], count, 1)
         with torch.no_grad():
             return Routing(router(ids, noisy=False), config.gate_mode, config.universal_expert)
 

@@ -1,5 +1,6 @@
-"""The one place that touches PEFT's type maps."""
+"""The one place that touches PEFT's type maps, and its warnings."""
 
+import warnings
 from typing import Any, cast
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
@@ -16,3 +17,5 @@ def register() -> None:
         (PEFT_TYPE_TO_PREFIX_MAPPING, MocleModel.prefix),
     ):
         cast(dict[str, Any], mapping)[PEFT_TYPE] = value
+    # PEFT reads this property of every model that it wraps; nobody who loads an adapter can do anything about it.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

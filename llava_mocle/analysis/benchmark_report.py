@@ -12,6 +12,7 @@ from llava_mocle.analysis.paper_tables import TABLES, Column, PaperTable
 from llava_mocle.analysis.stylesheet import CSS
 from llava_mocle.evaluation.statistics import paired_difference_interval
 from llava_mocle.evaluation.tasks.medical_qa import LEGACY
+from llava_mocle.files import write_text
 
 Results = Mapping[str, Any]
 
@@ -202,12 +203,9 @@ def to_html(sections: Sequence[Section], title: str = "Benchmarks") -> str:
 def write_benchmark_report(runs: Mapping[str, Results], folder: str | os.PathLike[str]) -> list[Path]:
     """Write `benchmarks.md` and `benchmarks.html` into `folder`."""
     sections, folder = build_sections(runs), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, text in (("benchmarks.md", to_markdown(sections)), ("benchmarks.html", to_html(sections))):
-        aside = folder / f".{name}.tmp"
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, folder / name)
+        write_text(folder / name, text)
         paths.append(folder / name)
     return paths
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.data.images import load_image
 from llava_mocle.evaluation.normalize import exact_match
 
@@ -90,7 +91,7 @@ def sample(values: Mapping[str, Any]) -> str:
     )
     cluster = values.get("cluster")
     tag = "" if cluster is None else f'<span class="tag">cluster {escape(cluster)}</span>'
-    question = " ".join(str(values.get("prompt", "")).split("<image>")).strip()
+    question = " ".join(str(values.get("prompt", "")).split(IMAGE_TOKEN)).strip()
     return (
         f'<article class="sample"><div class="pictures">{pictures}</div><div class="body">'
         f'<div class="question">{escape(question)}</div>'

@@ -10,6 +10,7 @@ from llava_mocle.analysis import html
 from llava_mocle.analysis.stylesheet import CSS
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.statistics import paired_difference_interval
+from llava_mocle.files import write_text
 
 if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
@@ -63,10 +64,7 @@ def write_report(
         f"{''.join(parts)}</main></body></html>\n"
     )
     target = Path(out_html)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, target)
+    write_text(target, page)
     return target
 
 

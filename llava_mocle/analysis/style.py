@@ -14,6 +14,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from llava_mocle.files import written_aside
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -66,22 +68,17 @@ def ink_on(color: Any) -> str:
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a PNG to a temporary name, then rename it; the figure is closed."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    figure.savefig(temporary, format="png", facecolor="white")
+    with written_aside(target) as aside:
+        figure.savefig(aside, format="png", facecolor="white")
     plt.close(figure)
-    os.replace(temporary, target)
     return target
 
 
 def save_table(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
     """Write a CSV beside a picture: same name, `.csv`."""
     target = Path(path).with_suffix(".csv")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
+    with written_aside(target) as aside, aside.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
-    os.replace(temporary, target)
     return target

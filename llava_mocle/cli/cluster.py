@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_mocle.clustering.instruction import TURNS
 from llava_mocle.errors import ClusterModelError, ConfigError, DataError
+from llava_mocle.training.arguments import ClusterArguments
 
 if TYPE_CHECKING:
     from llava_mocle.clustering.cluster_model import ClusterModel
@@ -29,7 +31,7 @@ _EXAMPLES = """examples:
 _INSPECT_EXAMPLES = """example:
   llava-mocle cluster inspect clusters/k64 --examples 10
 """
-_DEFAULT_CLUSTERS = 4
+_DEFAULTS = ClusterArguments()
 _EXAMPLES_SHOWN = 3
 
 
@@ -41,16 +43,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--recipe", metavar="YAML", help="a recipe: its datasets, weighted by their `repeat`")
     source.add_argument("--rows", metavar="FILE", nargs="+", help="LLaVA JSON or JSONL files")
     how = parser.add_argument_group("how (each wins over the recipe)")
-    how.add_argument("--num-clusters", metavar="K", type=int, help="number of clusters (default: 4)")
-    how.add_argument("--seed", metavar="S", type=int, help="seed of k-means++ (default: 0)")
-    how.add_argument("--n-init", metavar="N", type=int, help="restarts of k-means; the best is kept (default: 10)")
     how.add_argument(
-        "--encoder", metavar="NAME", help="sentence encoder, a name or a folder (default: all-MiniLM-L6-v2)"
+        "--num-clusters", metavar="K", type=int, help=f"number of clusters (default: {_DEFAULTS.num_clusters})"
     )
-    how.add_argument("--turns", choices=("first", "all"), help="human turns that route a row (default: first)")
+    how.add_argument("--seed", metavar="S", type=int, help=f"seed of k-means++ (default: {_DEFAULTS.cluster_seed})")
+    how.add_argument(
+        "--n-init",
+        metavar="N",
+        type=int,
+        help=f"restarts of k-means; the best is kept (default: {_DEFAULTS.cluster_n_init})",
+    )
+    how.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help=f"sentence encoder, a name or a folder (default: {_DEFAULTS.cluster_encoder})",
+    )
+    how.add_argument(
+        "--turns", choices=TURNS, help=f"human turns that route a row (default: {_DEFAULTS.instruction_turns})"
+    )
     where = parser.add_argument_group("where")
     where.add_argument("--output", metavar="DIR", help="cluster model folder (default: the recipe's `cluster_model`)")
-    where.add_argument("--cache-dir", metavar="DIR", help="embeddings (default: ~/.cache/llava_mocle/embeddings)")
+    where.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        help="where embeddings are kept (default: embeddings/ in $LLAVA_MOCLE_CACHE, else in ~/.cache/llava_mocle)",
+    )
     where.add_argument("--overwrite", action="store_true", help="replace another cluster model in the output folder")
     actions = parser.add_subparsers(dest="action", metavar="", title="look at a result", prog=parser.prog)
     inspect = actions.add_parser(
@@ -104,20 +121,8 @@ def _job_of_recipe(args: argparse.Namespace) -> _Job:
     specs = recipe.data.dataset_specs()
     if not specs:
         raise ConfigError(f"{args.recipe}: names no dataset to cluster; fill its `datasets`")
-    settings = recipe.cluster
-    defaults = {
-        "num_clusters": settings.num_clusters,
-        "seed": settings.cluster_seed,
-        "n_init": settings.cluster_n_init,
-        "turns": settings.instruction_turns,
-        "encoder": settings.cluster_encoder,
-        "output": settings.cluster_model,
-        "cache_dir": settings.cluster_cache_dir,
-        # With another output folder, the recipe's table stays that of the recipe's clustering.
-        "assignments": settings.cluster_assignments if args.output is None else None,
-    }
     rows = {spec.name: read_rows(spec.data_path) for spec in specs}
-    return _job(args, rows, {spec.name: float(spec.repeat) for spec in specs}, defaults)
+    return _job(args, rows, {spec.name: float(spec.repeat) for spec in specs}, recipe.cluster)
 
 
 def _job_of_files(args: argparse.Namespace) -> _Job:
@@ -133,38 +138,38 @@ def _job_of_files(args: argparse.Namespace) -> _Job:
                 "or use a recipe"
             )
         files[name.stem] = name
-    return _job(args, {name: read_rows(path) for name, path in files.items()}, {}, {})
+    return _job(args, {name: read_rows(path) for name, path in files.items()}, {}, _DEFAULTS)
 
 
 def _job(
     args: argparse.Namespace,
     rows: Mapping[str, Sequence[dict[str, Any]]],
     repeat: dict[str, float],
-    recipe: Mapping[str, Any],
+    settings: ClusterArguments,
 ) -> _Job:
     from llava_mocle.clustering.cluster_files import ASSIGNMENTS_FILE
     from llava_mocle.clustering.embedding_cache import default_cache_dir
-    from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER
 
-    def choose(name: str, default: Any) -> Any:
-        given = getattr(args, name, None)
-        return given if given is not None else recipe.get(name) if recipe.get(name) is not None else default
+    def choose(given: Any, key: str) -> Any:
+        return getattr(settings, key) if given is None else given
 
-    output = choose("output", None)
+    output = choose(args.output, "cluster_model")
     if output is None:
         raise ConfigError("no output folder: give --output DIR, or `cluster_model` in the recipe")
+    # With another output folder, the recipe's table stays that of the recipe's clustering.
+    table = settings.cluster_assignments if args.output is None else None
     return _Job(
         rows=rows,
         repeat=repeat,
         output=Path(output),
-        num_clusters=choose("num_clusters", _DEFAULT_CLUSTERS),
-        seed=choose("seed", 0),
-        n_init=choose("n_init", 10),
-        turns=choose("turns", "first"),
-        encoder=choose("encoder", DEFAULT_ENCODER),
-        cache_dir=Path(choose("cache_dir", default_cache_dir())),
+        num_clusters=choose(args.num_clusters, "num_clusters"),
+        seed=choose(args.seed, "cluster_seed"),
+        n_init=choose(args.n_init, "cluster_n_init"),
+        turns=choose(args.turns, "instruction_turns"),
+        encoder=choose(args.encoder, "cluster_encoder"),
+        cache_dir=Path(choose(args.cache_dir, "cluster_cache_dir") or default_cache_dir()),
         overwrite=args.overwrite,
-        assignments=Path(choose("assignments", Path(output) / ASSIGNMENTS_FILE)),
+        assignments=Path(table or Path(output) / ASSIGNMENTS_FILE),
     )
 
 

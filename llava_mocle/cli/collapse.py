@@ -12,7 +12,11 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a trained MoCLE checkpoint folder")
-    parser.add_argument("--cluster", required=True, type=int, help="the cluster to export, counted from 0")
+    parser.add_argument(
+        "--cluster",
+        type=int,
+        help="the cluster to export, counted from 0 (the dataset of a model routed by dataset); a plain LoRA has none",
+    )
     parser.add_argument("--output", required=True, help="a folder to create; an existing one is never overwritten")
     parser.add_argument("--base", help="base folder, if the one named in the checkpoint has moved")
 
@@ -28,5 +32,6 @@ def run(args: argparse.Namespace) -> int:
     if not isinstance(loaded.model, PeftModel):
         raise CheckpointError(f"{args.model}: has no adapter to collapse; give a folder that holds adapter_config.json")
     collapse(loaded.model, args.cluster, args.output)
-    print(f"cluster {args.cluster} of {args.model} -> {args.output} (a plain LoRA adapter)")
+    part = args.model if args.cluster is None else f"cluster {args.cluster} of {args.model}"
+    print(f"{part} -> {args.output} (a plain LoRA adapter)")
     return 0

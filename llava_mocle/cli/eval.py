@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.cli.model_flags import add_model_flags, load_predictor
+from llava_mocle.cli.model_flags import add_model_flags, check_dataset, load_predictor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +92,7 @@ def _evaluate_rows(args: argparse.Namespace) -> int:
 
     shard = make_shard(args)
     predictor = load_predictor(args)
+    check_dataset(args, predictor)
     results = evaluate_rows(
         predictor,
         domains,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_mocle.cli.eval_sharing import make_shard
-from llava_mocle.cli.model_flags import load_predictor
+from llava_mocle.cli.model_flags import check_dataset, load_predictor
 
 if TYPE_CHECKING:
     from llava_mocle.evaluation.tasks.judge import Judge
@@ -61,6 +61,7 @@ def evaluate(args: argparse.Namespace) -> int:
         if isinstance(task, MedicalQA):
             task.legacy = args.legacy_llava_med
     predictor = load_predictor(args)
+    check_dataset(args, predictor)
     if predictor.router == "dataset" and args.dataset is None:
         raise ConfigError(f"{args.model}: is routed by dataset; --dataset NAME says whose expert answers.")
     failed: TasksFailed | None = None

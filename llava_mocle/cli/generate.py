@@ -8,9 +8,11 @@ examples:
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from llava_mocle.cli.model_flags import add_model_flags, load_predictor
+from llava_mocle.cli.model_flags import add_model_flags, check_dataset, load_predictor
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from llava_mocle.inference import Explanation, Prediction
 
 
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     predictor = load_predictor(args)
+    check_dataset(args, predictor)
     # Explained first: a model that can't be explained says so before the answer is waited for.
     explanation = predictor.explain(args.prompt, cluster_id=args.cluster_id) if args.explain else None
     prediction = predictor.predict(
@@ -64,7 +67,6 @@ def _print_json(prediction: "Prediction", explanation: "Explanation | None") -> 
 
 def _print_text(prediction: "Prediction", explanation: "Explanation | None") -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
@@ -75,12 +77,23 @@ def _print_text(prediction: "Prediction", explanation: "Explanation | None") -> 
     else:
         distance = "" if prediction.cluster_distance is None else f", distance {prediction.cluster_distance:.3f}"
         console.print(Text(f"cluster {prediction.cluster_id}{distance}", style="dim"))
-    if explanation is None:
-        return
-    console.print(Text(f"\nrouted by: {explanation.route_text}"))
+    if explanation is not None:
+        _print_explanation(console, explanation)
+
+
+def _print_explanation(console: "Console", explanation: "Explanation") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    # Some baselines have a cluster model and no gate that looks at it.
+    routed = explanation.num_sites > 0
+    console.print(Text(f"\n{'routed' if routed else 'clustered'} by: {explanation.route_text}"))
     console.print(Text("instructions nearest the centre of this cluster:"))
     for instruction in explanation.nearest_instructions:
         console.print(Text(f"  - {instruction}"))
+    if not routed:
+        console.print(Text("nothing is routed by this cluster: the model has no gate that looks at it"))
+        return
     table = Table(title=f"mean gate over {explanation.num_sites} sites", title_justify="left")
     for column in ("expert", "mean gate", "chosen at"):
         table.add_column(column, justify="right")

@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from llava_mocle.errors import RoutingError
+
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
 
@@ -30,3 +32,16 @@ def load_predictor(args: argparse.Namespace) -> "Predictor":
         vision_tower=args.vision_tower,
         encoder=args.encoder,
     )
+
+
+def check_dataset(args: argparse.Namespace, predictor: "Predictor") -> None:
+    """Refuse a --dataset that would change nothing.
+
+    Raises:
+        RoutingError: the model is not routed by dataset.
+    """
+    if args.dataset is not None and predictor.router != "dataset":
+        routed = "is routed by cluster" if predictor.router == "cluster" else "routes nothing"
+        raise RoutingError(
+            f"--dataset is {args.dataset!r}, but {args.model} {routed}, so it would change nothing: leave it out."
+        )

@@ -58,19 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     import json
-    import os
-    import warnings
-    from pathlib import Path
 
     from rich.console import Console
 
     from llava_mocle.errors import ConfigError
+    from llava_mocle.files import write_text
     from llava_mocle.planning.hardware import Cluster, find_gpu
     from llava_mocle.planning.plan import as_dict, make_plan
     from llava_mocle.planning.table import print_plan
     from llava_mocle.training.recipe import load_recipe
 
-    warnings.filterwarnings("ignore", category=FutureWarning)
     words = list(args.overrides)
     if not words or words[0].startswith("-"):
         raise ConfigError("no recipe: name one first, as in `llava-mocle plan scripts/recipes/... --gpus 8 --gpu h100`")
@@ -87,9 +84,5 @@ def run(args: argparse.Namespace) -> int:
     )
     print_plan(plan, Console())
     if args.json:
-        path = Path(args.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        partial.write_text(json.dumps(as_dict(plan), indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_text(args.json, json.dumps(as_dict(plan), indent=2) + "\n")
     return 0

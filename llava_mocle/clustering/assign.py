@@ -1,8 +1,6 @@
 """Rows -> assignment table: which cluster each row belongs to, in a Parquet file that knows what it was made from."""
 
 import json
-import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import pyarrow.parquet as pq
 
 from llava_mocle.clustering.instruction import InstructionRule, instruction_hash, instruction_text
 from llava_mocle.errors import ClusterModelError, DataError
+from llava_mocle.files import written_aside
 
 if TYPE_CHECKING:
     from llava_mocle.clustering.cluster_model import ClusterModel
@@ -82,14 +81,8 @@ def assign_rows(
 
 def write_assignments(table: pa.Table, path: str | Path) -> None:
     """Write the table beside `path` and rename it into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with written_aside(path) as aside:
         pq.write_table(table, aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_assignments(

@@ -12,6 +12,7 @@ import numpy as np
 
 from llava_mocle.clustering.cluster_config import ClusterConfig, Example
 from llava_mocle.errors import ClusterModelError
+from llava_mocle.files import make_readable
 
 CONFIG_FILE = "config.json"
 CENTROIDS_FILE = "centroids.safetensors"
@@ -38,21 +39,20 @@ def write_folder(
     Raises:
         ClusterModelError: the folder is not empty and `overwrite` is off, or it holds something else.
     """
-    from safetensors.numpy import save
+    from safetensors.numpy import save_file
 
     check_writable(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     try:
-        aside.chmod(0o777 & ~_umask())
         (aside / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
-        # Not save_file: it leaves a file that only its owner may read.
-        content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
-        (aside / CENTROIDS_FILE).write_bytes(content)
+        contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        save_file(contiguous, aside / CENTROIDS_FILE)
         lines = [
             json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n" for group in examples for item in group
         ]
         (aside / EXAMPLES_FILE).write_text("".join(lines), encoding="utf-8")
+        make_readable(aside)
         _swap(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -149,9 +149,3 @@ def _swap(aside: Path, folder: Path) -> None:
         if entry.name not in _OWN_FILES:
             os.rename(entry, folder / entry.name)
     shutil.rmtree(old.parent, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

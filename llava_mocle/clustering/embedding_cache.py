@@ -15,6 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from llava_mocle.files import written_aside
+
 _KEY_BYTES = 32
 
 
@@ -27,8 +29,8 @@ def cache_root() -> Path:
 
 
 def default_cache_dir() -> Path:
-    """Return `$LLAVA_MOCLE_CACHE`, or `llava_mocle/embeddings` under the user's cache folder."""
-    return cache_root() if os.environ.get("LLAVA_MOCLE_CACHE") else cache_root() / "embeddings"
+    """Return the folder of embeddings below `cache_root()`."""
+    return cache_root() / "embeddings"
 
 
 class EmbeddingCache:
@@ -79,15 +81,12 @@ class EmbeddingCache:
             return
         keys = np.frombuffer(b"".join(map(_key, texts)), dtype=np.uint8).reshape(-1, _KEY_BYTES)
         content = save({"keys": keys, "embeddings": np.ascontiguousarray(embeddings, dtype=self._dtype)})
-        name = uuid.uuid4().hex
-        aside = self.folder / f".{name}.tmp"
+        shard = self.folder / f"{uuid.uuid4().hex}.safetensors"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as stream:
+            with written_aside(shard) as aside, aside.open("wb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(aside, self.folder / f"{name}.safetensors")
         except OSError as error:
             self._writable = False
             warnings.warn(f"{self.folder}: embeddings are not cached ({error})", stacklevel=2)

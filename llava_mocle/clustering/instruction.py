@@ -18,7 +18,8 @@ from llava_mocle.errors import ClusterModelError, ConfigError, DataError
 
 RULE_VERSION = 1
 TURNS = ("first", "all")
-IMAGE_PLACEHOLDER = "<image>"
+# The mark of an image in a row or a request; this is the lowest room that reads one.
+IMAGE_TOKEN = "<image>"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def instruction_hash(text: str) -> str:
 def _clean(text: str) -> str:
     # A lone surrogate (JSON can hold one) has no UTF-8 form, so neither a hash nor tokens.
     text = text.encode("utf-8", "replace").decode("utf-8")
-    return text.replace(IMAGE_PLACEHOLDER, "").strip()
+    return text.replace(IMAGE_TOKEN, "").strip()
 
 
 def _place(row: Mapping[str, Any]) -> str:

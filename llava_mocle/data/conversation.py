@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-IMAGE_TOKEN = "<image>"
+from llava_mocle.clustering.instruction import IMAGE_TOKEN
+
 HUMAN = "human"
 ASSISTANT = "gpt"
 ROLES = (HUMAN, ASSISTANT)

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import transformers
 from llava_mocle.clustering.embedding_cache import cache_root
 from llava_mocle.data.conversation import Template
 from llava_mocle.data.row_table import RowTable
+from llava_mocle.files import written_aside
 
 # Rises when rendering, tokenizing or measuring give other numbers than before.
 _VERSION = 1
@@ -74,15 +74,10 @@ def _read(file: Path, count: int) -> np.ndarray | None:
 
 
 def _write(file: Path, lengths: np.ndarray) -> None:
-    aside = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as stream:
+        with written_aside(file) as aside, aside.open("wb") as stream:
             np.save(stream, lengths, allow_pickle=False)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(aside, file)
     except OSError as error:
         warnings.warn(f"{file}: lengths of rows are not kept ({error})", stacklevel=2)
-    finally:
-        aside.unlink(missing_ok=True)

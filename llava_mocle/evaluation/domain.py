@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.normalize import exact_match, normalize_answer
 from llava_mocle.evaluation.provenance import command, versions
@@ -155,7 +156,7 @@ def answer_priors(train_rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
 
 def question_text(prompt: str) -> str:
     """A prompt without its image marks, for telling whether two rows ask the same."""
-    return " ".join(prompt.replace("<image>", " ").split())
+    return " ".join(prompt.replace(IMAGE_TOKEN, " ").split())
 
 
 def _checked_items(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.domain import row_question
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
@@ -34,7 +35,7 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
         if not isinstance(row, dict):
             raise DataError(f"{place}: found {row!r:.60}, expected a row in LLaVA's format.")
         asked = row_question(row, args.image_folder, place)
-        prompt = asked.prompt.replace("<image>", "").strip() + suffix
+        prompt = asked.prompt.replace(IMAGE_TOKEN, "").strip() + suffix
         questions.append(Question(asked.question_id, prompt, asked.images, asked.route_text, source=place))
     return questions
 

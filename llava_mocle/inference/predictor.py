@@ -221,9 +221,9 @@ class Predictor:
             CheckpointError: the model has no cluster model.
         """
         if self.cluster_model is None:
+            remedy = "ask for the answer alone" if self.kind == "adapter" else "give a checkpoint of stage 2"
             raise CheckpointError(
-                f"{self.path}: has no cluster model ({self.kind} folder), so there is no routing to explain; give a "
-                f"checkpoint of stage 2."
+                f"{self.path}: has no cluster model ({self.kind} folder), so nothing is routed by cluster; {remedy}."
             )
         request = Request(prompt, route_text=route_text, cluster_id=cluster_id)
         (cluster,), (distance,) = self._prompt_router.route([request])

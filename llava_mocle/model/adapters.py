@@ -26,10 +26,9 @@ def attach_adapter(model: Any, folder: Path, trainable: bool, autocast_adapter_d
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from safetensors import SafetensorError
 
+    import llava_mocle.adapter  # noqa: F401  (makes PEFT know MoCLE)
+
     settings = read_json(folder / ADAPTER_CONFIG)
-    if settings.get("peft_type") == "MOCLE":
-        # Importing it makes PEFT know the type.
-        import llava_mocle.adapter  # noqa: F401
     if settings.get("peft_type") not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise CheckpointError(
             f"{folder / ADAPTER_CONFIG}: peft_type is {settings.get('peft_type')!r}, which PEFT does not know."

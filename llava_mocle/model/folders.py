@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llava_mocle.errors import CheckpointError
+from llava_mocle.files import make_readable
 
 Kind = Literal["base", "stage1", "adapter", "legacy"]
 
@@ -160,6 +161,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        make_readable(temporary)
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

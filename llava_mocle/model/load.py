@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
+from llava_mocle.clustering.instruction import IMAGE_TOKEN
 from llava_mocle.errors import CheckpointError
 from llava_mocle.model.adapters import attach_adapter, load_cluster_model
 from llava_mocle.model.dtypes import choose_attention, parse_dtype
@@ -28,7 +29,6 @@ from llava_mocle.model.legacy import DERIVED_SUFFIXES
 from llava_mocle.model.loading import load_reported, refuse_gaps
 from llava_mocle.model.original import load_original
 from llava_mocle.model.processing import (
-    IMAGE_TOKEN,
     check_image_size,
     choose_template,
     has_image_processor,

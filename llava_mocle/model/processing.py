@@ -5,12 +5,11 @@ from typing import Any
 
 from transformers import AddedToken, AutoImageProcessor, AutoTokenizer, CLIPImageProcessorPil, SiglipImageProcessorPil
 
+from llava_mocle.clustering.instruction import IMAGE_TOKEN
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.model.folders import TEMPLATE_FILE, read_json
 from llava_mocle.model.image_tokens import processed_size
 from llava_mocle.model.llama_tokenizer import holds_llama_tokenizer, load_llama_tokenizer
-
-IMAGE_TOKEN = "<image>"
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 # A tokenizer without a stated limit reports 10 ** 30.

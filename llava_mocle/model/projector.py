@@ -1,7 +1,6 @@
 """The projector on its own: what stage 1 trains and saves."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from llava_mocle.errors import CheckpointError
+from llava_mocle.files import write_text, written_aside
 from llava_mocle.model.folders import LEGACY_PROJECTOR_WEIGHTS, PROJECTOR_CONFIG, PROJECTOR_WEIGHTS
 from llava_mocle.model.gathering import gathered, whole_shape
 
@@ -47,20 +47,16 @@ def save_projector(
         state_dict: the model's gathered weights, where its own are partitioned (ZeRO-3).
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     if state_dict is None:
         weights = get_projector(model).state_dict()
     else:
         marker = f"{MODULE_NAME}."
         weights = {name.split(marker, 1)[1]: value for name, value in state_dict.items() if marker in name}
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    temporary = folder / f"{PROJECTOR_WEIGHTS}.partial-{os.getpid()}"
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    os.replace(temporary, folder / PROJECTOR_WEIGHTS)
-    temporary = folder / f"{PROJECTOR_CONFIG}.partial-{os.getpid()}"
+    with written_aside(folder / PROJECTOR_WEIGHTS) as aside:
+        save_file(tensors, aside, metadata={"format": "pt"})
     config = {"base_model_name_or_path": str(base), "shapes": {n: list(t.shape) for n, t in sorted(tensors.items())}}
-    temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / PROJECTOR_CONFIG)
+    write_text(folder / PROJECTOR_CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def load_projector(model: nn.Module, path: str | Path) -> None:

@@ -1,7 +1,6 @@
 """What the domains share: facts about images, instruction templates (the paper's Table 10), rows, and their files."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from llava_mocle.files import write_text
 
 Row = dict[str, Any]
 
@@ -140,10 +141,7 @@ def kind_of(row: Row) -> str:
 
 def write_json(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as a JSON list, under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_domain(

@@ -1,6 +1,7 @@
 """One cluster as a plain LoRA adapter, loaded by PEFT's own LoRA runtime."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -94,15 +95,32 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
 
 def test_bad_requests(tmp_path):
     model = tiny_peft()
-    with pytest.raises(RoutingError, match=r"\[7\]"):
+    with pytest.raises(RoutingError, match="cluster is 7, but this adapter has clusters 0 to 4"):
         collapse(model, 7, tmp_path / "out")
     with pytest.raises(RoutingError, match="cluster=c"):
         collapse(model, None, tmp_path / "out")
+    lora = get_peft_model(tiny_llama(), plain_lora())
+    with pytest.raises(RoutingError, match="cluster is 7, but this adapter is a plain LoRA"):
+        collapse(lora, 7, tmp_path / "out")
+    by_dataset = tiny_peft(router="dataset", universal_expert=False)
+    with pytest.raises(RoutingError, match="this adapter has datasets 0 to 4"):
+        collapse(by_dataset, 5, tmp_path / "out")
     with pytest.raises(ConfigError, match="no adapter 'other'"):
         collapse(model, 0, tmp_path / "out", adapter_name="other")
     with pytest.raises(ConfigError, match="MoCLE"):
         collapse(get_peft_model(tiny_llama(), LoraConfig(target_modules=["up_proj"])), 0, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("umask", "modes"), [(0o022, (0o755, 0o644)), (0o077, (0o700, 0o600))])
+def test_who_may_read_it_is_for_the_umask_to_say(tmp_path, umask, modes):
+    before = os.umask(umask)
+    try:
+        folder = collapse(tiny_peft(), 2, tmp_path / "out")
+    finally:
+        os.umask(before)
+    weights = folder / "adapter_model.safetensors"
+    assert tuple(path.stat().st_mode & 0o777 for path in (folder, weights)) == modes
 
 
 def test_the_folder_does_not_mention_mocle(tmp_path):

@@ -87,6 +87,8 @@ def test_a_batch_of_another_size_inside_generate_is_refused(model, monkeypatch):
 
 
 def test_generate_leaves_no_routing_behind(model):
+    model(input_ids=PROMPT, cluster_ids=IDS)
+    assert model.last_routing() is not None
     model.generate(input_ids=PROMPT, attention_mask=MASK, cluster_ids=IDS, max_new_tokens=2)
     with pytest.raises(RoutingError, match="missing"):
         model(input_ids=PROMPT)

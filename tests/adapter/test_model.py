@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava_mocle.adapter import MocleConfig, MocleLinear
+from llava_mocle.adapter.registration import register
 from llava_mocle.errors import ConfigError
 
 from .helpers import config, plain_lora, tiny_llama, tiny_peft, token_ids
@@ -30,6 +31,14 @@ def test_only_experts_gates_and_embedding_train():
         assert any(part in name for part in ("experts_A", "experts_B", "mocle_router", "modules_to_save")), name
     assert len([name for name in trainable(model) if "mocle_router" in name]) == 2
     assert model.sites == [f"model.layers.{i}.mlp.{name}" for i in range(2) for name in ("up_proj", "down_proj")]
+
+
+def test_wrapping_a_model_warns_of_nothing():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        register()
+        tiny_peft()
+    assert [str(warning.message) for warning in caught] == []
 
 
 def test_disable_adapter_gives_the_base_model():

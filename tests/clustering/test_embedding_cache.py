@@ -70,7 +70,7 @@ def test_concurrent_writers(tmp_path):
 
 def test_default_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("LLAVA_MOCLE_CACHE", str(tmp_path))
-    assert default_cache_dir() == tmp_path
+    assert default_cache_dir() == tmp_path / "embeddings"
     monkeypatch.delenv("LLAVA_MOCLE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache_dir() == tmp_path / "llava_mocle" / "embeddings"

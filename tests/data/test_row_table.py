@@ -44,7 +44,7 @@ def no_reading(*_: object) -> None:
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAVA_MOCLE_CACHE", "/elsewhere")
-    assert (rows_cache_dir(), default_cache_dir()) == (Path("/elsewhere/rows"), Path("/elsewhere"))
+    assert (rows_cache_dir(), default_cache_dir()) == (Path("/elsewhere/rows"), Path("/elsewhere/embeddings"))
     monkeypatch.delenv("LLAVA_MOCLE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     home = tmp_path / "llava_mocle"

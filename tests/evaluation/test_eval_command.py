@@ -76,6 +76,12 @@ def test_rows_in_chunks_by_hand(work, tmp_path, capsys):
     assert parts.read_bytes() == whole.read_bytes()
 
 
+def test_a_dataset_that_would_change_nothing(work, tmp_path, capsys):
+    arguments = ["eval", "--model", str(work / "base"), "--rows", str(work / "rows.json"), "--dataset", "scans"]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
+    assert "routes nothing" in capsys.readouterr().err
+
+
 def test_an_output_that_is_a_file(work, tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     arguments = ["eval", "--model", str(work / "base"), "--rows", str(work / "rows.json"), "--limit", "1"]

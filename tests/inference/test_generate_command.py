@@ -1,8 +1,10 @@
 import json
+import shutil
 
 import pytest
 
 from llava_mocle.cli.main import main
+from tests.inference import tiny
 from tests.inference.tiny import QUESTIONS
 
 
@@ -32,6 +34,45 @@ def test_mistakes_end_with_2_and_a_message(checkpoint_dir, base_dir, capsys):
     assert "missing.png" in capsys.readouterr().err
     assert main(["generate", "--model", str(base_dir), "--prompt", "Why?", "--explain"]) == 2
     assert "no cluster model" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def lora_dir(base_dir, encoder_dir, checkpoint_dir, tmp_path_factory):
+    """A plain LoRA with the cluster model that its validation losses were grouped by."""
+    folder = tiny.write_checkpoint(tmp_path_factory.mktemp("lora") / "lora", base_dir, encoder_dir, router="none")
+    shutil.copytree(checkpoint_dir / "clusters", folder / "clusters")
+    return folder
+
+
+def test_a_plain_lora_says_that_nothing_is_routed(lora_dir, capsys):
+    arguments = ["generate", "--model", str(lora_dir), "--prompt", QUESTIONS[0], "--max-new-tokens", "2", "--explain"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "nothing is routed by this cluster" in printed
+    assert QUESTIONS[0] in printed
+    assert "mean gate" not in printed
+
+
+def test_a_dataset_is_refused_where_none_routes(checkpoint_dir, lora_dir, capsys):
+    for folder, words in ((checkpoint_dir, "is routed by cluster"), (lora_dir, "routes nothing")):
+        assert main(["generate", "--model", str(folder), "--prompt", "Why?", "--dataset", "foo"]) == 2
+        error = capsys.readouterr().err
+        assert "--dataset is 'foo'" in error
+        assert words in error
+
+
+def test_collapse_takes_a_cluster_where_there_are_clusters(checkpoint_dir, lora_dir, tmp_path, capsys):
+    out = ["--output", str(tmp_path / "out")]
+    for folder, cluster, words in (
+        (lora_dir, ["--cluster", "1"], "plain LoRA"),
+        (checkpoint_dir, [], "--cluster"),
+        (checkpoint_dir, ["--cluster", "3"], "has clusters 0 to 2"),
+    ):
+        assert main(["collapse", "--model", str(folder), *cluster, *out]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["collapse", "--model", str(lora_dir), *out]) == 0
+    assert capsys.readouterr().out == f"{lora_dir} -> {tmp_path / 'out'} (a plain LoRA adapter)\n"
 
 
 def test_square_brackets_are_text_not_markup(capsys):

@@ -10,8 +10,6 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers import decoders as token_decoders
 from transformers import (
-    BertConfig,
-    BertModel,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
@@ -19,6 +17,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
+
+from tests.clustering.encoders import make_tiny_encoder
 
 QUESTIONS = (
     "What color is the circle?",
@@ -33,7 +33,7 @@ _TEXT = [*QUESTIONS, "A chat between a curious user and an artificial intelligen
 IMAGE_SIDE = 32
 
 
-def tiny_tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE of about 400 tokens, with Llama's special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -43,8 +43,7 @@ def tiny_tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
         vocab_size=400, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     tokenizer.train_from_iterator(_TEXT, trainer)
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
@@ -117,29 +116,11 @@ def write_stage1(folder: Path, base: Path) -> Path:
 
 
 def write_encoder(folder: Path) -> Path:
-    """A random sentence-transformers model with embeddings of 16 numbers."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
-
-    bert = folder.with_name(folder.name + "_bert")
-    tokenizer = tiny_tokenizer(bos=False)
-    torch.manual_seed(2)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        pad_token_id=3,
-        initializer_range=0.5,
-    )
-    BertModel(config).save_pretrained(bert)
-    tokenizer.save_pretrained(bert)
-    SentenceTransformer(modules=[Transformer(str(bert)), Pooling(16), Normalize()], device="cpu").save(str(folder))
-    return folder
+    """A random sentence-transformers model."""
+    return make_tiny_encoder(folder, seed=2)
 
 
-def write_checkpoint(folder: Path, base: Path, encoder: Path, *, router: str = "cluster", seed: int = 3) -> Path:
+def write_checkpoint(folder: Path, base: Path, encoder: Path, *, router: str = "cluster", seed: int = 6) -> Path:
     """A stage-2 checkpoint whose experts differ a lot, so that another cluster gives another answer."""
     from peft import get_peft_model
 

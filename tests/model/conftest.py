@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -16,6 +18,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def usual_umask():
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture(scope="session")

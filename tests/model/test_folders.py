@@ -1,6 +1,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from llava_mocle.errors import CheckpointError
 from llava_mocle.model.folders import detect_kind, find_folder, is_original, new_folder
@@ -13,6 +15,12 @@ def test_a_new_folder_appears_only_when_it_is_whole(tmp_path):
         assert not target.exists()
     assert [p.name for p in target.iterdir()] == ["a"]
     assert [p.name for p in target.parent.iterdir()] == ["x"]
+
+
+def test_a_new_folder_can_be_read_by_others(tmp_path, usual_umask):
+    with new_folder(tmp_path / "x") as folder:
+        save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
+    assert (tmp_path / "x" / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_an_interrupted_folder_leaves_nothing(tmp_path):

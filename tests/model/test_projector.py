@@ -40,6 +40,11 @@ def test_round_trip_and_file_contents(tmp_path, model, base_folder):
         assert same(other, weights)
 
 
+def test_a_colleague_may_read_it(tmp_path, model, base_folder, usual_umask):
+    save_projector(model, tmp_path / "run", base_folder)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "run").iterdir()} == {0o644}
+
+
 def test_gathered_state_dict_is_what_gets_written(tmp_path, model, base_folder):
     whole = {name: value + 1 for name, value in model.state_dict().items()}
     save_projector(model, tmp_path, base_folder, state_dict=whole)

@@ -1,6 +1,9 @@
 import json
+import os
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from llava_mocle.errors import AssetError
 from playground import build_base
@@ -26,6 +29,20 @@ def test_damaged_gguf(tmp_path):
     with pytest.raises(AssetError, match="cannot be read as a GGUF model"):
         build_base.convert_language_model(tmp_path / "x.gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_parts_can_be_read_by_others(tmp_path):
+    class Part:
+        def save_pretrained(self, folder):
+            folder.mkdir()
+            save_file({"a": np.zeros(1)}, folder / "model.safetensors")
+
+    before = os.umask(0o022)
+    try:
+        build_base._write_folder(tmp_path / "part", Part())
+    finally:
+        os.umask(before)
+    assert (tmp_path / "part" / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.slow
