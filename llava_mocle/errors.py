@@ -2,9 +2,14 @@
 
 
 class UserError(Exception):
-    """A mistake its reader can mend: the message names the place, the value, what was expected and what to do."""
+    """A mistake its reader can mend: the message names the place, the value, what was expected and what to do.
+
+    Attributes:
+        on_every_rank: all processes of a run raise it at the same place, so none has to tell the others.
+    """
 
     exit_code = 2
+    on_every_rank = False
 
 
 class Preempted(UserError):
@@ -14,6 +19,7 @@ class Preempted(UserError):
     """
 
     exit_code = 75
+    on_every_rank = True
 
 
 class ConfigError(UserError):
@@ -30,6 +36,12 @@ class ClusterModelError(UserError):
 
 class CheckpointError(UserError):
     """A model folder is missing a part, is damaged, or is of another kind than asked for."""
+
+
+class DivergenceError(UserError):
+    """Loss, gradients or weights of a training run are no longer finite numbers."""
+
+    on_every_rank = True
 
 
 class AssetError(UserError):

@@ -3,8 +3,9 @@
 #
 #   bash scripts/pretrain.sh [RECIPE] [--key value ...]
 #
-# RECIPE defaults to LLaVA-1.5-7B's; every key is a flag. The result is output_dir/mm_projector.safetensors, which
-# stage 2 takes as `pretrain_mm_mlp_adapter`, or the folder itself as `model_name_or_path`.
+# RECIPE defaults to LLaVA-1.5-7B's; every key is a flag, and `stage` is pretrain whatever the recipe says. The result
+# is output_dir/mm_projector.safetensors, which stage 2 takes as `pretrain_mm_mlp_adapter`, or the folder itself as
+# `model_name_or_path`.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 # shellcheck source=scripts/launch.sh
@@ -15,6 +16,7 @@ if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
     recipe="$1"
     shift
 fi
+set -- --stage pretrain "$@"
 only_shows "$recipe" "$@"
 resolve "$recipe" "$@"
 launch "$resolved"

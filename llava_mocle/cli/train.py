@@ -1,6 +1,7 @@
 """Train a recipe: stage 1 (the projector alone) or stage 2 (projector and adapter).
 
-A recipe is a YAML file whose keys are the options below; each is also a flag that wins over the file. Every field of
+A recipe is a YAML file whose keys are the options below; each is also a flag that wins over the file, and a flag's
+`none` switches off a key whose default is none. Every field of
 transformers.TrainingArguments is accepted as well, such as --output_dir, --learning_rate, --max_steps,
 --per_device_train_batch_size, --gradient_accumulation_steps, --gradient_checkpointing, --bf16, --warmup_ratio,
 --save_steps, --eval_strategy, --report_to, --deepspeed.

@@ -12,7 +12,7 @@ from llava_mocle.planning.hardware import Cluster
 from llava_mocle.planning.measure import measure_shape
 from llava_mocle.planning.memory import STRATEGIES
 from llava_mocle.planning.recommend import Candidate, Problem, candidates, evaluate, recommend
-from llava_mocle.planning.settings import read_settings
+from llava_mocle.planning.settings import checkpointing_key, read_settings
 from llava_mocle.planning.workload import find_workload
 from llava_mocle.training.dry_run import meta_model
 from llava_mocle.training.recipe import Recipe
@@ -125,7 +125,7 @@ def command_line(recipe: Recipe, cluster: Cluster, chosen: Candidate, overrides:
     words = [*launcher, "-m", "llava_mocle.cli.main", "train", *([recipe.source] if recipe.source else []), *overrides]
     words += ["--per_device_train_batch_size", str(chosen.micro_batch)]
     words += ["--gradient_accumulation_steps", str(chosen.accumulation)]
-    words += ["--gradient_checkpointing", str(chosen.checkpointing).lower()]
+    words += [f"--{checkpointing_key(recipe.trainer)}", str(chosen.checkpointing).lower()]
     if chosen.strategy.config or recipe.trainer.get("deepspeed"):
         words += ["--deepspeed", chosen.strategy.config or ""]
     return shlex.join(words)

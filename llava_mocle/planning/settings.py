@@ -1,6 +1,7 @@
 """What a recipe says about the shape of a run, read without starting one: no device, no DeepSpeed."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def read_settings(recipe: Recipe) -> Settings:
     return Settings(
         micro_batch=keys["per_device_train_batch_size"],
         accumulation=keys["gradient_accumulation_steps"],
-        checkpointing=bool(keys.get("gradient_checkpointing") or keys.get("activation_checkpointing")),
+        checkpointing=bool(keys.get(checkpointing_key(keys))),
         strategy=_strategy(keys.get("deepspeed")),
         half=half,
         weights=_WEIGHT_BYTES[dtype],
@@ -73,6 +74,12 @@ def read_settings(recipe: Recipe) -> Settings:
         max_steps=max(int(keys["max_steps"]), 0),
         max_length=recipe.data.model_max_length,
     )
+
+
+def checkpointing_key(keys: Mapping[str, Any]) -> str:
+    """The recipe key that decides: transformers' where it is given, else LLaVA's (see `MocleTrainingArguments`)."""
+    given = keys.get("activation_checkpointing") is not None
+    return "activation_checkpointing" if given else "gradient_checkpointing"
 
 
 def _strategy(config: Any) -> Strategy:

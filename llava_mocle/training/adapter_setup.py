@@ -11,6 +11,7 @@ from llava_mocle.model.gathering import whole_shape
 from llava_mocle.training.arguments import AdapterArguments
 
 PROJECTOR = "multi_modal_projector"
+_LANGUAGE_MODEL = "language_model"
 
 
 def language_model_targets(names: str) -> str:
@@ -18,12 +19,39 @@ def language_model_targets(names: str) -> str:
 
     A name that is already a pattern (holds `.*`) is taken as it is.
     """
+    parts = _target_names(names)
+    if len(parts) == 1 and ".*" in parts[0]:
+        return parts[0]
+    return rf".*{_LANGUAGE_MODEL}\..*\.({'|'.join(map(re.escape, parts))})"
+
+
+def _target_names(names: str) -> list[str]:
     parts = [part.strip() for part in names.split(",") if part.strip()]
     if not parts:
         raise ConfigError("lora_target_modules is empty; give names such as up_proj,down_proj")
+    return parts
+
+
+def check_targets(names: str, model: nn.Module) -> None:
+    """Every name in a list of targets is that of a linear: a misspelt one would leave its sites out unnoticed.
+
+    A single pattern is left to the adapter, which refuses one that matches nothing.
+
+    Raises:
+        ConfigError: names those that match nothing, and the linears that there are.
+    """
+    parts = _target_names(names)
     if len(parts) == 1 and ".*" in parts[0]:
-        return parts[0]
-    return rf".*language_model\..*\.({'|'.join(map(re.escape, parts))})"
+        return
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linears = [name for name in linears if f"{_LANGUAGE_MODEL}." in name]
+    missing = [part for part in parts if not any(re.fullmatch(language_model_targets(part), name) for name in linears)]
+    if missing:
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
+        raise ConfigError(
+            f"lora_target_modules is {names!r}, and the language model has no linear named {', '.join(missing)}; its "
+            f"linears are {known}"
+        )
 
 
 def adapter_config(

@@ -98,6 +98,13 @@ class DataArguments:
     def _entries(self) -> list[Any]:
         if self.datasets and self.data_path:
             raise ConfigError("both `datasets` and `data_path` are set; keep one of them")
+        if self.datasets:
+            for key in ("image_folder", "eval_data_path"):
+                if value := getattr(self, key):
+                    raise ConfigError(
+                        f"{key} is {value!r} beside `datasets`, where it does nothing; put it into the entry of the "
+                        "dataset that it belongs to"
+                    )
         if self.data_path:
             entry = {"name": "train", "data_path": self.data_path, "image_folder": self.image_folder or ""}
             return [entry | ({"eval_data_path": self.eval_data_path} if self.eval_data_path else {})]
@@ -141,12 +148,14 @@ class AdapterArguments:
     lora_alpha: int = option(256, "The scaling is lora_alpha / lora_r.")
     lora_dropout: float = option(0.0, "Dropout in front of the experts.")
     lora_target_modules: str = option(
-        "up_proj,down_proj", "Names of the language model's linears to adapt, separated by commas."
+        "up_proj,down_proj", "Names of the language model's linears to adapt: a list, or separated by commas."
     )
     num_experts: int = option(4, "E: task experts a site, besides the universal one.")
     top_k: int = option(1, "Task experts a sample activates; 2 only without the universal expert.")
     gate_temperature: float = option(0.1, "tau: 0.1 for LLaVA-1.5, 0.05 for InstructBLIP in the paper.")
-    gate_noise_std: float | None = option(None, "Noise on the gates while training; none: num_experts ** -0.5.")
+    gate_noise_std: float | None = option(
+        None, "Noise on the gates while training; none: num_experts ** -0.5, or 0.1 under gate_mode released."
+    )
     gate_mode: str = option("paper", "`released` reproduces the authors' inference code.", ("paper", "released"))
 
 

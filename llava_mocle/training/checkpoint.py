@@ -4,14 +4,16 @@ import logging
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from llava_mocle.errors import CheckpointError, ConfigError
-from llava_mocle.training.recipe import Recipe, write_recipe
+from llava_mocle.files import make_readable
+from llava_mocle.model.folders import CLUSTERS_FOLDER, RECIPE_FILE
+from llava_mocle.training.recipe import CLUSTERING_KEYS, Recipe, load_recipe, write_recipe
 from llava_mocle.training.seal import flaw, flush, read_seal, write_seal
 
 if TYPE_CHECKING:
@@ -19,9 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RECIPE_FILE = "recipe.yaml"
-CLUSTERS_FOLDER = "clusters"
 STAGING_FOLDER = ".incomplete"
+ABANDONED_FOLDER = "abandoned"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # Keys that say how to run, not what is trained: they may change between a run and its resumption.
 _FREE_KEYS = {
@@ -38,12 +39,17 @@ _FREE_KEYS = {
 
 @dataclass
 class CheckpointExtras:
-    """What every `checkpoint-N` gets besides weights: it loads by itself."""
+    """What every `checkpoint-N` gets besides weights: it loads by itself.
+
+    Attributes:
+        content: what identifies the data and the clustering, for the seal (see `content`).
+    """
 
     recipe: Recipe
     tokenizer: Any
     image_processor: Any
     cluster_model: "ClusterModel | None" = None
+    content: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: str | Path) -> None:
         """Write the resolved recipe, the processor and the cluster model into `folder`."""
@@ -76,28 +82,19 @@ def newest_checkpoint(output_dir: str | Path) -> Path | None:
     return None
 
 
-def checkpoint_to_resume(resume: str, output_dir: str | Path) -> Path | None:
-    """Where to go on from: `resume` is auto, never, or a checkpoint folder.
-
-    Raises:
-        CheckpointError: `never` on a folder that has checkpoints (nothing is overwritten), or a folder that is none.
-    """
-    newest = newest_checkpoint(output_dir)
-    if resume == "auto":
-        return newest
-    if resume == "never":
-        if newest is not None:
-            raise CheckpointError(
-                f"{output_dir}: holds {newest.name}, and `resume` is never; choose another output_dir, or remove it"
-            )
-        return None
-    folder = Path(resume)
-    trouble = flaw(folder)
-    if trouble is not None:
-        raise CheckpointError(
-            f"{folder}: no whole checkpoint to resume from ({trouble}); give another checkpoint-N folder, auto or never"
-        )
-    return folder
+def set_aside_after(checkpoint: Path) -> list[Path]:
+    """Move the checkpoints of the same run that have more steps into `abandoned/`; returns where they were."""
+    step, folder = checkpoint_step(checkpoint), checkpoint.parent
+    later = [path for path in folder.iterdir() if checkpoint_step(path) > step]
+    for path in later:
+        target = folder / ABANDONED_FOLDER / path.name
+        target.parent.mkdir(exist_ok=True)
+        number = 1
+        while target.exists():
+            number += 1
+            target = target.with_name(f"{path.name}.{number}")
+        os.replace(path, target)
+    return sorted(later, key=checkpoint_step)
 
 
 def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> None:
@@ -111,14 +108,17 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> No
     path = checkpoint / RECIPE_FILE
     if not path.is_file():
         raise CheckpointError(f"{path}: missing; this checkpoint cannot be resumed safely")
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
-    now = recipe.as_dict()
+    # A key that is not there had its default.
+    before = load_recipe().as_dict() | yaml.safe_load(path.read_text(encoding="utf-8"))
+    now, seal = recipe.as_dict(), read_seal(checkpoint)
+    # Where the seal knows the data and the cluster model by their content, that is compared when they are read.
+    free = _FREE_KEYS.union(CLUSTERING_KEYS) if "rows" in seal else _FREE_KEYS
     differ = [
         f"{key}: {before.get(key)!r} then, {now.get(key)!r} now"
-        for key in sorted({*before, *now} - _FREE_KEYS)
+        for key in sorted({*before, *now} - free)
         if before.get(key) != now.get(key)
     ]
-    batch_before = read_seal(checkpoint).get("global_batch", global_batch)
+    batch_before = seal.get("global_batch", global_batch)
     if batch_before != global_batch:
         differ.append(
             f"global batch (per_device_train_batch_size x gradient_accumulation_steps x processes): "
@@ -144,6 +144,7 @@ def clear_staging(output_dir: str | Path) -> None:
 def publish(output_dir: str | Path, name: str, **facts: Any) -> Path:
     """Seal a checkpoint in the staging folder and move it into `output_dir`; one of that name makes room first."""
     source, target = staging_dir(output_dir) / name, Path(output_dir) / name
+    make_readable(source)
     write_seal(source, **facts)
     if target.exists():
         os.replace(target, staging_dir(output_dir) / f"{name}.before")

@@ -1,97 +1,68 @@
 """Rows, cluster ids and datasets of a recipe, all validated before the first step."""
 
-import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
 
 from llava_mocle.clustering import ClusterModel
-from llava_mocle.clustering.assign import read_assignments, route_texts
 from llava_mocle.data.dataset import LlavaDataset
 from llava_mocle.data.mixture import Mixture
-from llava_mocle.errors import ConfigError
 from llava_mocle.model.load import LoadedModel
+from llava_mocle.training.cluster_setup import held_out_ids, load_clusters, needs_clusters, training_ids
+from llava_mocle.training.content import check_same_content, content_of
 from llava_mocle.training.recipe import Recipe
-
-logger = logging.getLogger(__name__)
-
-ASSIGNMENTS_FILE = "assignments.parquet"
 
 
 @dataclass
 class TrainingData:
-    """What a run trains and validates on."""
+    """What a run trains and validates on.
+
+    Attributes:
+        content: what identifies it, for checkpoints (see `content`).
+    """
 
     train: LlavaDataset
     validation: LlavaDataset | None
     dataset_names: list[str]
     cluster_model: ClusterModel | None
+    content: dict[str, Any] = field(default_factory=dict)
 
 
-def needs_clusters(recipe: Recipe) -> bool:
-    """Whether this recipe routes by cluster."""
-    return recipe.stage.stage == "finetune" and recipe.adapter.adapter in ("mocle", "cluster")
-
-
-def prepare_data(recipe: Recipe, loaded: LoadedModel) -> TrainingData:
+def prepare_data(recipe: Recipe, loaded: LoadedModel, checkpoint: Path | None = None) -> TrainingData:
     """Read and check every row, join images and cluster ids.
 
-    A baseline carries cluster ids too when the recipe's cluster model is there, so that its validation loss is broken
-    down in the same way.
+    Held-out rows of a baseline get cluster ids too when the recipe's cluster model is there, so that its validation
+    loss is broken down in the same way.
+
+    Args:
+        checkpoint: what the run goes on from; it must have been trained on the same.
 
     Raises:
         UserError: before any step is taken.
     """
     specs = recipe.data.dataset_specs()
-    cluster_model = _cluster_model(recipe)
+    clusters = load_clusters(recipe)
     # One process a machine parses, checks and measures the rows; the others map what it has written.
     with PartialState().local_main_process_first():
         mixture = Mixture.load(specs)
-        train = _dataset(recipe, loaded, mixture, _ids_of_training(recipe, mixture, cluster_model))
         held_out = Mixture.load(specs, split="eval") if any(spec.eval_data_path for spec in specs) else None
+        content = content_of(mixture, held_out, clusters if needs_clusters(recipe) else None)
+        if checkpoint is not None:
+            check_same_content(checkpoint, content, mixture, held_out, recipe.cluster.cluster_model)
+        train = _dataset(recipe, loaded, mixture, training_ids(recipe, mixture, clusters))
     validation = None
     if held_out is not None:
-        validation = _dataset(recipe, loaded, held_out, _ids_of_held_out(held_out, cluster_model))
+        validation = _dataset(recipe, loaded, held_out, held_out_ids(recipe, held_out, clusters))
     return TrainingData(
         train=train,
         validation=validation,
         dataset_names=[spec.name for spec in specs],
-        cluster_model=cluster_model,
+        cluster_model=clusters,
+        content=content,
     )
-
-
-def _cluster_model(recipe: Recipe) -> ClusterModel | None:
-    path = recipe.cluster.cluster_model
-    if recipe.stage.stage == "pretrain":
-        return None
-    if needs_clusters(recipe):
-        if not path:
-            raise ConfigError(
-                f"cluster_model is not set, and adapter {recipe.adapter.adapter!r} routes by cluster; name the folder "
-                "that `llava-mocle cluster --recipe ...` writes"
-            )
-        return ClusterModel.load(path)
-    if path and Path(path).is_dir():
-        return ClusterModel.load(path)
-    return None
-
-
-def _ids_of_training(
-    recipe: Recipe, mixture: Mixture, cluster_model: ClusterModel | None
-) -> dict[str, np.ndarray] | None:
-    if cluster_model is None:
-        return None
-    path = recipe.cluster.cluster_assignments or Path(str(recipe.cluster.cluster_model)) / ASSIGNMENTS_FILE
-    return read_assignments(path, mixture.rows, cluster_model)
-
-
-def _ids_of_held_out(mixture: Mixture, cluster_model: ClusterModel | None) -> dict[str, np.ndarray] | None:
-    if cluster_model is None:
-        return None
-    texts = route_texts(mixture.rows, cluster_model.rule)
-    return {name: cluster_model.assign(part)[0] for name, part in texts.items()}
 
 
 def _dataset(

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from llava_mocle.errors import ConfigError, Preempted, UserError
+from llava_mocle.errors import ConfigError, UserError
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 from llava_mocle.training.liveness import Liveness
 
@@ -81,10 +81,10 @@ def watched(args: MocleTrainingArguments) -> Iterator[None]:
         liveness.connect(os.environ.get("MASTER_ADDR", "127.0.0.1"), port)
     try:
         yield
-    except Preempted:
-        liveness.close()  # all ranks leave together, as agreed
-        raise
     except BaseException as error:
+        if isinstance(error, UserError) and error.on_every_rank:
+            liveness.close()  # all ranks leave together, as agreed
+            raise
         if not isinstance(error, UserError):
             liveness.wait_for_news()
         liveness.fail(f"{type(error).__name__}: {error}".splitlines()[0])

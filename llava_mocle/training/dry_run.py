@@ -9,8 +9,14 @@ from transformers import AutoConfig, LlavaForConditionalGeneration
 
 import llava_mocle.model  # noqa: F401  (registers the grid tower with AutoConfig)
 from llava_mocle.errors import ConfigError
-from llava_mocle.training.adapter_setup import adapter_config, count_parameters, freeze_all_but_projector
+from llava_mocle.training.adapter_setup import (
+    adapter_config,
+    check_targets,
+    count_parameters,
+    freeze_all_but_projector,
+)
 from llava_mocle.training.arguments import ModelArguments
+from llava_mocle.training.checks import check_recipe
 from llava_mocle.training.recipe import Recipe
 
 # D of all-MiniLM-L6-v2; a dry run loads no encoder to ask.
@@ -28,6 +34,7 @@ def meta_model(recipe: Recipe) -> nn.Module:
         if recipe.stage.stage == "pretrain":
             freeze_all_but_projector(model)
             return model
+        check_targets(recipe.adapter.lora_target_modules, model)
         config = adapter_config(
             recipe.adapter,
             num_datasets=len(recipe.data.dataset_specs()),
@@ -44,6 +51,7 @@ def dry_run(recipe: Recipe) -> str:
         ConfigError: as `meta_model`.
     """
     args = recipe.training_arguments(report_to="none")
+    check_recipe(recipe, args)
     model = meta_model(recipe)
     counts = count_parameters(model)
     lines = [f"recipe      {recipe.source or 'command line'}", f"stage       {recipe.stage.stage}"]

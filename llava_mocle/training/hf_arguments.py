@@ -1,5 +1,6 @@
 """`transformers.TrainingArguments` with this project's own keys and defaults (paper, appendix A.2)."""
 
+import typing
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
@@ -23,6 +24,7 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
     warmup_ratio: float | None = field(default=None, metadata={"help": "Warm-up as a share of all steps: 0.03."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the mixture."})
     logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Off: a loss of nan is logged as it is."})
     report_to: str | None = field(
         default="auto", metadata={"help": "auto: tensorboard when installed; wandb, tensorboard or none."}
     )
@@ -31,6 +33,7 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "LLaVA's name of activation_checkpointing; non-reentrant."}
     )
+    gradient_checkpointing_kwargs: dict | str | None = field(default=None, metadata={"help": "Likewise its options."})
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Off: every trained parameter takes part in every step."}
     )
@@ -41,12 +44,18 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
             self.warmup_steps = self.warmup_ratio
         if self.gradient_checkpointing is not None and self.activation_checkpointing is None:
             self.activation_checkpointing, self.gradient_checkpointing = self.gradient_checkpointing, None
-        if self.activation_checkpointing and self.activation_checkpointing_kwargs is None:
-            # Re-entrant checkpointing would recompute outside the forward that set the routing.
-            self.activation_checkpointing_kwargs = {"use_reentrant": False}
+        if self.gradient_checkpointing_kwargs is not None and self.activation_checkpointing_kwargs is None:
+            self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
+            self.gradient_checkpointing_kwargs = None
         if self.report_to == "auto":
             self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
         super().__post_init__()
+        if self.activation_checkpointing:
+            # Re-entrant checkpointing would recompute outside the forward that set the routing.
+            self.activation_checkpointing_kwargs = {
+                "use_reentrant": False,
+                **typing.cast(dict, self.activation_checkpointing_kwargs or {}),
+            }
         # One process drives one GPU: with several visible ones Trainer would wrap the model in DataParallel, whose
         # replicas cannot share one routing. torchrun starts a process a GPU.
         if self.n_gpu > 1:

@@ -25,8 +25,8 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments) -> LoadedModel:
     source = recipe.model
     if not source.model_name_or_path:
         raise ConfigError("model_name_or_path is not set; give a LLaVA folder, or a language model and vision_tower")
-    original = source.vision_tower is not None and _is_original(source.model_name_or_path)
-    if source.vision_tower is None or original:
+    original = bool(source.vision_tower) and _is_original(source.model_name_or_path)
+    if not source.vision_tower or original:
         path = source.model_name_or_path
     else:
         path = _joined_base(recipe, args)

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from llava_mocle.model.gathering import whole_shape
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 
 # Anchored on the adapter's own names: a language model's `mlp.gate_proj` is no gate of ours.
@@ -25,7 +26,7 @@ def parameter_groups(model: nn.Module, args: MocleTrainingArguments) -> list[dic
     """Split trainable parameters into optimizer groups.
 
     Every group has a `name` (kept by torch in the optimizer's state), its `lr` and the run's weight decay, which
-    biases do not get. Groups without parameters are left out.
+    biases and other vectors (a norm's weight) do not get. Groups without parameters are left out.
     """
     rates = {
         "experts": args.learning_rate,
@@ -35,7 +36,8 @@ def parameter_groups(model: nn.Module, args: MocleTrainingArguments) -> list[dic
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((group_of(name), name.endswith("bias")), []).append(parameter)
+            is_bias = name.endswith("bias") or len(whole_shape(parameter)) < 2
+            groups.setdefault((group_of(name), is_bias), []).append(parameter)
     return [
         {
             "name": f"{kind}_bias" if is_bias else kind,

@@ -1,8 +1,8 @@
 """One YAML file -> typed arguments. Its keys are dataclass fields; every key is also a command-line flag."""
 
+import argparse
 import dataclasses
 import difflib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +13,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from llava_mocle.errors import ConfigError
+from llava_mocle.files import write_text
 from llava_mocle.training.arguments import (
     GROUPS,
     AdapterArguments,
@@ -22,6 +23,10 @@ from llava_mocle.training.arguments import (
     StageArguments,
 )
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
+from llava_mocle.training.recipe_values import allow_none, check_either, checked_value, give_way
+
+# How the cluster model is made: a recipe need not say it, and trains on what is in the cluster model's folder.
+CLUSTERING_KEYS = ("num_clusters", "cluster_encoder", "instruction_turns", "cluster_seed", "cluster_n_init")
 
 
 class _Parser(HfArgumentParser):
@@ -31,7 +36,13 @@ class _Parser(HfArgumentParser):
 
 @dataclass
 class Recipe:
-    """A resolved recipe: defaults, then the YAML, then the overrides."""
+    """A resolved recipe: defaults, then the YAML, then the overrides.
+
+    Attributes:
+        trainer: the keys of `MocleTrainingArguments` that are not ours.
+        source: the YAML's name.
+        given: the keys that the YAML or the overrides set; all others have their defaults.
+    """
 
     model: ModelArguments
     data: DataArguments
@@ -40,6 +51,7 @@ class Recipe:
     stage: StageArguments
     trainer: dict[str, Any]
     source: str | None = None
+    given: frozenset[str] = frozenset()
 
     def training_arguments(self, **changes: Any) -> MocleTrainingArguments:
         """Build the arguments `Trainer` takes. This initialises the device, so only training calls it."""
@@ -64,7 +76,9 @@ class Recipe:
 
 def _make_parser() -> _Parser:
     groups = [ModelArguments, DataArguments, ClusterArguments, AdapterArguments, MocleTrainingArguments]
-    return _Parser(groups, allow_abbrev=False)
+    parser = _Parser(groups, allow_abbrev=False)
+    allow_none(parser)
+    return parser
 
 
 @cache
@@ -121,14 +135,34 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         ConfigError: an unknown key or a value of the wrong type, with the key, the value and what was expected.
     """
+    flags = _given_flags(overrides)
+    check_either("command line", flags)
     parser = _make_parser()
     values = read_yaml(path) if path is not None else {}
-    if "data_path" in {word.split("=")[0].lstrip("-").replace("-", "_") for word in overrides if word.startswith("--")}:
-        values.pop("datasets", None)  # one dataset on the command line replaces the file's list
-    for key, value in values.items():
-        _check_choice(parser, path, key, value)
+    values = {key: checked_value(parser, str(path), key, value) for key, value in values.items()}
+    check_either(str(path), values)
+    give_way(values, flags)
     # Text goes through argparse's own conversion (YAML reads 1e-4 as text); other values stay as they are.
     parser.set_defaults(**values)
+    parsed = vars(parser.parse_args(list(overrides)))
+    made = {
+        name: group(**{item.name: parsed[item.name] for item in dataclasses.fields(group)})
+        for name, group in GROUPS.items()
+    }
+    trainer = {key: parsed[key] for key in _trainer_defaults()}
+    source = str(path) if path is not None else None
+    return Recipe(**made, trainer=trainer, source=source, given=frozenset({*values, *flags}))
+
+
+def _given_flags(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values that the command line sets, by key.
+
+    Raises:
+        ConfigError: a flag that is no key, or a word that belongs to no flag.
+    """
+    parser = _make_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
     namespace, unknown = parser.parse_known_args(list(overrides))
     for word in unknown:
         if word.startswith("--"):
@@ -136,28 +170,17 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             raise ConfigError(f"unknown flag {word!r}; {_nearest(key)}")
     if unknown:
         raise ConfigError(f"unexpected words on the command line: {' '.join(unknown)}")
-    parsed = vars(namespace)
-    made = {
-        name: group(**{item.name: parsed[item.name] for item in dataclasses.fields(group)})
-        for name, group in GROUPS.items()
-    }
-    trainer = {key: parsed[key] for key in _trainer_defaults()}
-    return Recipe(**made, trainer=trainer, source=str(path) if path is not None else None)
+    return vars(namespace)
 
 
 def write_recipe(recipe: Recipe, path: str | Path) -> None:
-    """Write a resolved recipe as YAML that `load_recipe` reads back to the same."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False), encoding="utf-8")
-    os.replace(partial, path)
+    """Write a resolved recipe as YAML that `load_recipe` reads back to the same.
 
-
-def _check_choice(parser: _Parser, path: str | Path | None, key: str, value: Any) -> None:
-    action = next(action for action in parser._actions if action.dest == key)
-    if action.choices and value is not None and value not in action.choices:
-        raise ConfigError(f"{path}: {key} is {value!r}, expected one of {', '.join(map(str, action.choices))}")
-    numeric = action.type in (int, float)
-    if numeric and isinstance(value, (list, dict, bool)):
-        raise ConfigError(f"{path}: {key} is {value!r}, expected a number")
+    How the clusters were made stands in it only where the recipe says so: a default is no claim about the cluster
+    model that it names.
+    """
+    values = recipe.as_dict()
+    for item in dataclasses.fields(ClusterArguments):
+        if item.name in CLUSTERING_KEYS and item.name not in recipe.given and values[item.name] == item.default:
+            del values[item.name]
+    write_text(path, yaml.safe_dump(values, sort_keys=False))

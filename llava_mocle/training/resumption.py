@@ -8,13 +8,19 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from llava_mocle.errors import ConfigError
-from llava_mocle.training.checkpoint import check_same_recipe, checkpoint_step, checkpoint_to_resume
+from llava_mocle.errors import CheckpointError, ConfigError
+from llava_mocle.training.checkpoint import (
+    ABANDONED_FOLDER,
+    check_same_recipe,
+    checkpoint_step,
+    newest_checkpoint,
+    set_aside_after,
+)
 from llava_mocle.training.deepspeed_state import UNIVERSAL_FOLDER, to_universal
 from llava_mocle.training.distributed import on_main
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 from llava_mocle.training.recipe import Recipe
-from llava_mocle.training.seal import read_seal
+from llava_mocle.training.seal import flaw, read_seal
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +35,14 @@ class Resumption:
             schedule go on).
         engine_folder: where DeepSpeed finds its state.
         finished: the run has taken all its steps; what may be left is to write its result.
+        start: how the run was begun, see `start_name`.
     """
 
     folder: Path
     optimizer: str
     engine_folder: Path
     finished: bool
+    start: str = "auto"
 
 
 def optimizer_kind(args: MocleTrainingArguments) -> str:
@@ -56,7 +64,7 @@ def find_resumption(recipe: Recipe, args: MocleTrainingArguments) -> Resumption 
         CheckpointError: `resume` names a folder that is no whole checkpoint, or is `never` where there is one.
         ConfigError: the checkpoint is another recipe's, or at or beyond `stop_after_steps`.
     """
-    found = on_main(lambda: checkpoint_to_resume(args.resume, str(args.output_dir)))
+    found = on_main(lambda: checkpoint_to_resume(args.resume, Path(str(args.output_dir))))
     if found is None:
         return None
     check_same_recipe(found, recipe, global_batch(args))
@@ -65,10 +73,58 @@ def find_resumption(recipe: Recipe, args: MocleTrainingArguments) -> Resumption 
     kind = _optimizer_state(found, args)
     engine_folder = Path(str(args.output_dir), UNIVERSAL_FOLDER) if kind == "universal" else found
     state = json.loads((found / "trainer_state.json").read_text(encoding="utf-8"))
-    resumption = Resumption(found, kind, engine_folder, finished=state["global_step"] >= state["max_steps"])
+    finished = state["global_step"] >= state["max_steps"]
+    start = read_seal(found).get("start", "auto") if args.resume == "auto" else start_name(args.resume)
+    resumption = Resumption(found, kind, engine_folder, finished, start)
     if args.process_index == 0:
         logger.warning("resuming from %s", found)
     return resumption
+
+
+def start_name(resume: str) -> str:
+    """How a run is begun, for its checkpoints' seals: "auto", "never", or the checkpoint that `resume` names."""
+    return resume if resume in ("auto", "never") else str(Path(resume).resolve())
+
+
+def checkpoint_to_resume(resume: str, output_dir: Path) -> Path | None:
+    """Where to go on from: `resume` is auto, never, or a checkpoint folder.
+
+    A named folder is where the run begins; started again, it goes on from the newest checkpoint that came of that.
+    Later ones of another course in the same `output_dir` are moved into `abandoned/`.
+
+    Raises:
+        CheckpointError: `never` on a folder that has checkpoints (nothing is overwritten), a folder that is none, or
+            one from elsewhere for an `output_dir` that holds another run's.
+    """
+    newest = newest_checkpoint(output_dir)
+    if resume == "auto":
+        return newest
+    if resume == "never":
+        if newest is not None:
+            raise CheckpointError(
+                f"{output_dir}: holds {newest.name}, and `resume` is never; --resume auto goes on from it; to begin "
+                "afresh, choose another output_dir, or remove it"
+            )
+        return None
+    folder = Path(resume)
+    if newest is not None and read_seal(newest).get("start") == start_name(resume):
+        logger.warning("%s came of a start from %s; remove it to start from there once more", newest, folder)
+        return newest
+    trouble = flaw(folder)
+    if trouble is not None:
+        raise CheckpointError(
+            f"{folder}: no whole checkpoint to resume from ({trouble}); give another checkpoint-N folder, auto or never"
+        )
+    if folder.resolve().parent == output_dir.resolve():
+        later = set_aside_after(folder.resolve())
+        if later:
+            logger.warning("moved to %s: %s", output_dir / ABANDONED_FOLDER, ", ".join(path.name for path in later))
+    elif newest is not None:
+        raise CheckpointError(
+            f"{output_dir}: holds {newest.name}, which did not come of {folder}; choose another output_dir, or remove "
+            "it"
+        )
+    return folder
 
 
 def _optimizer_state(checkpoint: Path, args: MocleTrainingArguments) -> str:

@@ -1,7 +1,6 @@
 """A recipe, run: load, adapt, train, save."""
 
 import logging
-import multiprocessing
 from pathlib import Path
 
 from peft import get_peft_model
@@ -12,10 +11,17 @@ from llava_mocle.data.collator import Collator
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.gathering import gathered
 from llava_mocle.model.load import LoadedModel
-from llava_mocle.training.adapter_setup import adapter_config, count_parameters, freeze_all_but_projector
+from llava_mocle.training.adapter_setup import (
+    adapter_config,
+    check_targets,
+    count_parameters,
+    freeze_all_but_projector,
+)
 from llava_mocle.training.callbacks import StopAfterSteps, replace_console
 from llava_mocle.training.checkpoint import CheckpointExtras, checkpoint_step
-from llava_mocle.training.data_setup import TrainingData, needs_clusters, prepare_data
+from llava_mocle.training.checks import check_recipe
+from llava_mocle.training.cluster_setup import needs_clusters
+from llava_mocle.training.data_setup import TrainingData, prepare_data
 from llava_mocle.training.distributed import prepare_deepspeed, start_collectives, watched
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 from llava_mocle.training.model_setup import load_start
@@ -24,8 +30,9 @@ from llava_mocle.training.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.recipe import Recipe
 from llava_mocle.training.resumption import Resumption, find_resumption, prepare_universal
 from llava_mocle.training.routing_log import RoutingLog, warn_of_idle_experts
+from llava_mocle.training.same_data import check_same_data
 from llava_mocle.training.trainer import MocleTrainer
-from llava_mocle.training.workers import start_workers_safely
+from llava_mocle.training.workers import end_workers, naming_rows, start_workers_safely
 
 logger = logging.getLogger(__name__)
 
@@ -43,24 +50,15 @@ def train(recipe: Recipe) -> MocleTrainer:
     preemption = Preemption()
     with preemption.watching():
         args = recipe.training_arguments()
-        _check(args)
+        check_recipe(recipe, args)
         start_workers_safely(args)
         start_collectives(args)
         try:
             with watched(args), claimed(str(args.output_dir)):
                 return _train(recipe, args, preemption)
         except BaseException:
-            # Loader workers ignore SIGTERM, by which multiprocessing would end them, and then wait for ever.
-            for child in multiprocessing.active_children():
-                child.kill()
+            end_workers()
             raise
-
-
-def _check(args: MocleTrainingArguments) -> None:
-    if args.deepspeed and args.load_best_model_at_end:
-        raise ConfigError("load_best_model_at_end cannot be used with deepspeed; take the best checkpoint's folder")
-    if args.save_only_model:
-        raise ConfigError("save_only_model makes checkpoints that cannot be resumed; leave it out (they are small)")
 
 
 def _train(recipe: Recipe, args: MocleTrainingArguments, preemption: Preemption) -> MocleTrainer:
@@ -69,7 +67,8 @@ def _train(recipe: Recipe, args: MocleTrainingArguments, preemption: Preemption)
         prepare_universal(resumption, args)
     set_seed(args.seed)
     loaded = load_start(recipe, args)
-    data = prepare_data(recipe, loaded)
+    data = prepare_data(recipe, loaded, resumption.folder if resumption else None)
+    check_same_data(data)
     set_seed(args.seed)  # however the base was loaded, the adapter starts from the same values
     model, routing = adapt(recipe, args, loaded, data)
     trainer = build_trainer(recipe, args, loaded, data, model, routing, preemption, resumption)
@@ -84,7 +83,8 @@ def _train(recipe: Recipe, args: MocleTrainingArguments, preemption: Preemption)
         trainer.restore_finished()
     else:
         try:
-            trainer.train(resume_from_checkpoint=str(resumption.folder) if resumption else None)
+            with naming_rows(data.train, data.validation):
+                trainer.train(resume_from_checkpoint=str(resumption.folder) if resumption else None)
         except ValidationCutOff:  # of the pass before the first step: there is nothing new to save
             raise preemption.error(None, trainer.state.global_step) from None
     if data.train.skipped_images:
@@ -94,7 +94,8 @@ def _train(recipe: Recipe, args: MocleTrainingArguments, preemption: Preemption)
         trainer.accelerator.wait_for_everyone()
         raise preemption.error(Path(str(args.output_dir), f"checkpoint-{steps}"), steps)
     if steps < of:
-        logger.warning("stopped at step %d of %d; the same command without stop_after_steps goes on", steps, of)
+        without = " without stop_after_steps" if args.stop_after_steps else ""
+        logger.warning("stopped at step %d of %d; the same command%s goes on", steps, of, without)
         return trainer
     trainer.save_result()
     if routing is not None:
@@ -117,6 +118,7 @@ def adapt(
         freeze_all_but_projector(loaded.model)
         keep_in_float32(loaded.model, args)
         return loaded.model, None
+    check_targets(recipe.adapter.lora_target_modules, loaded.model)
     config = adapter_config(
         recipe.adapter,
         num_datasets=len(data.dataset_names),
@@ -157,6 +159,7 @@ def build_trainer(
         tokenizer=loaded.tokenizer,
         image_processor=loaded.image_processor,
         cluster_model=data.cluster_model if recipe.stage.stage == "finetune" else None,
+        content=data.content,
     )
     callbacks = [StopAfterSteps(args.stop_after_steps)] if args.stop_after_steps else []
     trainer = MocleTrainer(

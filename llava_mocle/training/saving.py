@@ -1,6 +1,7 @@
 """Saving and resuming: checkpoints that appear whole or not at all, hold what is trained, and load by themselves."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from llava_mocle.errors import CheckpointError
+from llava_mocle.files import make_readable
+from llava_mocle.model.folders import CLUSTERS_FOLDER
 from llava_mocle.model.load import load_projector, save_projector
 from llava_mocle.training.checkpoint import CheckpointExtras, clear_staging, newest_checkpoint, publish, staging_dir
 from llava_mocle.training.deepspeed_state import load_engine, save_engine, trainable_state
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
-from llava_mocle.training.resumption import Resumption, global_batch, optimizer_kind
+from llava_mocle.training.resumption import Resumption, global_batch, optimizer_kind, start_name
+from llava_mocle.training.workers import is_worker_gone
 
 
 class SavingTrainer(Trainer):
@@ -59,6 +63,8 @@ class SavingTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except Exception as error:
+            if is_worker_gone(error):  # which has nothing to do with what was being written
+                raise
             raise self._not_written(folder, name, error) from error
         finally:
             self._staging = False
@@ -70,6 +76,8 @@ class SavingTrainer(Trainer):
             try:
                 self._publish(folder, name)
             except Exception as error:
+                if is_worker_gone(error):
+                    raise
                 raise self._not_written(folder, name, error) from error
         # Nobody leaves before it is in place: a launcher may end the whole run when the first rank does.
         self.accelerator.wait_for_everyone()
@@ -84,6 +92,8 @@ class SavingTrainer(Trainer):
             optimizer=optimizer_kind(self.args),
             world_size=self.args.world_size,
             global_batch=global_batch(self.args),
+            start=self.resumption.start if self.resumption else start_name(self.args.resume),
+            **self.extras.content,
         )
         rotate_checkpoints(
             str(folder),
@@ -139,8 +149,17 @@ class SavingTrainer(Trainer):
         try:
             self.save_model()
             self.save_state()
+            if self.args.should_save:
+                self._share_result(Path(str(self.args.output_dir)))
         except OSError as error:
             raise self._not_written(Path(str(self.args.output_dir)), "the result", error) from error
+
+    def _share_result(self, folder: Path) -> None:
+        """The result's files for all who may read the folder; what else lies beside them is not ours to change."""
+        for place in folder.iterdir():
+            if place.is_file() or place.name == CLUSTERS_FOLDER:
+                with suppress(PermissionError):  # a file of somebody else's
+                    make_readable(place)
 
     def restore_finished(self) -> None:
         """In place of training: what a checkpoint that has taken all steps holds."""

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.files import written_aside
+
 SEAL_FILE = "checkpoint.json"
 _FORMAT = 1
 _THREADS = 8
@@ -27,10 +29,9 @@ def write_seal(folder: str | Path, **facts: Any) -> None:
             name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
             for name, digest in zip(names, digests, strict=True)
         }
-    partial = folder / f".{SEAL_FILE}.partial"
-    partial.write_text(json.dumps({"format": _FORMAT, **facts, "files": files}, indent=1), encoding="utf-8")
-    flush(partial)
-    os.replace(partial, folder / SEAL_FILE)
+    with written_aside(folder / SEAL_FILE) as aside:
+        aside.write_text(json.dumps({"format": _FORMAT, **facts, "files": files}, indent=1), encoding="utf-8")
+        flush(aside)
     flush(folder)
 
 

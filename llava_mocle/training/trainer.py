@@ -8,26 +8,26 @@ from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from llava_mocle.adapter import ROUTING_INPUTS
 from llava_mocle.data.sampler import GlobalBatchSampler
+from llava_mocle.errors import ConfigError
+from llava_mocle.training.finite import FiniteTrainer
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 from llava_mocle.training.parameter_groups import parameter_groups
 from llava_mocle.training.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.resumption import global_batch
 from llava_mocle.training.routing_log import RoutingLog
-from llava_mocle.training.saving import SavingTrainer
 from llava_mocle.training.text_only import run_projector_in_every_step
 from llava_mocle.training.validation import LossByGroup, pack_ids, sample_losses
-from llava_mocle.training.workers import NamingIterator, settle
-
-ROUTING_INPUTS = ("cluster_ids", "dataset_ids")
+from llava_mocle.training.workers import NamingIterator, NamingLoader, settle
 
 
-class MocleTrainer(SavingTrainer):
+class MocleTrainer(FiniteTrainer):
     """Trains either stage.
 
     Adds to `Trainer`: batches grouped by modality and length, parameter groups with their own learning rates,
     validation loss a dataset and a cluster, routing statistics in the logs, and (`SavingTrainer`) checkpoints that load
-    by themselves and appear whole or not at all.
+    by themselves and appear whole or not at all; `FiniteTrainer` stops a run that has diverged.
 
     Args:
         dataset_names: dataset index -> name, for the logs.
@@ -86,15 +86,28 @@ class MocleTrainer(SavingTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
+        batch = global_batch(self.args)
+        if self.args.dataloader_drop_last and len(dataset) < batch:
+            raise self._nothing_to_train(len(dataset), batch)
         self._sampler = GlobalBatchSampler(
             dataset.lengths,
             dataset.has_image,
-            global_batch(self.args),
+            batch,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
             grouped=self.args.group_by_modality_length,
             drop_last=self.args.dataloader_drop_last,
         )
         return self._sampler
+
+    def _nothing_to_train(self, samples: int, batch: int) -> ConfigError:
+        error = ConfigError(
+            f"dataloader_drop_last is true, and {samples} samples make no whole global batch of {batch} "
+            f"(per_device_train_batch_size {self.args.per_device_train_batch_size} x gradient_accumulation_steps "
+            f"{self.args.gradient_accumulation_steps} x {self.args.world_size} processes), so no step would be taken; "
+            "leave it out (the last batch is filled up without labels), or make the batch smaller"
+        )
+        error.on_every_rank = True
+        return error
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of `args.optim` over `parameter_groups`."""
@@ -135,10 +148,14 @@ class MocleTrainer(SavingTrainer):
         self.validation_losses.add(*every)
         return losses.sum() / counts.sum().clamp(min=1), None, None
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """`Trainer`'s loop, with the token-weighted loss a dataset and a cluster among its metrics."""
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer`'s loop, with the token-weighted loss a dataset and a cluster among its metrics.
+
+        Raises:
+            UserError: a held-out row cannot be loaded (see `NamingIterator`).
+        """
         self.validation_losses.reset()
-        output = super().evaluation_loop(*args, **kwargs)
+        output = super().evaluation_loop(NamingLoader(dataloader), *args, **kwargs)
         output.metrics.update(self.validation_losses.metrics())
         return output
 

@@ -4,12 +4,17 @@ import functools
 import multiprocessing
 import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from llava_mocle.errors import DataError, UserError
 from llava_mocle.training.preemption import SIGNALS
+
+# A killed process whose file system does not answer goes when that does.
+_PATIENCE_S = 5.0
 
 
 def start_workers_safely(args: Any) -> None:
@@ -70,12 +75,70 @@ class NamingIterator:
         except (RuntimeError, OSError, EOFError) as error:
             # What torch raises when a worker is gone depends on what it was waiting for.
             rows = self.dataset.rows_in_work()
-            if not rows:
+            if not rows and not is_worker_gone(error) and not isinstance(error, ConnectionError | EOFError):
                 raise
-            raise DataError(
-                f"a loader worker is gone ({' '.join(str(error).split()) or type(error).__name__}); workers were at: "
-                f"{'; '.join(rows)}. Look at these images, or give the job more memory or fewer dataloader_num_workers"
-            ) from error
+            raise _worker_gone(error, rows) from error
+
+
+class NamingLoader:
+    """A loader whose iterators are `NamingIterator`s; in all else the loader itself."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> NamingIterator:
+        return NamingIterator(iter(self.loader), self.loader.dataset)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+
+def is_worker_gone(error: BaseException) -> bool:
+    """Whether this is torch's news of a dead worker, which a signal handler raises wherever the main thread is."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+@contextmanager
+def naming_rows(*datasets: Any) -> Iterator[None]:
+    """Inside the block, a worker that is killed while the main process does something else is reported with its row.
+
+    Raises:
+        DataError: names the rows of these datasets (None: no dataset) that workers were at.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_worker_gone(error):
+            raise
+        rows = [row for dataset in datasets if dataset is not None for row in dataset.rows_in_work()]
+        raise _worker_gone(error, rows) from error
+
+
+def end_workers() -> None:
+    """Kill what is left of the workers: they ignore SIGTERM, by which multiprocessing would end them at exit.
+
+    Their deaths are no news: torch's handler, which would raise an error about each, does not hear of them.
+    """
+    children = multiprocessing.active_children()
+    try:
+        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    except ValueError:  # not the main thread, which is the one that torch's handler would disturb
+        handler = None
+    for child in children:
+        child.kill()
+    for child in children:
+        child.join(_PATIENCE_S)
+    if handler is not None:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def _worker_gone(error: Exception, rows: list[str]) -> DataError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    at = f"workers were at: {'; '.join(rows)}. Look at these images, or" if rows else "no worker was at a row;"
+    return DataError(f"a loader worker is gone ({said}); {at} give the job more memory or fewer dataloader_num_workers")
 
 
 def _message(error: UserError) -> str:

@@ -56,8 +56,11 @@ train_job() {
     fi
     echo "job $SLURM_JOB_ID: $SLURM_NTASKS processes on $SLURM_JOB_NODELIST, rank 0 at $MASTER_ADDR port" \
         "$MASTER_PORT; where srun says task N, it is rank N"
+    local again=()
+    # `never` is about what lay there before the job's first start.
+    if [ "$restarts" -gt 0 ] && grep -qx 'resume: never' "$job_dir/recipe.yaml"; then again=(--resume auto); fi
     watch_step srun --export=ALL --kill-on-bad-exit=1 "$LLAVA_MOCLE_ROOT/scripts/slurm/rank.sh" \
-        "${LLAVA_MOCLE[@]}" train "$job_dir/recipe.yaml" || code=$?
+        "${LLAVA_MOCLE[@]}" train "$job_dir/recipe.yaml" "${again[@]}" || code=$?
     end_job "$code"
 }
 

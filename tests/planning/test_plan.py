@@ -91,6 +91,23 @@ def test_a_recipe_with_deepspeed_is_recognized():
         assert plan.command.endswith("--deepspeed ''")
 
 
+@pytest.mark.parametrize(
+    ("words", "key", "expected"),
+    [
+        (["--gradient_checkpointing", "true"], "gradient_checkpointing", True),
+        (["--gradient_checkpointing", "false"], "gradient_checkpointing", False),
+        (["--activation_checkpointing", "false"], "activation_checkpointing", False),
+        (["--activation_checkpointing", "true"], "activation_checkpointing", True),
+    ],
+)
+def test_checkpointing_is_decided_as_in_training(words, key, expected):
+    recipe = load_recipe(RECIPE, words)
+    assert read_settings(recipe).checkpointing == expected
+    assert bool(recipe.training_arguments().activation_checkpointing) == expected
+    plan = plan_of(overrides=words)
+    assert f"--{key} {str(plan.chosen.checkpointing).lower()}" in plan.command
+
+
 def test_settings_of_the_recipe():
     settings = read_settings(load_recipe(RECIPE))
     expected = Settings(16, 1, True, DDP, True, 2, 8, "sdpa", 1.0, 0, 2048)

@@ -56,6 +56,16 @@ def test_several_processes_of_one_machine_are_torchruns(stubs: Stubs) -> None:
     assert "llava_v1_5_7b_pretrain.yaml" in " ".join(stubs.calls("python")[0])
 
 
+@pytest.mark.parametrize(
+    ("script", "words"), [("pretrain", ["--stage", "pretrain"]), ("finetune_lora", ["--adapter", "lora"])]
+)
+def test_what_a_script_is_for_goes_for_any_recipe(stubs: Stubs, script: str, words: list[str]) -> None:
+    assert stubs.run(f"{script}.sh", "my.yaml", "--seed", "3").returncode == 0
+    assert stubs.calls("python")[0][:8] == ["-m", *TRAIN, "my.yaml", *words, "--seed", "3"]
+    assert stubs.run(f"{script}.sh", "my.yaml", "--dry-run").returncode == 0
+    assert stubs.calls("python")[-1] == ["-m", *TRAIN, "my.yaml", *words, "--dry-run"]
+
+
 def test_several_machines_meet_at_the_first_and_only_it_prepares(stubs: Stubs, listener: str) -> None:
     variables = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": listener, "NPROC": "8"}
     assert stubs.run("finetune_mocle.sh", "my.yaml", NODE_RANK="1", **variables).returncode == 0

@@ -71,6 +71,18 @@ def test_inside_a_job_one_step_prepares_and_one_trains(stubs: Stubs, tmp_path: P
     assert len(stubs.calls("srun")) == 5  # the requeued job only trains
 
 
+def test_never_resume_is_meant_for_the_first_start(stubs: Stubs, tmp_path: Path) -> None:
+    job_dir = tmp_path / "runs" / "slurm" / "12345"
+    job_dir.mkdir(parents=True)
+    (job_dir / "recipe.yaml").write_text("lora_r: 4\nresume: never\n")
+    (job_dir / "prepared").touch()
+    assert stubs.run("slurm/pretrain.sbatch", "my.yaml", SLURM_RESTART_COUNT="1", **JOB).returncode == 0
+    assert stubs.calls("srun")[-1][-2:] == ["--resume", "auto"]
+    (job_dir / "recipe.yaml").write_text("lora_r: 4\nresume: auto\n")
+    assert stubs.run("slurm/pretrain.sbatch", "my.yaml", SLURM_RESTART_COUNT="1", **JOB).returncode == 0
+    assert stubs.calls("srun")[-1][-1] == str(job_dir / "recipe.yaml")
+
+
 def test_plain_sbatch_finds_the_repository_where_it_was_submitted(stubs: Stubs) -> None:
     del stubs.environment["LLAVA_MOCLE_ROOT"]
     result = stubs.run("slurm/pretrain.sbatch", "my.yaml", SLURM_SUBMIT_DIR=str(ROOT), **JOB)

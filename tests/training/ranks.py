@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +39,19 @@ class Ranks:
         return self.logs[rank].read_text()
 
 
-def start(folder: Path, recipe: Path, *words: str, count: int = 1, environment: dict | None = None) -> Ranks:
-    """`llava-mocle train RECIPE WORDS` on `count` processes."""
+def start(
+    folder: Path,
+    recipe: Path,
+    *words: str,
+    count: int = 1,
+    environment: dict | None = None,
+    folders: Sequence[Path] | None = None,
+) -> Ranks:
+    """`llava-mocle train RECIPE WORDS` on `count` processes, each in its own of `folders` if there are any."""
     folder.mkdir(parents=True, exist_ok=True)
-    surroundings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | (environment or {})
+    surroundings = (
+        os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)} | (environment or {})
+    )
     port = str(free_port())
     processes, logs = [], []
     for rank in range(count):
@@ -52,7 +62,8 @@ def start(folder: Path, recipe: Path, *words: str, count: int = 1, environment: 
         log = folder / f"rank{rank}-{len(list(folder.iterdir()))}.log"
         command = [sys.executable, "-m", "llava_mocle.cli.main", "train", str(recipe), *words]
         with log.open("w") as file:
-            processes.append(subprocess.Popen(command, cwd=ROOT, env=surroundings, stdout=file, stderr=file))
+            cwd = folders[rank] if folders else ROOT
+            processes.append(subprocess.Popen(command, cwd=cwd, env=surroundings, stdout=file, stderr=file))
         logs.append(log)
     return Ranks(processes, logs)
 
