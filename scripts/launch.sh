@@ -77,7 +77,9 @@ step() {
         "${once[@]}" "$@"
         return
     fi
+    before_training=yes
     run_and_forward launcher "$@" || code=$?
+    before_training=""
     if [ "$told" -eq 1 ] && [ "$code" -ne 0 ]; then
         echo "stopped before training; the same command starts again (exit code $PREEMPTED)" >&2
         code=$PREEMPTED

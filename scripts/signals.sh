@@ -35,7 +35,7 @@ run_and_forward() {
 forward() {
     if [ "$told" -eq 0 ]; then
         told=1
-        if [ "$1" = INT ]; then
+        if [ "$1" = INT ] && [ -z "${before_training:-}" ]; then
             echo "saving a checkpoint; once more Ctrl-C kills the run without one" >&2
         fi
         if [ "$receiver" = ranks ]; then

@@ -35,7 +35,7 @@ def check_results(folder: Path, model_id: str, *, overwrite: bool) -> None:
 def remove_other_models(folder: Path, model_id: str) -> None:
     """Remove the scores of every other model."""
     for path, _ in _of_other_models(folder, model_id):
-        path.unlink()
+        path.unlink(missing_ok=True)  # several jobs may do so
 
 
 def record_scores(folder: Path, task: str, entry: Mapping[str, Any], model_id: str, model: str) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _score_files(folder: Path) -> list[Path]:
 
 
 def _of_other_models(folder: Path, model_id: str) -> list[tuple[Path, str]]:
-    found = [(path, _read(path)["model_id"]) for path in _score_files(folder)]
+    found = [(path, _read(path)["model_id"]) for path in _score_files(folder) if path.exists()]
     return [(path, model) for path, model in found if model != model_id]
 
 

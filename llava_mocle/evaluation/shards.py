@@ -35,6 +35,11 @@ class Shard:
     joins: bool = True
     exchange: Callable[[str | None], list[str]] = _alone
 
+    @property
+    def in_company(self) -> bool:
+        """Whether other processes run together with this one."""
+        return self.exchange is not _alone
+
     def together(self, work: Callable[[], T]) -> T:
         """Do `work`, and wait until the other processes have done theirs.
 
@@ -106,48 +111,86 @@ def remove_shards(whole: Path, index: int | None = None) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _set_to_join(whole: Path, total: int) -> _Set | None:
-    """The complete set that is newer than `whole`.
+def _live_sets(whole: Path, total: int) -> list[_Set]:
+    """The sharings-out that still count: once `whole` has every answer, only such as were made after it."""
+    sets = _sets(whole, total)
+    finished = whole.exists() and len(read_answers(whole)) >= total
+    return [found for found in sets if found.newer_than(whole)] if finished else sets
+
+
+def _missing(whole: Path, found: _Set, remedy: str) -> DataError:
+    lacking = ", ".join(str(index) for index in range(found.count) if index not in found.files)
+    return DataError(f"{whole.parent}: of {found.count} shards of {whole.name}, {lacking} are not there; {remedy}")
+
+
+def join_shards(whole: Path, keys: Sequence[AnswerKey], run: AnswerRun) -> None:
+    """Join the complete shards beside `whole` into it, in the order of the questions, and remove all shards.
+
+    Nothing happens where there are none, or only such as were written before `whole` was finished.
 
     Raises:
-        DataError: some of a set are there and others not, and `whole` is not there either; or there are several sets.
+        DataError: shards are missing or unfinished, of another model or settings, or of other questions, or there are
+            several complete sets; nothing is changed then.
     """
-    sets = _sets(whole, total)
-    complete = [found for found in sets if found.complete and found.newer_than(whole)]
+    live = _live_sets(whole, len(keys))
+    complete = [found for found in live if found.complete]
     if len(complete) > 1:
         raise DataError(
             f"{whole.parent}: {whole.name} has complete sets of {' and of '.join(str(s.count) for s in complete)} "
             "shards; remove all but the one that is meant."
         )
     if complete:
-        return complete[0]
-    if sets and not whole.exists():
-        most = max(sets, key=lambda found: len(found.files) / found.count)
-        lacking = sorted(set(range(most.count)) - set(most.files))
-        raise DataError(
-            f"{whole.parent}: of {most.count} shards of {whole.name}, {', '.join(map(str, lacking))} are not there; "
-            "run them (--num-chunks, --chunk-idx), or pass --overwrite to answer everything in one process."
+        _join(whole, complete[0], keys, run)
+    elif live:
+        raise _missing(
+            whole,
+            max(live, key=lambda found: len(found.files) / found.count),
+            "run them (--num-chunks, --chunk-idx), or remove those that are, to answer the rest in one process.",
         )
-    return None
 
 
-def join_shards(whole: Path, keys: Sequence[AnswerKey], run: AnswerRun, *, own: tuple[int, int] | None = None) -> None:
-    """Join the complete shards beside `whole` into it, in the order of the questions, and remove all shards.
-
-    Nothing happens where there are none, or only such as were written before `whole` was.
-
-    Args:
-        own: (count, start) of the shards to join, whatever else lies there.
+def join_own(whole: Path, keys: Sequence[AnswerKey], run: AnswerRun, count: int, start: int) -> None:
+    """`join_shards` with those that the processes of this run have just written.
 
     Raises:
-        DataError: a shard is unfinished, of another model or settings, or of other questions; nothing is changed then.
+        DataError: as `join_shards`; or some are not to be seen from here.
     """
-    if own is None:
-        found = _set_to_join(whole, len(keys))
-    else:
-        found = next((s for s in _sets(whole, len(keys)) if (s.count, s.start) == own and s.complete), None)
-    if found is None:
+    sets = [found for found in _sets(whole, len(keys)) if (found.count, found.start) == (count, start)]
+    found = sets[0] if sets else _Set(count, start, {})
+    if not found.complete:
+        raise _missing(whole, found, "every process must write to the same folder: is it on a shared filesystem?")
+    _join(whole, found, keys, run)
+
+
+def join_if_finished(whole: Path, keys: Sequence[AnswerKey], run: AnswerRun, count: int) -> None:
+    """Before `count` processes start: `join_shards` where that can be done; what they can go on with is left.
+
+    Raises:
+        DataError: finished shards of another model or settings, or of other questions; or unfinished ones of another
+            number of processes.
+    """
+    live = _live_sets(whole, len(keys))
+    finished = [found for found in live if found.complete and len(found.read(whole)) == len(keys)]
+    if len(finished) == 1:
+        _join(whole, finished[0], keys, run)
         return
+    others = sorted({found.count for found in live if found not in finished and found.count != count})
+    if others:
+        raise DataError(
+            f"{whole.parent}: {whole.name} was begun with {others[0]} processes, and these are {count}. Go on with "
+            f"{others[0]}; or finish each part (--num-chunks {others[0]} --chunk-idx 0, 1, ...); or pass --overwrite, "
+            f"or remove {whole.stem}.*of{others[0]}-*, to share out anew."
+        )
+
+
+def shared_start(whole: Path, answered: int, total: int, count: int) -> int:
+    """From which question on `count` processes share out: as those that began have, else from the first unanswered."""
+    if answered >= total:
+        return answered
+    return min((s.start for s in _sets(whole, total) if s.count == count and s.start <= answered), default=answered)
+
+
+def _join(whole: Path, found: _Set, keys: Sequence[AnswerKey], run: AnswerRun) -> None:
     path, records = found.files[0], found.read(whole)
     run.check(path, records)
     if len(records) != len(keys):
@@ -158,15 +201,3 @@ def join_shards(whole: Path, keys: Sequence[AnswerKey], run: AnswerRun, *, own: 
     run.check_prefix(path, records, keys)
     write_text(whole, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
     remove_shards(whole)
-
-
-def join_if_finished(whole: Path, keys: Sequence[AnswerKey], run: AnswerRun) -> None:
-    """`join_shards` where that can be done; what is unfinished is left for the run that goes on with it.
-
-    Raises:
-        DataError: finished shards of another model or settings, or of other questions.
-    """
-    finished = [s for s in _sets(whole, len(keys)) if s.complete and s.newer_than(whole)]
-    finished = [s for s in finished if len(s.read(whole)) == len(keys)]
-    if len(finished) == 1:
-        join_shards(whole, keys, run, own=(finished[0].count, finished[0].start))

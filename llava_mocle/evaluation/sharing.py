@@ -13,7 +13,7 @@ from llava_mocle.evaluation.runner import (
     answer_run,
     split_chunks,
 )
-from llava_mocle.evaluation.shards import Shard, join_if_finished, join_shards, remove_shards
+from llava_mocle.evaluation.shards import Shard, join_if_finished, join_own, join_shards, remove_shards, shared_start
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
@@ -32,7 +32,7 @@ def answer_shared(
 ) -> list[dict[str, Any]] | None:
     """`answer_questions`, with this process answering its shard alone.
 
-    What `answers_file` holds already is kept, and the rest shared out.
+    What `answers_file` holds already is kept, and the rest shared out; a stopped run goes on with as many processes.
 
     Returns:
         The answer records of these questions, in their order; None where another process joins them.
@@ -54,14 +54,15 @@ def answer_shared(
         elif shard.count == 1:
             join_shards(whole, keys, run)
         else:
-            join_if_finished(whole, keys, run)
+            join_if_finished(whole, keys, run, shard.count)
 
     def answer_part() -> int:
         start = 0
-        if whole.exists() and not overwrite:
-            there = read_answers(whole)
+        if not overwrite:
+            there = read_answers(whole) if whole.exists() else []
             run.check(whole, there)
-            start = run.check_prefix(whole, there, keys)
+            answered = run.check_prefix(whole, there, keys)
+            start = shared_start(whole, answered, len(questions), shard.count)
         if start < len(questions):
             part = split_chunks(questions[start:], shard.count, shard.index)
             answer_questions(predictor, part, shard.answers_file(whole, start, len(questions)), **options)
@@ -72,5 +73,6 @@ def answer_shared(
         start = shard.together(answer_part)
         if not shard.joins:
             return None
-        join_shards(whole, keys, run, own=(shard.count, start))
+        if start < len(questions):
+            join_own(whole, keys, run, shard.count, start)
     return answer_questions(predictor, questions, whole, **options)

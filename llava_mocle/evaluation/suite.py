@@ -92,7 +92,8 @@ def evaluate_tasks(
     if failures and len(tasks) == 1:
         raise failures[tasks[0].name]
     if failures:
-        lines = [f"{len(failures)} of {len(tasks)} benchmarks failed; the same command goes on with them:"]
+        again = "the same command without --overwrite" if settings.overwrite else "the same command"
+        lines = [f"{len(failures)} of {len(tasks)} benchmarks failed; {again} goes on with them:"]
         raise TasksFailed("\n  ".join([*lines, *(f"{name}: {error}" for name, error in failures.items())]), results)
     return results
 
@@ -102,12 +103,14 @@ def _prepare(
 ) -> list[tuple[Task, list[Item]]]:
     for task in tasks:
         task.check(root)
-    if shard.joins:
+    # One of the processes that run together does this for all; chunks started by hand each on their own.
+    answers_for_itself = shard.joins or not shard.in_company
+    if answers_for_itself:
         check_results(folder, predictor.model_id, overwrite=settings.overwrite)
     prepared = [(task, _items(task, root, settings)) for task in tasks]
     for _, items in prepared:
         check_questions([item.question for item in items])
-    if shard.joins and settings.overwrite:
+    if answers_for_itself and settings.overwrite:
         remove_other_models(folder, predictor.model_id)
     return prepared
 

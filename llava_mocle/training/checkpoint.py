@@ -33,7 +33,7 @@ _FREE_KEYS = {
     "gradient_checkpointing", "activation_checkpointing", "activation_checkpointing_kwargs", "ddp_timeout",
     "cluster_cache_dir", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "eval_delay",
     "logging_first_step", "logging_dir", "eval_accumulation_steps", "ddp_find_unused_parameters", "ddp_bucket_cap_mb",
-    "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_pin_memory",
+    "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_pin_memory", "logging_nan_inf_filter",
 }  # fmt: skip
 
 
@@ -109,8 +109,9 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> No
     if not path.is_file():
         raise CheckpointError(f"{path}: missing; this checkpoint cannot be resumed safely")
     # A key that is not there had its default.
-    before = load_recipe().as_dict() | yaml.safe_load(path.read_text(encoding="utf-8"))
-    now, seal = recipe.as_dict(), read_seal(checkpoint)
+    defaults = load_recipe()
+    before = defaults.trainer | defaults.as_dict() | yaml.safe_load(path.read_text(encoding="utf-8"))
+    now, seal = recipe.trainer | recipe.as_dict(), read_seal(checkpoint)
     # Where the seal knows the data and the cluster model by their content, that is compared when they are read.
     free = _FREE_KEYS.union(CLUSTERING_KEYS) if "rows" in seal else _FREE_KEYS
     differ = [

@@ -27,11 +27,18 @@ class Preemption(StopEarly):
 
     Attributes:
         signal_name: the signal this rank got; None before that.
+        resume: the recipe's key.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.signal_name: str | None = None
+        self.resume = "auto"
+
+    @property
+    def command(self) -> str:
+        """What goes on from the checkpoint, in words."""
+        return "the same command" + (" with --resume auto" if self.resume == "never" else "")
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -78,5 +85,5 @@ class Preemption(StopEarly):
         leave_exit_code(Preempted.exit_code)
         done = f"{checkpoint} was written after step {step}" if checkpoint else f"nothing was lost (step {step})"
         return Preempted(
-            f"{self.signal_name or 'a signal to another rank'} came: {done}; the same command goes on from there"
+            f"{self.signal_name or 'a signal to another rank'} came: {done}; {self.command} goes on from there"
         )

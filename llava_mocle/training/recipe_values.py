@@ -123,6 +123,8 @@ def check_either(place: str, values: Mapping[str, Any]) -> None:
         ConfigError: names both.
     """
     for one, other in _EITHER:
+        if one == "warmup_ratio" and str(values.get(other)) == "0":
+            continue  # which is its default
         if _is_set(values.get(one)) and _is_set(values.get(other)):
             raise ConfigError(
                 f"{place}: both {one} ({values[one]!r}) and {other} ({values[other]!r}) are set; keep one of them"

@@ -48,8 +48,9 @@ def refuse_keys(recipe: Recipe, args: MocleTrainingArguments) -> None:
     """
     fields = {item.name: item for item in dataclasses.fields(MocleTrainingArguments)}
     for key, reason in REFUSED.items():
-        value = recipe.trainer.get(key)
-        if value is not None and value != _default(fields[key]):
+        value, default = recipe.trainer.get(key), _default(fields[key])
+        off = not value and not default
+        if value is not None and value != default and not off:
             raise ConfigError(f"{key} is {value!r}: {reason}")
     if recipe.trainer.get("do_eval") and args.eval_strategy == "no":
         raise ConfigError("do_eval is true, but eval_strategy is no: set that to steps or epoch, or leave do_eval out")

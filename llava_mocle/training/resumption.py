@@ -90,7 +90,6 @@ def checkpoint_to_resume(resume: str, output_dir: Path) -> Path | None:
     """Where to go on from: `resume` is auto, never, or a checkpoint folder.
 
     A named folder is where the run begins; started again, it goes on from the newest checkpoint that came of that.
-    Later ones of another course in the same `output_dir` are moved into `abandoned/`.
 
     Raises:
         CheckpointError: `never` on a folder that has checkpoints (nothing is overwritten), a folder that is none, or
@@ -115,16 +114,26 @@ def checkpoint_to_resume(resume: str, output_dir: Path) -> Path | None:
         raise CheckpointError(
             f"{folder}: no whole checkpoint to resume from ({trouble}); give another checkpoint-N folder, auto or never"
         )
-    if folder.resolve().parent == output_dir.resolve():
-        later = set_aside_after(folder.resolve())
-        if later:
-            logger.warning("moved to %s: %s", output_dir / ABANDONED_FOLDER, ", ".join(path.name for path in later))
-    elif newest is not None:
+    if newest is not None and folder.resolve().parent != output_dir.resolve():
         raise CheckpointError(
             f"{output_dir}: holds {newest.name}, which did not come of {folder}; choose another output_dir, or remove "
             "it"
         )
     return folder
+
+
+def leave_other_course(resumption: Resumption, args: MocleTrainingArguments) -> None:
+    """Where the run goes back in its own `output_dir`: move the later checkpoints into `abandoned/`.
+
+    Called once nothing can refuse the run any more, on all ranks.
+    """
+    folder = resumption.folder.resolve()
+    named = args.resume != "auto" and start_name(args.resume) == str(folder)
+    if named and args.process_index == 0 and folder.parent == Path(str(args.output_dir)).resolve():
+        later = set_aside_after(folder)
+        if later:
+            names = ", ".join(path.name for path in later)
+            logger.warning("moved to %s: %s", Path(str(args.output_dir), ABANDONED_FOLDER), names)
 
 
 def _optimizer_state(checkpoint: Path, args: MocleTrainingArguments) -> str:

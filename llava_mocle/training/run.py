@@ -28,7 +28,7 @@ from llava_mocle.training.model_setup import load_start
 from llava_mocle.training.output_dir import claimed
 from llava_mocle.training.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.recipe import Recipe
-from llava_mocle.training.resumption import Resumption, find_resumption, prepare_universal
+from llava_mocle.training.resumption import Resumption, find_resumption, leave_other_course, prepare_universal
 from llava_mocle.training.routing_log import RoutingLog, warn_of_idle_experts
 from llava_mocle.training.same_data import check_same_data
 from llava_mocle.training.trainer import MocleTrainer
@@ -51,6 +51,7 @@ def train(recipe: Recipe) -> MocleTrainer:
     with preemption.watching():
         args = recipe.training_arguments()
         check_recipe(recipe, args)
+        preemption.resume = args.resume
         start_workers_safely(args)
         start_collectives(args)
         try:
@@ -78,6 +79,8 @@ def _train(recipe: Recipe, args: MocleTrainingArguments, preemption: Preemption)
         _announce(model, data, args)
     if preemption.told(args.device):
         raise preemption.error(None, checkpoint_step(resumption.folder) if resumption else 0)
+    if resumption:
+        leave_other_course(resumption, args)
     if resumption and resumption.finished:
         logger.warning("%s has all its steps; writing the result", resumption.folder)
         trainer.restore_finished()
@@ -95,7 +98,7 @@ def _train(recipe: Recipe, args: MocleTrainingArguments, preemption: Preemption)
         raise preemption.error(Path(str(args.output_dir), f"checkpoint-{steps}"), steps)
     if steps < of:
         without = " without stop_after_steps" if args.stop_after_steps else ""
-        logger.warning("stopped at step %d of %d; the same command%s goes on", steps, of, without)
+        logger.warning("stopped at step %d of %d; %s%s goes on", steps, of, preemption.command, without)
         return trainer
     trainer.save_result()
     if routing is not None:

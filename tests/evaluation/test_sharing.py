@@ -56,18 +56,52 @@ def test_another_models_answers_are_not_replaced(tmp_path) -> None:
     assert asked(other) == 0
 
 
-def test_a_killed_run_goes_on_with_as_many_processes_or_others(tmp_path, whole) -> None:
+def test_a_killed_run_goes_on_with_as_many_processes(tmp_path, whole) -> None:
     """Killed: two shards were begun, neither is done, and nothing is joined."""
-    for count, expected in ((2, 11 - 4), (3, 11)):
-        path = tmp_path / str(count) / "a.jsonl"
-        for index in range(2):
-            part = [QUESTIONS[:6], QUESTIONS[6:]][index][:2]
-            answer_questions(FakePredictor(), part, Shard(index, 2).answers_file(path, 0, 11))
-        predictor = FakePredictor()
-        run_together(count, lambda shard, path=path, model=predictor: answer_shared(model, QUESTIONS, path, shard))
-        assert path.read_bytes() == whole
-        assert asked(predictor) == expected
-        assert [file.name for file in path.parent.iterdir()] == ["a.jsonl"]
+    path = tmp_path / "out" / "a.jsonl"
+    for index in range(2):
+        part = [QUESTIONS[:6], QUESTIONS[6:]][index][:2]
+        answer_questions(FakePredictor(), part, Shard(index, 2).answers_file(path, 0, 11))
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    predictor = FakePredictor()
+    for error in run_together(3, lambda shard: answer_shared(predictor, QUESTIONS, path, shard)):
+        assert "was begun with 2 processes, and these are 3" in str(error)
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
+    run_together(2, lambda shard: answer_shared(predictor, QUESTIONS, path, shard))
+    assert path.read_bytes() == whole
+    assert asked(predictor) == 11 - 4
+    assert [file.name for file in path.parent.iterdir()] == ["a.jsonl"]
+
+
+def test_a_look_at_the_first_questions_does_not_cost_finished_chunks(tmp_path, whole) -> None:
+    path = tmp_path / "out" / "a.jsonl"
+    for index in range(3):
+        answer_shared(FakePredictor(), QUESTIONS, path, Shard(index, 4, joins=False))
+    answer_shared(FakePredictor(), QUESTIONS[:2], path, Shard())  # --limit 2
+    with pytest.raises(DataError, match=r"of 4 shards of a\.jsonl, 3 are not there"):
+        answer_shared(FakePredictor(), QUESTIONS, path, Shard())
+    answer_shared(FakePredictor(), QUESTIONS, path, Shard(3, 4, joins=False))
+    predictor = FakePredictor()
+    answer_shared(predictor, QUESTIONS, path, Shard())
+    assert asked(predictor) == 0
+    assert path.read_bytes() == whole
+
+
+def test_a_chunk_that_is_missing_after_overwriting_is_told(tmp_path) -> None:
+    path = tmp_path / "a.jsonl"
+    answer_shared(FakePredictor(dict.fromkeys(PROMPTS, "old")), QUESTIONS, path, Shard())
+    for index in range(2):
+        answer_shared(FakePredictor(), QUESTIONS, path, Shard(index, 3, joins=False), overwrite=True)
+    with pytest.raises(DataError, match=r"of 3 shards of a\.jsonl, 2 are not there"):
+        answer_shared(FakePredictor(), QUESTIONS, path, Shard())
+
+
+def test_processes_that_do_not_share_a_folder_are_told(tmp_path) -> None:
+    def work(shard: Shard):
+        return answer_shared(FakePredictor(), QUESTIONS, tmp_path / f"node{shard.index}" / "a.jsonl", shard)
+
+    first, _ = run_together(2, work)
+    assert "of 2 shards of a.jsonl, 1 are not there; every process must write to the same folder" in str(first)
 
 
 def test_chunks_from_before_do_not_come_back(tmp_path, whole) -> None:

@@ -161,6 +161,8 @@ def test_a_benchmark_that_fails_costs_nothing_of_the_others(root, tmp_path) -> N
     assert (tmp_path / "submissions" / "broken" / "upload.json").exists()
     with pytest.raises(DataError, match="judge"):
         evaluate_tasks(FakePredictor(), [Broken()], root, tmp_path)
+    with pytest.raises(TasksFailed, match="the same command without --overwrite goes on"):
+        evaluate_tasks(FakePredictor(), [Broken(), Letters()], root, tmp_path, SuiteSettings(overwrite=True))
 
 
 def test_processes_together_agree_on_what_failed(root, tmp_path) -> None:
@@ -189,6 +191,18 @@ def test_scores_go_only_once_the_questions_are_checked(root, tmp_path) -> None:
     with pytest.raises(DataError, match=r"red\.png"):
         evaluate_tasks(FakePredictor(model_id="other@1"), [Letters()], root, tmp_path, SuiteSettings(overwrite=True))
     assert (tmp_path / "scores" / "letters.json").exists()
+
+
+def test_chunks_by_hand_meet_another_models_scores_before_they_answer(root, tmp_path) -> None:
+    evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
+    other, overwrite = FakePredictor(model_id="other@1"), SuiteSettings(overwrite=True)
+    with pytest.raises(DataError, match="is of the model fake@00000000"):
+        evaluate_tasks(other, [Letters()], root, tmp_path, shard=Shard(0, 2, joins=False))
+    for index in range(2):
+        evaluate_tasks(other, [Letters()], root, tmp_path, overwrite, shard=Shard(index, 2, joins=False))
+    asked = len(other.batches)
+    assert evaluate_tasks(other, [Letters()], root, tmp_path)["model_id"] == "other@1"
+    assert len(other.batches) == asked
 
 
 def test_a_copy_of_a_score_is_left_alone(root, tmp_path) -> None:

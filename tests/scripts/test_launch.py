@@ -171,7 +171,7 @@ def test_as_many_processes_as_visible_gpus(stubs: Stubs, devices: str | None, co
     assert (call[call.index("--nproc_per_node") + 1] if "--nproc_per_node" in call else "1") == str(count)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_before_training_leaves_nobody_behind(stubs: Stubs, tmp_path: Path, sent: signal.Signals) -> None:
     python = tmp_path / "bin" / "python"
     python.write_text(
@@ -191,7 +191,9 @@ if "cluster" in sys.argv:
     process.send_signal(sent)
     assert process.wait(30) == 75
     assert process.stderr is not None
-    assert "the same command starts again" in process.stderr.read()
+    said = process.stderr.read()
+    assert "the same command starts again" in said
+    assert "saving a checkpoint" not in said
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "up").read_text()), 0)
 

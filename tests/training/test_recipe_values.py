@@ -86,6 +86,15 @@ def test_both_in_one_place(tmp_path: Path, in_file: bool) -> None:
         load_recipe(path, words)
 
 
+def test_a_warm_up_of_no_steps_is_no_second_say(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("warmup_ratio: 0.25\nwarmup_steps: 0\n")
+    assert load_recipe(path).training_arguments(output_dir=str(tmp_path)).warmup_steps == 0.25
+    # But as a flag it switches the file's warm-up off.
+    path.write_text("warmup_ratio: 0.25\n")
+    assert load_recipe(path, ["--warmup_steps", "0"]).training_arguments(output_dir=str(tmp_path)).warmup_steps == 0
+
+
 @pytest.mark.parametrize("key", ["image_folder", "eval_data_path"])
 def test_one_datasets_keys_beside_a_list(tmp_path: Path, key: str) -> None:
     datasets = [{"name": "a", "data_path": "a.json"}]

@@ -10,7 +10,7 @@ from llava_mocle.errors import ConfigError
 from llava_mocle.training import run
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 from llava_mocle.training.recipe import load_recipe
-from llava_mocle.training.refusals import REFUSED
+from llava_mocle.training.refusals import REFUSED, refuse_keys
 from llava_mocle.training.run import train
 
 VALUES = {
@@ -56,6 +56,12 @@ def test_defaults_and_old_flags_are_let_by(recipe_file) -> None:
     values |= {"accelerator_config": {"non_blocking": False}, "include_for_metrics": []}
     keys = {"max_steps": 1, "do_eval": True, "eval_strategy": "steps", "eval_steps": 1}
     assert train(load_recipe(recipe_file(**values, **keys))).state.global_step == 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("fsdp", False), ("fsdp", []), ("fsdp_config", {}), ("label_names", [])])
+def test_off_is_let_by(recipe_file, key: str, value: object) -> None:
+    recipe = load_recipe(recipe_file(**{key: value}))
+    refuse_keys(recipe, recipe.training_arguments())
 
 
 def test_every_refused_key_exists() -> None:

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from llava_mocle.errors import CheckpointError
+from llava_mocle.errors import CheckpointError, ConfigError
+from llava_mocle.training.checkpoint import check_same_recipe
 from llava_mocle.training.recipe import load_recipe
 from llava_mocle.training.run import train
 from llava_mocle.training.trainer import MocleTrainer
@@ -49,6 +51,28 @@ def test_going_back_puts_the_abandoned_course_aside(first: Path, tmp_path: Path)
         assert trainer.resumption is not None
         assert trainer.resumption.folder.name in ("checkpoint-3", "checkpoint-4")
     assert names(folder / "abandoned") == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_a_start_that_is_refused_moves_nothing(first: Path, tmp_path: Path) -> None:
+    words = ["--resume", str(tmp_path / "first" / "checkpoint-1"), "--learning_rate", "0.5"]
+    with pytest.raises(ConfigError, match=r"learning_rate: 0\.\d+ then, 0\.5 now"):
+        train(load_recipe(first, words))
+    assert names(tmp_path / "first") == [f"checkpoint-{step}" for step in (1, 2, 3, 4)]
+
+
+def test_a_checkpoint_of_before_a_default_changed(first: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "first" / "checkpoint-4" / "recipe.yaml"
+    values = yaml.safe_load(recipe.read_text())
+    del values["learning_rate"]
+    recipe.write_text(yaml.safe_dump(values | {"logging_nan_inf_filter": True}))
+    loaded = load_recipe(first)
+    with pytest.raises(ConfigError, match=r"\(learning_rate: 0\.0001 then, 0\.\d+ now\)"):
+        check_same_recipe(recipe.parent, loaded, global_batch=4)
+
+
+def test_never_says_how_to_go_on(recipe_file, tmp_path: Path, caplog) -> None:
+    train(load_recipe(recipe_file(resume="never", stop_after_steps=2)))
+    assert "the same command with --resume auto without stop_after_steps goes on" in caplog.text
 
 
 def test_another_runs_folder_is_not_mixed_with(first: Path, recipe_file, tmp_path: Path) -> None:
