@@ -11,9 +11,7 @@ two faults that move numbers:
 `legacy=True` reproduces all of it, so that numbers compare.
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterable
 
 from llava_mocle.evaluation.metrics.vqa import digits_and_articles, normalize_vqa, strip_punctuation
 
@@ -53,18 +51,6 @@ def legacy_closed_match(answer: str, reference: str) -> float | None:
     if "yes" not in said and "no" not in said:
         return 0.0
     return 1.0 if wanted in said else None
-
-
-def closed_accuracy(pairs: Iterable[tuple[str, str]], legacy: bool = False) -> float:
-    """Mean score of closed (answer, reference) pairs. Strict: the unreadable are wrong, and nan over none.
-
-    Legacy: over the answers that `legacy_closed_match` does not leave out; 0.0 where none is left.
-    """
-    if legacy:
-        kept = [score for score in (legacy_closed_match(*pair) for pair in pairs) if score is not None]
-        return math.fsum(kept) / len(kept) if kept else 0.0
-    scores = [closed_match(*pair) or 0.0 for pair in pairs]
-    return math.fsum(scores) / len(scores) if scores else math.nan
 
 
 def _legacy_normalize(text: str) -> str:

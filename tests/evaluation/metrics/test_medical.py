@@ -1,8 +1,6 @@
-import math
-
 import pytest
 
-from llava_mocle.evaluation.metrics.medical import closed_accuracy, closed_match, legacy_closed_match, open_recall
+from llava_mocle.evaluation.metrics.medical import closed_match, legacy_closed_match, open_recall
 
 
 @pytest.mark.parametrize(
@@ -70,20 +68,3 @@ def test_open(answer, reference, strict, legacy):
 def test_closed(answer, reference, strict, legacy):
     assert closed_match(answer, reference) == strict
     assert legacy_closed_match(answer, reference) == legacy
-
-
-def test_closed_accuracy_side_by_side():
-    pairs = [("yes", "yes"), ("no", "yes"), ("yes", "no"), ("no", "no"), ("MRI", "MRI"), ("maybe", "yes")]
-    # Strict: 3 right of 6. Legacy: the two wrong ones are gone, MRI and maybe are wrong: 2 of 4.
-    assert closed_accuracy(pairs) == 0.5
-    assert closed_accuracy(pairs, legacy=True) == 0.5
-    # All yes/no, half of it wrong: 100 % there.
-    assert closed_accuracy(pairs[:4]) == 0.5
-    assert closed_accuracy(pairs[:4], legacy=True) == 1.0
-    assert closed_accuracy(iter(pairs[4:])) == 0.5
-    assert closed_accuracy(iter(pairs[4:]), legacy=True) == 0.0
-
-
-def test_nothing_scored():
-    assert math.isnan(closed_accuracy([]))
-    assert closed_accuracy([], legacy=True) == closed_accuracy([("yes", "no")], legacy=True) == 0.0
