@@ -171,6 +171,11 @@ def test_as_many_processes_as_visible_gpus(stubs: Stubs, devices: str | None, co
     assert (call[call.index("--nproc_per_node") + 1] if "--nproc_per_node" in call else "1") == str(count)
 
 
+def listen_to_ctrl_c() -> None:
+    """Tests that run in the background inherit an ignored SIGINT, which a shell cannot trap."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_before_training_leaves_nobody_behind(stubs: Stubs, tmp_path: Path, sent: signal.Signals) -> None:
     python = tmp_path / "bin" / "python"
@@ -183,8 +188,9 @@ if "cluster" in sys.argv:
 """
     )
     process = subprocess.Popen(
-        stubs.command("finetune_mocle.sh"), env=stubs.environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+        stubs.command("finetune_mocle.sh"), env=stubs.environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        preexec_fn=listen_to_ctrl_c,
+    )  # fmt: skip
     end = time.monotonic() + 30
     while not ((tmp_path / "up").exists() and (tmp_path / "up").read_text()) and time.monotonic() < end:
         time.sleep(0.05)
@@ -217,7 +223,9 @@ open("up", "w").close()
 time.sleep(30)
 """
     )
-    process = subprocess.Popen(stubs.command("pretrain.sh"), env=stubs.environment, cwd=tmp_path)
+    process = subprocess.Popen(
+        stubs.command("pretrain.sh"), env=stubs.environment, cwd=tmp_path, preexec_fn=listen_to_ctrl_c
+    )
     end = time.monotonic() + 30
     while not (tmp_path / "up").exists() and time.monotonic() < end:
         time.sleep(0.05)
