@@ -15,12 +15,7 @@ run_and_forward() {
     trap 'forward TERM' TERM USR1 HUP
     trap 'forward INT' INT
     local code=0
-    wait "$child" || code=$?
-    while kill -0 "$child" 2>/dev/null; do # a trap ends `wait`, not the child
-        wait "$child" || true
-    done
-    code=0
-    wait "$child" || code=$?
+    wait_out "$child" || code=$?
     trap - TERM USR1 HUP INT
     if [ "$code" -ne 0 ] && grep -qsx '[1-9][0-9]*' "$LLAVA_MOCLE_EXIT_FILE"; then
         code="$(<"$LLAVA_MOCLE_EXIT_FILE")" # launchers replace their workers' exit codes by 1
@@ -29,6 +24,14 @@ run_and_forward() {
         echo "preempted: a checkpoint was written, and the same command goes on from it (exit code $PREEMPTED)" >&2
     fi
     return "$code"
+}
+
+# wait_out PID: a child's exit code, however often a trap ends `wait` before the child has ended.
+wait_out() {
+    while kill -0 "$1" 2>/dev/null; do
+        wait "$1" || true
+    done
+    wait "$1"
 }
 
 # Only once: a second SIGTERM would interrupt a launcher that is waiting for its workers.

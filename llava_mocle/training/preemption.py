@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 
 from llava_mocle.errors import Preempted
-from llava_mocle.exit_file import leave_exit_code
 from llava_mocle.training.callbacks import StopEarly
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -81,8 +80,7 @@ class Preemption(StopEarly):
         return control
 
     def error(self, checkpoint: Path | None, step: int) -> Preempted:
-        """What to raise once the checkpoint is there; leaves the exit code where the launch scripts look for it."""
-        leave_exit_code(Preempted.exit_code)
+        """What to raise once the checkpoint is there."""
         done = f"{checkpoint} was written after step {step}" if checkpoint else f"nothing was lost (step {step})"
         return Preempted(
             f"{self.signal_name or 'a signal to another rank'} came: {done}; {self.command} goes on from there"

@@ -92,12 +92,7 @@ watch_step() {
     trap : USR1
     "$@" &
     child=$!
-    wait "$child" || code=$?
-    while kill -0 "$child" 2>/dev/null; do # a trap ends `wait`, not the child
-        wait "$child" || true
-    done
-    code=0
-    wait "$child" || code=$?
+    wait_out "$child" || code=$?
     return "$code"
 }
 
