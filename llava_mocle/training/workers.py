@@ -4,6 +4,7 @@ import functools
 import multiprocessing
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,8 +50,18 @@ def settle(loader: Any, seed: int) -> Any:
 def _start(then: Any, worker: int) -> None:
     for number in (*SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = functools.partial(_unless_hung_up, sys.excepthook)
     if then is not None:
         then(worker)
+
+
+def _unless_hung_up(hook: Any, kind: type[BaseException], error: BaseException, *trace: Any) -> None:
+    """Say nothing of a main process that hung up in the middle of fetching a batch: another worker died, it says so.
+
+    The thread that hands out a worker's tensors calls the hook; the worker's own errors go to the main process.
+    """
+    if not issubclass(kind, ConnectionError | EOFError):
+        hook(kind, error, *trace)
 
 
 class NamingIterator:

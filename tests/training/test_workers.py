@@ -6,17 +6,21 @@ import os
 import re
 import shutil
 import signal
+import socket
+import sys
 import time
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
 
 from llava_mocle.data.images import load_image
 from llava_mocle.errors import DataError
 from llava_mocle.training.recipe import load_recipe
 from llava_mocle.training.run import train
 from llava_mocle.training.trainer import MocleTrainer
-from llava_mocle.training.workers import NamingLoader, end_workers, naming_rows
+from llava_mocle.training.workers import NamingLoader, end_workers, naming_rows, settle
 from tests.training.ranks import start
 from tests.training.test_restart import children, has_reached, wait_for
 
@@ -86,6 +90,34 @@ def test_workers_are_ended_in_silence() -> None:
         assert heard == [signal.SIGCHLD]
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def share_a_file(files: multiprocessing.SimpleQueue, then: multiprocessing.SimpleQueue) -> None:
+    """As a worker shares a batch's tensors."""
+    loader = settle(DataLoader([0]), seed=0)
+    loader.worker_init_fn(0)
+    reading, _ = os.pipe()
+    files.put(DupFd(reading))
+    then.get()
+    sys.excepthook(ValueError, ValueError("other errors are told"), None)
+
+
+def test_a_worker_is_silent_about_a_main_process_that_hangs_up(capfd) -> None:
+    """As it does in the middle of fetching a batch when it hears that another worker died."""
+    context = multiprocessing.get_context("fork")
+    files, then = context.SimpleQueue(), context.SimpleQueue()
+    process = context.Process(target=share_a_file, args=(files, then))
+    process.start()
+    file = files.get()
+    with socket.socket(socket.AF_UNIX) as hanging_up:
+        hanging_up.connect(file._id[0])
+    os.close(file.detach())  # the next one is served, after the first
+    then.put("served")
+    process.join(30)
+    assert process.exitcode == 0
+    said = capfd.readouterr().err
+    assert "other errors are told" in said
+    assert "Error" not in said.replace("ValueError", "")
 
 
 def test_a_naming_loader_is_its_loader() -> None:
