@@ -1,10 +1,14 @@
 """Files that appear whole or not at all, and that their folder's other readers can read."""
 
+import fcntl
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -45,3 +49,17 @@ def make_readable(path: str | os.PathLike[str]) -> None:
         mode = place.stat().st_mode & 0o777
         if mode | wanted != mode:
             place.chmod(mode | wanted)
+
+
+def lock(descriptor: int, path: str | os.PathLike[str]) -> bool:
+    """Claim an open file, until the process closes it or ends; False where another process has it.
+
+    On a filesystem without locks the claim is granted, with a warning.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        logger.warning("%s: cannot be locked (%s); see to it that no other process writes it", path, error)
+    return True

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from llava_mocle.errors import DataError
+from llava_mocle.files import lock
 
 # Tells that an answer is this question's: question_id, prompt, and the dataset whose expert answers, if one is named.
 AnswerKey = tuple[Any, str, str | None]
@@ -28,7 +29,7 @@ def make_answer(
     `answer_id` follows from the model and the question, so that a resumed or sharded run writes the same bytes as an
     unbroken one.
     """
-    answer_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{model_id}\n{question_id}").hex
+    answer_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{model_id}\n{question_id}\n{prompt}").hex
     return {
         "question_id": question_id,
         "prompt": prompt,
@@ -45,22 +46,23 @@ def read_answers(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     A last line without its newline is what a killed run leaves behind: it is left out, not an error.
 
     Raises:
-        DataError: a line is not JSON, misses a field, or answers a question that an earlier line answered.
+        DataError: a line is not JSON, misses a field, or answers a question (its id and its prompt) that an earlier
+            line answered.
     """
     complete, _ = _complete_lines(Path(path))
     answers: list[dict[str, Any]] = []
-    first_line: dict[Any, int] = {}
+    first_line: dict[tuple[Any, str], int] = {}
     for number, line in enumerate(complete, start=1):
         if not line.strip():
             continue
         record = _parse(line, path, number)
-        question_id = record["question_id"]
-        if question_id in first_line:
+        question = (record["question_id"], record["prompt"])
+        if question in first_line:
             raise DataError(
-                f"{path}, line {number}: question_id {question_id!r} was already answered on line "
-                f"{first_line[question_id]}. Each question may stand once: remove one line, or pass --overwrite."
+                f"{path}, line {number}: question_id {question[0]!r} was already answered on line "
+                f"{first_line[question]}. Each question may stand once: remove one line, or pass --overwrite."
             )
-        first_line[question_id] = number
+        first_line[question] = number
         answers.append(record)
     return answers
 
@@ -128,9 +130,11 @@ class AnswerFile:
 
     An existing file is continued: its answers are in `answers`, and a half-written last line is cut off. Every
     `append` reaches the operating system before it returns, so a killed run loses at most the batch it was working on.
+    The file is this process's alone until it is closed.
 
     Raises:
-        DataError: the file holds answers of another model or of other settings, is damaged, or can't be written.
+        DataError: the file holds answers of another model or of other settings, is damaged, can't be written, or
+            another process is writing it.
     """
 
     def __init__(self, path: str | os.PathLike[str], run: AnswerRun, *, overwrite: bool = False) -> None:
@@ -139,17 +143,25 @@ class AnswerFile:
         self.answers: list[dict[str, Any]] = []
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if overwrite:
-                self.path.unlink(missing_ok=True)
-            elif self.path.exists():
-                self.answers = read_answers(self.path)
-                run.check(self.path, self.answers)
-                _cut_incomplete_line(self.path)
             self._file = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
         except OSError as error:
             raise DataError(
                 f"{self.path}: answers cannot be written there ({error.strerror}); choose another place."
             ) from error
+        try:
+            self._claim(overwrite)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _claim(self, overwrite: bool) -> None:
+        if not lock(self._file.fileno(), self.path):
+            raise DataError(f"{self.path}: another process is writing answers there; wait for it, or choose another.")
+        if overwrite:
+            self._file.truncate(0)
+        self.answers = read_answers(self.path)
+        self.run.check(self.path, self.answers)
+        _cut_incomplete_line(self.path)
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Add answers, all of them or (if the process dies) a prefix whose last line may be cut."""
@@ -188,6 +200,12 @@ def _parse(line: str, path: str | os.PathLike[str], number: int) -> dict[str, An
             f"{path}, line {number}: no field {missing[0]!r}; an answer has {', '.join(FIELDS)}. Is this an answers "
             f"file? Choose another one, or pass --overwrite."
         )
+    for name, kinds, expected in (("question_id", (str, int), "a text or a number"), ("prompt", str, "a text")):
+        if not isinstance(record[name], kinds):
+            raise DataError(
+                f"{path}, line {number}: {name!r} is {record[name]!r:.60}, expected {expected}. Is this an answers "
+                f"file? Choose another one, or pass --overwrite."
+            )
     if not isinstance(record["metadata"], dict):
         record["metadata"] = {}
     return record

@@ -33,7 +33,7 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): greedy; otherwise sample")
     parser.add_argument("--top_p", type=float)
     parser.add_argument("--num_beams", type=int, default=1)
-    parser.add_argument("--max_new_tokens", type=int, default=1024)
+    parser.add_argument("--max_new_tokens", type=int, default=1024, help="longest answer (LLaVA's default)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--limit", type=int, help="only the first N questions")
     parser.add_argument("--overwrite", action="store_true", help="start the answers file anew")

@@ -54,9 +54,15 @@ def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]
     return questions
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    program: str = "model_vqa",
+    description: str | None = __doc__,
+    max_new_tokens: int = 1024,
+) -> int:
     """Run the command; 0 when every question is answered, 2 for a mistake in the input."""
-    parser = make_parser("model_vqa", __doc__)
+    parser = make_parser(program, description)
+    parser.set_defaults(max_new_tokens=max_new_tokens)
     return run_program(parser, lambda args: read_questions(args.question_file, args.image_folder), argv)
 
 

@@ -35,7 +35,9 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
         if not isinstance(row, dict):
             raise DataError(f"{place}: found {row!r:.60}, expected a row in LLaVA's format.")
         asked = row_question(row, args.image_folder, place)
-        prompt = asked.prompt.replace(IMAGE_TOKEN, "").strip() + suffix
+        # LLaVA's scorer counts an answer among those with images where its prompt says so.
+        mark = f"{IMAGE_TOKEN}\n" * len(asked.images)
+        prompt = mark + asked.prompt.replace(IMAGE_TOKEN, "").strip() + suffix
         questions.append(Question(asked.question_id, prompt, asked.images, asked.route_text, source=place))
     return questions
 

@@ -54,20 +54,25 @@ class GenerationSettings:
         return " ".join(f"{name}={value}" for name, value in asdict(self).items() if value is not None)
 
 
-def check_questions(questions: Sequence[Question]) -> None:
-    """Refuse duplicate ids, empty candidates and missing images before any work is done.
+def check_questions(questions: Sequence[Question], *, shared_ids: bool = False) -> None:
+    """Refuse repeated questions, empty candidates and missing images before any work is done.
+
+    Args:
+        shared_ids: questions with different prompts may share an id, as those about one image do in LLaVA's files for
+            MME and TextVQA; scores and uploads that go by the id need one each.
 
     Raises:
         DataError: naming the first offenders.
     """
-    counts = Counter(question.question_id for question in questions)
-    duplicates = [question for question in questions if counts[question.question_id] > 1]
-    if duplicates:
-        first = duplicates[0].question_id
+    names = [(question.question_id, question.prompt if shared_ids else "") for question in questions]
+    counts = Counter(names)
+    repeated = [(name, question) for name, question in zip(names, questions, strict=True) if counts[name] > 1]
+    if repeated:
+        name, question = repeated[0]
+        needed = "Questions may share an id, but not the text too." if shared_ids else "Every question needs its own."
         raise DataError(
-            f"{duplicates[0].source or 'questions'}: question_id {first!r} stands {counts[first]} times "
-            f"({len({question.question_id for question in duplicates})} ids are duplicated). Every question needs an "
-            f"id of its own."
+            f"{question.source or 'questions'}: question_id {name[0]!r} stands {counts[name]} times "
+            f"({len({name for name, _ in repeated})} ids are duplicated). {needed}"
         )
     for question in questions:
         if any(not candidate.strip() for candidate in question.candidates):
@@ -120,12 +125,13 @@ def answer_questions(
         The answer records of exactly these questions, in their order.
 
     Raises:
-        DataError: duplicate ids, a missing image, or an answers file of another model, settings or questions.
+        DataError: a question that stands twice, a missing image, or an answers file of another model, settings or
+            questions, or one that another process is writing.
     """
     if batch_size < 1:
         raise ConfigError(f"--batch-size {batch_size}: must be at least 1.")
     settings = settings or GenerationSettings()
-    check_questions(questions)
+    check_questions(questions, shared_ids=True)
     with AnswerFile(answers_file, answer_run(predictor, settings), overwrite=overwrite) as file:
         done = file.check_prefix(answer_keys(questions))
         with tqdm(total=len(questions), initial=done, unit="question", desc=description) as progress:

@@ -1,5 +1,6 @@
 """Which part of the questions a process answers, and its file; parts are joined in order once all are complete."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -58,13 +59,20 @@ class Shard:
             raise DataError(messages[0])
         return result
 
-    def answers_file(self, whole: Path, start: int, total: int) -> Path:
+    def answers_file(self, whole: Path, start: int, total: int, instead_of: str = "") -> Path:
         """Where this shard's answers go, given where all of them will be.
 
         Args:
             start, total: questions `start` to `total` are shared out, those before are in `whole` already.
+            instead_of: the `content_name` of the whole file that these answers are to replace, if there is one.
         """
-        return whole.with_name(f"{whole.stem}.{self.index}of{self.count}-{start}to{total}{whole.suffix}")
+        mark = f".instead-of-{instead_of}" if instead_of else ""
+        return whole.with_name(f"{whole.stem}.{self.index}of{self.count}-{start}to{total}{mark}{whole.suffix}")
+
+
+def content_name(whole: Path) -> str:
+    """A name for what `whole` holds now; "" where there is no such file."""
+    return hashlib.sha256(whole.read_bytes()).hexdigest()[:12] if whole.exists() else ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class _Set:
 
     count: int
     start: int
+    instead_of: str
     files: dict[int, Path]
 
     @property
@@ -84,23 +93,22 @@ class _Set:
         before = read_answers(whole)[: self.start] if self.start and whole.exists() else []
         return before + [record for index in range(self.count) for record in read_answers(self.files[index])]
 
-    def newer_than(self, whole: Path) -> bool:
-        """Whether the answers in it were made after those of `whole`, and are not left over from before."""
-        return not whole.exists() or all(
-            path.stat().st_mtime_ns >= whole.stat().st_mtime_ns for path in self.files.values()
-        )
-
 
 def _sets(whole: Path, total: int | None = None) -> list[_Set]:
     """All sharings-out beside `whole` (up to question `total`, if given)."""
-    pattern = re.compile(rf"{re.escape(whole.stem)}\.(\d+)of(\d+)-(\d+)to(\d+){re.escape(whole.suffix)}")
-    found: dict[tuple[int, int, int], dict[int, Path]] = {}
+    stem, suffix = re.escape(whole.stem), re.escape(whole.suffix)
+    pattern = re.compile(rf"{stem}\.(\d+)of(\d+)-(\d+)to(\d+)(?:\.instead-of-([0-9a-f]+))?{suffix}")
+    found: dict[tuple[int, int, int, str], dict[int, Path]] = {}
     for path in whole.parent.glob(f"{whole.stem}.*of*-*to*{whole.suffix}"):
         match = pattern.fullmatch(path.name)
         if match:
-            index, count, start, end = map(int, match.groups())
-            found.setdefault((count, start, end), {})[index] = path
-    return [_Set(count, start, files) for (count, start, end), files in sorted(found.items()) if total in (None, end)]
+            index, count, start, end = map(int, match.groups()[:4])
+            found.setdefault((count, start, end, match[5] or ""), {})[index] = path
+    return [
+        _Set(count, start, instead_of, files)
+        for (count, start, end, instead_of), files in sorted(found.items())
+        if total in (None, end)
+    ]
 
 
 def remove_shards(whole: Path, index: int | None = None) -> None:
@@ -112,10 +120,10 @@ def remove_shards(whole: Path, index: int | None = None) -> None:
 
 
 def _live_sets(whole: Path, total: int) -> list[_Set]:
-    """The sharings-out that still count: once `whole` has every answer, only such as were made after it."""
+    """The sharings-out that still count: once `whole` has every answer, only such as were made to replace it."""
     sets = _sets(whole, total)
     finished = whole.exists() and len(read_answers(whole)) >= total
-    return [found for found in sets if found.newer_than(whole)] if finished else sets
+    return [found for found in sets if found.instead_of == content_name(whole)] if finished else sets
 
 
 def _missing(whole: Path, found: _Set, remedy: str) -> DataError:
@@ -126,7 +134,7 @@ def _missing(whole: Path, found: _Set, remedy: str) -> DataError:
 def join_shards(whole: Path, keys: Sequence[AnswerKey], run: AnswerRun) -> None:
     """Join the complete shards beside `whole` into it, in the order of the questions, and remove all shards.
 
-    Nothing happens where there are none, or only such as were written before `whole` was finished.
+    Nothing happens where there are none, or `whole` is finished and none were written to replace it.
 
     Raises:
         DataError: shards are missing or unfinished, of another model or settings, or of other questions, or there are
@@ -155,8 +163,10 @@ def join_own(whole: Path, keys: Sequence[AnswerKey], run: AnswerRun, count: int,
     Raises:
         DataError: as `join_shards`; or some are not to be seen from here.
     """
-    sets = [found for found in _sets(whole, len(keys)) if (found.count, found.start) == (count, start)]
-    found = sets[0] if sets else _Set(count, start, {})
+    sets = [
+        found for found in _sets(whole, len(keys)) if (found.count, found.start, found.instead_of) == (count, start, "")
+    ]
+    found = sets[0] if sets else _Set(count, start, "", {})
     if not found.complete:
         raise _missing(whole, found, "every process must write to the same folder: is it on a shared filesystem?")
     _join(whole, found, keys, run)
@@ -187,7 +197,8 @@ def shared_start(whole: Path, answered: int, total: int, count: int) -> int:
     """From which question on `count` processes share out: as those that began have, else from the first unanswered."""
     if answered >= total:
         return answered
-    return min((s.start for s in _sets(whole, total) if s.count == count and s.start <= answered), default=answered)
+    begun = [found.start for found in _sets(whole, total) if found.count == count and not found.instead_of]
+    return min((start for start in begun if start <= answered), default=answered)
 
 
 def _join(whole: Path, found: _Set, keys: Sequence[AnswerKey], run: AnswerRun) -> None:

@@ -13,7 +13,15 @@ from llava_mocle.evaluation.runner import (
     answer_run,
     split_chunks,
 )
-from llava_mocle.evaluation.shards import Shard, join_if_finished, join_own, join_shards, remove_shards, shared_start
+from llava_mocle.evaluation.shards import (
+    Shard,
+    content_name,
+    join_if_finished,
+    join_own,
+    join_shards,
+    remove_shards,
+    shared_start,
+)
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
@@ -57,15 +65,15 @@ def answer_shared(
             join_if_finished(whole, keys, run, shard.count)
 
     def answer_part() -> int:
-        start = 0
-        if not overwrite:
+        start, total = 0, len(questions)
+        anew = shard.answers_file(whole, 0, total, content_name(whole))
+        if not overwrite and not anew.exists():  # otherwise the file whose answers are replaced does not matter
             there = read_answers(whole) if whole.exists() else []
             run.check(whole, there)
-            answered = run.check_prefix(whole, there, keys)
-            start = shared_start(whole, answered, len(questions), shard.count)
-        if start < len(questions):
-            part = split_chunks(questions[start:], shard.count, shard.index)
-            answer_questions(predictor, part, shard.answers_file(whole, start, len(questions)), **options)
+            start = shared_start(whole, run.check_prefix(whole, there, keys), total, shard.count)
+            anew = shard.answers_file(whole, start, total)
+        if start < total:
+            answer_questions(predictor, split_chunks(questions[start:], shard.count, shard.index), anew, **options)
         return start
 
     shard.together(prepare)

@@ -19,6 +19,7 @@ from llava_mocle.errors import CheckpointError, DataError
 from llava_mocle.inference.explanation import explain_routing
 from llava_mocle.inference.generation import decode, find_stopping, generation_config, left_pad
 from llava_mocle.inference.identity import model_id
+from llava_mocle.inference.placement import choose_placement
 from llava_mocle.inference.prompt_router import PromptRouter, dataset_id, dataset_names
 from llava_mocle.inference.ranking import log_likelihoods
 from llava_mocle.inference.request import Explanation, ImageInput, Prediction, Ranking, Request
@@ -74,10 +75,9 @@ class Predictor:
 
         Raises:
             CheckpointError: the folder is not a model, or misses a part.
+            ConfigError: the device cannot be used.
         """
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if dtype is None:
-            dtype = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        place, dtype = choose_placement(device, dtype)
         loaded = load_model(
             os.fspath(path),
             dtype=dtype,

@@ -1,6 +1,5 @@
 """The output folder: one run's alone, and the same on every machine."""
 
-import fcntl
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from llava_mocle.errors import ConfigError
+from llava_mocle.files import lock
 from llava_mocle.training.distributed import on_main
 
 logger = logging.getLogger(__name__)
@@ -31,30 +31,26 @@ def claimed(output_dir: str | Path) -> Iterator[None]:
         ConfigError: another run writes there now, or the ranks do not see the same folder.
     """
     folder = Path(output_dir)
-    lock = on_main(lambda: _lock(folder) or 0)
+    held = on_main(lambda: _lock(folder))
     try:
         check_shared(folder)
         yield
     finally:
-        if PartialState().is_main_process and lock:
-            os.close(lock)
+        if PartialState().is_main_process:
+            os.close(held)
 
 
-def _lock(folder: Path) -> int | None:
-    """An open, locked descriptor; None where the filesystem knows no locks."""
+def _lock(folder: Path) -> int:
+    """An open, locked descriptor."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not lock(descriptor, path):
         other = os.read(descriptor, 1000).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
         raise ConfigError(
             f"output_dir {folder}: another run is writing there ({other}); wait for it, or choose another output_dir"
-        ) from error
-    except OSError as error:
-        logger.warning("%s: cannot be locked (%s); see to it that no other run writes into this folder", path, error)
+        )
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job": os.environ.get("SLURM_JOB_ID")}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(holder).encode(), 0)

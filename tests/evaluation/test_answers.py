@@ -21,6 +21,20 @@ def test_records_have_llavas_fields_in_order(tmp_path):
     assert read_answers(tmp_path / "deep" / "answers.jsonl") == [record]
 
 
+def test_two_processes_do_not_write_one_file(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with AnswerFile(path, AnswerRun("m@1")) as file:
+        file.append([answer(1)])
+        for overwrite in (False, True):
+            with pytest.raises(DataError, match=r"a\.jsonl: another process is writing"):
+                AnswerFile(path, AnswerRun("m@1"), overwrite=overwrite)
+        file.append([answer(2)])
+    with pytest.raises(DataError, match="written by model"):
+        AnswerFile(path, AnswerRun("other@1"))
+    with AnswerFile(path, AnswerRun("m@1")) as file:
+        assert file.answers == [answer(1), answer(2)]
+
+
 def test_answer_ids_follow_from_model_and_question():
     assert answer(1) == answer(1)
     assert len({answer(1)["answer_id"], answer(2)["answer_id"], answer(1, model="m@2")["answer_id"]}) == 3
@@ -80,6 +94,7 @@ def test_other_questions_are_refused(tmp_path):
         ("not json\n", "line 1: not JSON"),
         ('{"question_id": 1}\n', "no field 'prompt'"),
         ("[1]\n", "no field 'question_id'"),
+        (json.dumps(answer(1) | {"question_id": [1]}) + "\n", r"line 1: 'question_id' is \[1\], expected a text or a"),
         (json.dumps(answer(1)) + "\n\n" + json.dumps(answer(1)) + "\n", r"line 3: question_id 1 .* line 1"),
     ],
 )

@@ -46,8 +46,25 @@ def table(path, rows):
     return path
 
 
-def test_the_loader_is_the_same_program():
-    assert model_vqa_loader.main is model_vqa.main
+def test_the_loader_is_the_same_program_with_shorter_answers(model, tmp_path, capsys):
+    """LLaVA's MME file has two questions an image, with its name for an id."""
+    lines = [
+        {"question_id": "code/0.png", "image": "0.png", "text": f"{asked}\nAnswer with one word.", "category": "code"}
+        for asked in ("Is it red?", "Is it blue?")
+    ]
+    path, whole = tmp_path / "mme.jsonl", tmp_path / "whole.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = [word for word in flags(model, path, whole) if word not in ("--max_new_tokens", "4")]
+    assert model_vqa_loader.main(words) == 0
+    assert [answer["question_id"] for answer in read_answers(whole)] == ["code/0.png"] * 2
+    assert all("max_new_tokens=128 " in answer["metadata"]["generation"] for answer in read_answers(whole))
+    for chunk in range(2):
+        more = ("--num-chunks", "2", "--chunk-idx", str(chunk), "--max_new_tokens", "128")
+        assert model_vqa.main(flags(model, path, tmp_path / f"{chunk}.jsonl", *more)) == 0
+    assert b"".join((tmp_path / f"{chunk}.jsonl").read_bytes() for chunk in range(2)) == whole.read_bytes()
+    path.write_text((json.dumps(lines[0]) + "\n") * 2)
+    assert model_vqa_loader.main(words) == 2
+    assert "question_id 'code/0.png' stands 2 times" in capsys.readouterr().err
 
 
 def test_science_rows(model, tmp_path):
@@ -60,7 +77,10 @@ def test_science_rows(model, tmp_path):
     assert model_vqa_science.main(flags(model, path, tmp_path / "a.jsonl", "--single-pred-prompt")) == 0
     answers = read_answers(tmp_path / "a.jsonl")
     assert [answer["question_id"] for answer in answers] == ["5", "7"]
-    assert [answer["prompt"] for answer in answers] == ["Which?\nA. x\nB. y" + LETTER, "Context: é\nWhy?" + LETTER]
+    assert [answer["prompt"] for answer in answers] == [
+        "<image>\nWhich?\nA. x\nB. y" + LETTER,
+        "Context: é\nWhy?" + LETTER,
+    ]
 
 
 def test_a_science_file_of_another_shape(model, tmp_path, capsys):

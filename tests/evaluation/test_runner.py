@@ -11,7 +11,7 @@ import pytest
 
 from llava_mocle.errors import ConfigError, DataError
 from llava_mocle.evaluation.answers import read_answers
-from llava_mocle.evaluation.runner import GenerationSettings, Question, answer_questions, split_chunks
+from llava_mocle.evaluation.runner import GenerationSettings, Question, answer_questions, check_questions, split_chunks
 from tests.evaluation.fakes import FakePredictor
 
 QUESTIONS = [Question(number, f"question {'x' * (number % 7)}?", route_text=f"r{number}") for number in range(20)]
@@ -107,8 +107,10 @@ def test_chunks_out_of_range_are_refused(num_chunks, chunk_idx):
 def test_bad_questions_cost_no_work(tmp_path):
     predictor = FakePredictor()
     duplicated = [*QUESTIONS, Question(3, "again?", source="q.jsonl, line 21")]
+    with pytest.raises(DataError, match=r"q.jsonl, line 21: question_id 3 stands 2 times"):
+        check_questions(duplicated[::-1])
     with pytest.raises(DataError, match=r"question_id 3 stands 2 times"):
-        answer_questions(predictor, duplicated, tmp_path / "a.jsonl")
+        answer_questions(predictor, [*QUESTIONS, QUESTIONS[3]], tmp_path / "a.jsonl")
     missing = [*QUESTIONS, Question(99, "where?", images=(tmp_path / "none.png",), source="q.jsonl, line 21")]
     with pytest.raises(DataError, match=r"q.jsonl, line 21: question 99 .*none.png"):
         answer_questions(predictor, missing, tmp_path / "a.jsonl")
@@ -116,6 +118,18 @@ def test_bad_questions_cost_no_work(tmp_path):
         answer_questions(predictor, QUESTIONS, tmp_path / "a.jsonl", batch_size=0)
     assert predictor.batches == []
     assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_questions_may_share_an_id(tmp_path):
+    """As those about one image do in LLaVA's files for MME and TextVQA."""
+    questions = [Question("0020.png", f"Is it {word}?") for word in ("red", "blue", "red or blue")]
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "a.jsonl"
+    answers = answer_questions(FakePredictor(), questions, whole)
+    assert [answer["prompt"] for answer in answers] == [question.prompt for question in questions]
+    assert len({answer["answer_id"] for answer in answers}) == 3
+    answer_questions(FakePredictor(), questions[:2], path)
+    assert answer_questions(FakePredictor(), questions, path) == answers
+    assert path.read_bytes() == whole.read_bytes()
 
 
 def test_other_settings_or_model_need_overwrite(tmp_path):

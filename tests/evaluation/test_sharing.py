@@ -112,11 +112,38 @@ def test_chunks_from_before_do_not_come_back(tmp_path, whole) -> None:
     run_together(2, lambda shard: answer_shared(FakePredictor(), QUESTIONS, path, shard, overwrite=True))
     answer_shared(FakePredictor(), QUESTIONS, path, Shard())
     assert path.read_bytes() == whole
-    # Not even such as a run that did not know of them has left lying there.
+    # Not even such as a run that did not know of them has left lying there, or as were to replace other answers.
     for index in range(3):
-        stale = Shard(index, 3).answers_file(path, 0, 11)
-        answer_questions(old, [QUESTIONS[:4], QUESTIONS[4:8], QUESTIONS[8:]][index], stale)
-        os.utime(stale, (time.time() - 60, time.time() - 60))
+        for other in ("", "0123456789ab"):
+            stale = Shard(index, 3).answers_file(path, 0, 11, other)
+            answer_questions(old, [QUESTIONS[:4], QUESTIONS[4:8], QUESTIONS[8:]][index], stale)
+    answer_shared(FakePredictor(), QUESTIONS, path, Shard())
+    assert path.read_bytes() == whole
+
+
+def test_chunks_that_replace_answers_do_so_whatever_the_clocks_say(tmp_path, whole) -> None:
+    """A copied file has a new date, and machines' clocks differ."""
+    path = tmp_path / "out" / "a.jsonl"
+    answer_shared(FakePredictor(dict.fromkeys(PROMPTS, "old")), QUESTIONS, path, Shard())
+    for index in range(2):
+        answer_shared(FakePredictor(), QUESTIONS, path, Shard(index, 2, joins=False), overwrite=True)
+    os.utime(path, (time.time() + 60, time.time() + 60))
+    answer_shared(FakePredictor(), QUESTIONS, path, Shard())
+    assert path.read_bytes() == whole
+    assert [file.name for file in path.parent.iterdir()] == ["a.jsonl"]
+
+
+def test_a_chunk_that_replaces_answers_goes_on_where_it_was_stopped(tmp_path, whole) -> None:
+    path = tmp_path / "out" / "a.jsonl"
+    answer_shared(FakePredictor(dict.fromkeys(PROMPTS, "old")), QUESTIONS, path, Shard())
+    part = Shard(0, 2, joins=False)
+    answer_shared(FakePredictor(), QUESTIONS, path, part, overwrite=True)
+    (file,) = path.parent.glob("a.0of2*")
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    predictor = FakePredictor()
+    answer_shared(predictor, QUESTIONS, path, part)
+    assert asked(predictor) == 6 - 2
+    answer_shared(FakePredictor(), QUESTIONS, path, Shard(1, 2, joins=False), overwrite=True)
     answer_shared(FakePredictor(), QUESTIONS, path, Shard())
     assert path.read_bytes() == whole
 

@@ -142,8 +142,13 @@ def test_a_rank_learns_its_place(tasks: str, node: int, expected: str) -> None:
     assert result.stdout.split() == ["9", "1", "11", expected]
 
 
-def test_evaluation_is_an_array_and_a_joining_job(stubs: Stubs) -> None:
-    words = ["--model-path", "m", "--question-file", "q.jsonl", "--answers-file", "a.jsonl"]
+QUESTIONS = ["--model-path", "m", "--question-file", "q.jsonl", "--answers-file", "a.jsonl", "--overwrite"]
+BENCHMARKS = ["--model", "m", "--tasks", "pope,mme", "--output", "out", "--overwrite"]
+PART = {"SLURM_ARRAY_TASK_ID": "1", "CHUNKS": "3", "SLURM_JOB_ID": "78", "SLURM_JOB_NODELIST": "n1"}
+
+
+@pytest.mark.parametrize(("words", "gpus"), [(QUESTIONS, []), (BENCHMARKS, ["--gpus-per-node=1"])])
+def test_evaluation_is_an_array_and_a_joining_job(stubs: Stubs, words: list[str], gpus: list[str]) -> None:
     result = stubs.run("slurm/eval.sbatch", *words, CHUNKS="3", STUB_SBATCH="echo 77")
     assert result.returncode == 0, result.stderr
     array, join = stubs.calls("sbatch")
@@ -151,19 +156,41 @@ def test_evaluation_is_an_array_and_a_joining_job(stubs: Stubs) -> None:
     assert {"--array=0-2", "--gpus-per-node=1", "--ntasks-per-node=1", "--parsable"} <= set(array)
     assert array[array.index(file) + 1 :] == words
     assert "--dependency=afterok:77" in join
-    assert join[join.index(file) :] == [file, "join", "a.jsonl", "3"]
-    task = {"SLURM_ARRAY_TASK_ID": "1", "CHUNKS": "3", "SLURM_JOB_ID": "78", "SLURM_JOB_NODELIST": "n1"}
-    assert stubs.run("slurm/eval.sbatch", *words, **task).returncode == 0
-    (call,) = stubs.calls("srun")
-    assert call[-6:] == ["--num-chunks", "3", "--chunk-idx", "1", "--answers-file", "a.jsonl.part-1-of-3"]
+    assert [flag for flag in join if flag.startswith("--gpus")] == gpus
+    assert join[join.index(file) :] == [file, "join", *words]
 
 
-def test_joining_keeps_the_order_and_misses_nothing(stubs: Stubs, tmp_path: Path) -> None:
-    for index in range(11):
-        (tmp_path / f"a.jsonl.part-{index}-of-12").write_text(f"{index}\n")
-    result = stubs.run("slurm/eval.sbatch", "join", "a.jsonl", "12")
+@pytest.mark.parametrize("restarts", ["0", "1"])
+def test_a_part_goes_on_with_its_answers_when_requeued(stubs: Stubs, restarts: str) -> None:
+    for words in (QUESTIONS, BENCHMARKS):
+        assert stubs.run("slurm/eval.sbatch", *words, **PART, SLURM_RESTART_COUNT=restarts).returncode == 0
+    questions, benchmarks = stubs.calls("srun")
+    anew = [] if restarts == "1" else ["--overwrite"]
+    part = ["--num-chunks", "3", "--chunk-idx", "1"]
+    at = questions.index("llava_mocle.evaluation.model_vqa")
+    assert questions[at + 1 :] == [*QUESTIONS[:4], *part, "--answers-file", "a.jsonl.part-1-of-3", *anew]
+    assert benchmarks[benchmarks.index("eval") + 1 :] == [*BENCHMARKS[:-1], *part, *anew]
+
+
+def test_the_joining_job_scores_or_joins(stubs: Stubs) -> None:
+    for words in (QUESTIONS, BENCHMARKS):
+        assert stubs.run("slurm/eval.sbatch", "join", *words, **PART).returncode == 0
+        assert stubs.run("slurm/eval.sbatch", "join", *words, CHUNKS="3").returncode == 0  # by hand
+    for calls in (stubs.calls("srun"), stubs.calls("python")):
+        questions, benchmarks = (next(c for c in calls if word in c) for word in ("a.jsonl", "eval"))
+        at = questions.index("llava_mocle.evaluation.join_chunks")
+        assert questions[at + 1 :] == [
+            *QUESTIONS[:4], "--overwrite", "--num-chunks", "3", "--answers-file", "a.jsonl",
+        ]  # fmt: skip
+        # The parts were answered anew; what they hold is to be scored.
+        assert benchmarks[benchmarks.index("eval") + 1 :] == BENCHMARKS[:-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["--model", "m"], "what to answer"), (["--answers-file"], "where do the")]
+)
+def test_an_evaluation_without_an_aim_is_refused(stubs: Stubs, words: list[str], said: str) -> None:
+    result = stubs.run("slurm/eval.sbatch", *words)
     assert result.returncode == 2
-    assert "a.jsonl.part-11-of-12 is not there" in result.stderr
-    (tmp_path / "a.jsonl.part-11-of-12").write_text("11\n")
-    assert stubs.run("slurm/eval.sbatch", "join", "a.jsonl", "12").returncode == 0
-    assert (tmp_path / "a.jsonl").read_text().split() == [str(index) for index in range(12)]
+    assert said in result.stderr
+    assert stubs.calls("sbatch") == []
