@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from llava_mocle.cli.console import table_console
 from llava_mocle.clustering import cluster_files
 from llava_mocle.clustering.assign import count_by_dataset, read_table
 from llava_mocle.clustering.cluster_model import ClusterModel
@@ -22,7 +23,7 @@ def show(folder: Path, num_examples: int, assignments: Path | None = None) -> No
     `assignments` is its table, by default assignments.parquet in the folder.
     """
     model = ClusterModel.load(folder)
-    console = Console()
+    console = table_console()
     _print_sizes(console, folder, model)
     _print_datasets(console, assignments or folder / cluster_files.ASSIGNMENTS_FILE)
     _print_examples(console, model, num_examples)

@@ -34,11 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from llava_mocle.cli.console import table_console
     from llava_mocle.data.check import check_datasets
 
-    console = Console()
+    console = table_console()
     specs = _specs(args)
     bar, progress = _progress()
     with bar:

@@ -1,11 +1,11 @@
 """Score a model: on the paper's benchmarks (--tasks), or on held-out rows (--recipe, --rows).
 
 Answers are appended to answers/<name>.jsonl (LLaVA's format) as they are made, and a run that was stopped continues
-where it was; scores go to results.json. Under torchrun or srun the questions are shared out over the processes.
+where it was; scores go to results.json. Under torchrun the questions are shared out over the processes.
 
 examples:
   llava-mocle eval prepare                             which benchmarks there are, and which files are missing
-  llava-mocle eval prepare pope,mme --data-root playground/data/eval
+  llava-mocle eval prepare pope,mme --data-root playground/data/eval      reads them too, and counts the questions
   llava-mocle eval --model runs/mine --tasks pope,mme,scienceqa --output runs/mine/eval
   torchrun --nproc_per_node 8 -m llava_mocle.cli.main eval --model runs/mine --tasks all --output runs/mine/eval
   llava-mocle eval --model playground/runs/mocle --recipe scripts/recipes/playground_mocle.yaml --output out
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action", nargs="?", choices=["prepare"], help="check the benchmarks' files, and say what is missing"
     )
-    parser.add_argument("prepared", nargs="?", metavar="TASKS", help="with prepare: the benchmarks; all by default")
+    parser.add_argument("prepared", nargs="?", metavar="TASKS", help="with prepare: benchmarks to read, or all")
     parser.add_argument("--model", help="a trained checkpoint, a stage-1 folder or a base folder")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--tasks", help="benchmarks, separated by commas, or all")
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, help="default: each benchmark's own; 32 for rows")
     parser.add_argument("--num-beams", type=int, default=1)
     add_model_flags(parser)
-    parser.add_argument("--overwrite", action="store_true", help="answer everything anew")
+    parser.add_argument("--overwrite", action="store_true", help="answer and score everything anew")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,9 +68,9 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise ConfigError(f"--{flag.replace('_', '-')} {value}: must be at least 1.")
     if args.action == "prepare":
-        from llava_mocle.cli.eval_tasks import prepare
+        from llava_mocle.cli.eval_prepare import prepare
 
-        return prepare(args.prepared or args.tasks or "all", args.data_root)
+        return prepare(args.prepared or args.tasks, args.data_root)
     for flag in ("model", "output"):
         if not getattr(args, flag):
             raise ConfigError(f"--{flag} is missing; `llava-mocle eval --help` shows examples.")

@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+from llava_mocle.evaluation.results import other_official_n
+
 
 def print_domains(results: Mapping[str, Any]) -> None:
     """A table of the domains, and one of the clusters where there are any."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from llava_mocle.cli.console import table_console
+
+    console = table_console()
     table = Table(title=f"{results['model_id']}: {results['metric']}", title_justify="left")
     for column in ("domain", "n", "score", "95 % interval", "majority", "question prior", "unparsed"):
         table.add_column(column, justify="left" if column == "domain" else "right")
@@ -36,24 +39,30 @@ def print_domains(results: Mapping[str, Any]) -> None:
 
 def print_tasks(results: Mapping[str, Any]) -> None:
     """A table of benchmarks, every metric with its interval; the paper's numbers are `llava-mocle report`'s to show."""
-    from rich.console import Console
     from rich.table import Table
+
+    from llava_mocle.cli.console import table_console
 
     table = Table(title=results["model_id"], title_justify="left")
     for column in ("benchmark", "metric", "n", "score", "95 % interval", "unparsed"):
-        table.add_column(column, justify="left" if column in ("benchmark", "metric") else "right")
+        table.add_column(column, justify="left" if column in ("benchmark", "metric") else "right", overflow="fold")
     for task in results["tasks"].values():
         for position, (name, metric) in enumerate(task["metrics"].items()):
-            title = f"{task['title']} ({task['split']})" + (f", first {task['limit']}" if task["limit"] else "")
             table.add_row(
-                title if position == 0 else "",
+                _task_title(task) if position == 0 else "",
                 name,
                 str(metric["n"]),
                 "-" if metric["value"] is None else f"{metric['value']:.2f}",
                 "-" if not metric["interval"] else "{:.2f} to {:.2f}".format(*metric["interval"]),
                 str(task["unparsed"]) if position == 0 else "",
             )
-    Console().print(table)
+    table_console().print(table)
+
+
+def _task_title(task: Mapping[str, Any]) -> str:
+    title = f"{task['title']} ({task['split']})" + (f", first {task['limit']}" if task["limit"] else "")
+    published = other_official_n(task)
+    return title if published is None else f"{title}, {task['n']} questions: n differs from the published {published}"
 
 
 def _percent(score: float | None) -> str:

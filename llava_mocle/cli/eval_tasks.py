@@ -1,4 +1,4 @@
-"""`llava-mocle eval --tasks` and `llava-mocle eval prepare`."""
+"""`llava-mocle eval --tasks`."""
 
 import argparse
 from pathlib import Path
@@ -9,28 +9,6 @@ from llava_mocle.cli.model_flags import check_dataset, load_predictor
 
 if TYPE_CHECKING:
     from llava_mocle.evaluation.tasks.judge import Judge
-
-
-def prepare(names: str, data_root: str) -> int:
-    """Print which files of the benchmarks are there; 0 when none that is needed is missing, else 1."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from llava_mocle.evaluation.registry import get_tasks
-
-    root = Path(data_root)
-    table = Table(title=f"benchmarks in {root}", title_justify="left")
-    for column in ("task", "file", "what", "from", ""):
-        table.add_column(column, overflow="fold")
-    lacking = 0
-    for task in get_tasks(names):
-        missing = task.missing(root)
-        for position, source in enumerate(task.sources):
-            state = "there" if source not in missing else "MISSING" if source.needed else "missing, optional"
-            lacking += state == "MISSING"
-            table.add_row(task.name if position == 0 else "", source.path, source.what, source.origin, state)
-    Console().print(table)
-    return 1 if lacking else 0
 
 
 def evaluate(args: argparse.Namespace) -> int:

@@ -66,10 +66,11 @@ def _print_json(prediction: "Prediction", explanation: "Explanation | None") -> 
 
 
 def _print_text(prediction: "Prediction", explanation: "Explanation | None") -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from llava_mocle.cli.console import table_console
+
+    console = table_console(highlight=False)
     # Text(), because square brackets in an answer are not markup.
     console.print(Text(prediction.text or "(empty answer)", style="bold"))
     if prediction.cluster_id is None:

@@ -59,8 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import json
 
-    from rich.console import Console
-
+    from llava_mocle.cli.console import table_console
     from llava_mocle.errors import ConfigError
     from llava_mocle.files import write_text
     from llava_mocle.planning.hardware import Cluster, find_gpu
@@ -82,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         global_batch=args.global_batch,
         overrides=words[1:],
     )
-    print_plan(plan, Console())
+    print_plan(plan, table_console())
     if args.json:
         write_text(args.json, json.dumps(as_dict(plan), indent=2) + "\n")
     return 0

@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_mocle.analysis.benchmark_report import build_sections, to_markdown, write_benchmark_report
+    from llava_mocle.analysis.benchmark_report import to_markdown, write_benchmark_report
+    from llava_mocle.analysis.benchmark_sections import build_sections
     from llava_mocle.errors import ConfigError
     from llava_mocle.evaluation.results import read_results
 

@@ -5,7 +5,6 @@ frequent training answer given to every question) and the question prior (the mo
 question text, which no model needs an image for).
 """
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.normalize import exact_match, normalize_answer
-from llava_mocle.evaluation.provenance import command, versions
+from llava_mocle.evaluation.provenance import command, items_digest, versions
 from llava_mocle.evaluation.runner import GenerationSettings, Question, check_questions
 from llava_mocle.evaluation.shards import Shard
 from llava_mocle.evaluation.sharing import answer_shared
@@ -200,7 +199,9 @@ def _score_domain(
         "clusters": _by_cluster(scored),
         # One number an item, in order, and a digest of the items: a paired comparison of two runs needs both.
         "item_scores": " ".join(f"{score:g}" for score in scores),
-        "items_digest": _digest([(a["question_id"], a["prompt"], r) for a, r in zip(answers, references, strict=True)]),
+        "items_digest": items_digest(
+            [(answer["question_id"], answer["prompt"], ref) for answer, ref in zip(answers, references, strict=True)]
+        ),
     }
     if priors is not None:
         majority, by_question = priors
@@ -236,10 +237,6 @@ def _first_turn(row: Row, role: str, place: str) -> str:
         f"{place} (id {row.get('id')!r}): no {role!r} turn with text in 'conversations'; a held-out row needs a "
         f"question and a reference answer."
     )
-
-
-def _digest(items: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(items, ensure_ascii=False).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _most_frequent(counts: Counter[str]) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_mocle.data.conversation import IMAGE_TOKEN
-from llava_mocle.errors import DataError
 from llava_mocle.evaluation.domain import row_question
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
 from llava_mocle.evaluation.official import places, read_json
@@ -26,14 +25,9 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
         DataError: no such file, not a JSON list, or a row without `id` or human turn.
     """
     path = Path(args.question_file)
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: found {type(rows).__name__}, expected a JSON list of rows in LLaVA's format.")
     suffix = OPTION_LETTER if args.single_pred_prompt else ""
     questions = []
-    for place, row in places(path, rows):
-        if not isinstance(row, dict):
-            raise DataError(f"{place}: found {row!r:.60}, expected a row in LLaVA's format.")
+    for place, row in places(path, read_json(path)):
         asked = row_question(row, args.image_folder, place)
         # LLaVA's scorer counts an answer among those with images where its prompt says so.
         mark = f"{IMAGE_TOKEN}\n" * len(asked.images)

@@ -6,9 +6,23 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 from llava_mocle.errors import DataError
+
+ID = str | int
+TEXT_OR_NUMBER = str | int | float
+_WORDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "an object",
+    list: "a list",
+    NoneType: "null",
+    object: "a value",
+}
 
 
 def read_text(path: Path) -> str:
@@ -75,11 +89,15 @@ def read_table(path: Path, delimiter: str = "\t") -> list[dict[str, str]]:
     return rows
 
 
-def field(record: Mapping[str, Any], key: str, place: str) -> Any:
+def field(record: Mapping[str, Any], key: str, place: str, kind: Any = object) -> Any:
     """`record[key]`.
 
+    Args:
+        kind: what it has to be: a type, a union of types, or a `list[...]` of one. True and false are no numbers, and
+            null is nothing but None.
+
     Raises:
-        DataError: it is not there; names the place and the keys that are.
+        DataError: it is not there, or of another kind; names the place, and the keys that are or the value.
     """
     if not isinstance(record, Mapping):
         raise DataError(f"{place}: found {record!r:.60}, expected an object with the key {key!r}.")
@@ -88,10 +106,46 @@ def field(record: Mapping[str, Any], key: str, place: str) -> Any:
             f"{place}: no {key!r}, only {', '.join(map(str, record)) or 'nothing'}; is this the file of another split "
             "or version?"
         )
-    return record[key]
+    value = record[key]
+    if type(value) is not kind:
+        _check_kind(value, kind, f"{place}: field {key!r}")
+    return value
 
 
-def places(path: Path, records: list[Any]) -> Iterator[tuple[str, Any]]:
-    """(place for messages, record) of each record."""
+def field_or(record: Mapping[str, Any], key: str, place: str, kind: Any, default: Any) -> Any:
+    """`field` of a key that some versions of a file lack: `default` where it is not there."""
+    return field(record, key, place, kind) if key in record else default
+
+
+def places(path: Path, records: Any) -> Iterator[tuple[str, Any]]:
+    """(place for messages, record) of each record of a list.
+
+    Raises:
+        DataError: no list, or a record that is no object.
+    """
+    if not isinstance(records, list):
+        raise DataError(f"{path}: a {type(records).__name__}, expected a list of objects; is it of another version?")
     for number, record in enumerate(records):
-        yield f"{path}, record {number}", record
+        place = f"{path}, record {number}"
+        if not isinstance(record, dict):
+            raise DataError(f"{place}: found {record!r:.60}, expected an object.")
+        yield place, record
+
+
+def _check_kind(value: Any, kind: Any, name: str) -> None:
+    if get_origin(kind) is list:
+        _check_kind(value, list, name)
+        (entry_kind,) = get_args(kind)
+        for number, entry in enumerate(value):
+            if type(entry) is not entry_kind:  # as in `field`: most fit, and there are millions
+                _check_kind(entry, entry_kind, f"{name}, entry {number},")
+        return
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    fits = isinstance(value, kinds)
+    if value is None:  # an object to Python
+        fits = NoneType in kinds
+    elif isinstance(value, bool):  # an int to Python
+        fits = bool in kinds or object in kinds
+    if not fits:
+        wanted = " or ".join(_WORDS[one] for one in kinds)
+        raise DataError(f"{name} is {value!r:.60}, expected {wanted}; is this the file of another split or version?")

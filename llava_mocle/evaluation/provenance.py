@@ -1,9 +1,13 @@
-"""What a result must carry so that it can be made again: versions and the exact command."""
+"""What a result must carry so that it can be made again and compared: versions, the exact command, what was asked."""
 
+import hashlib
+import json
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 import llava_mocle
 
@@ -25,3 +29,12 @@ def command() -> str:
     """The command line of this process, quoted so that a shell takes it back."""
     original = list(getattr(sys, "orig_argv", [])) or [sys.executable, *sys.argv]
     return shlex.join(original)
+
+
+def items_digest(items: Sequence[Any]) -> str:
+    """Sixteen hexadecimal digits that two runs share where they were asked the same.
+
+    Args:
+        items: one JSON value an item, in order: its question's id, prompt and reference, and what else makes it.
+    """
+    return hashlib.sha256(json.dumps(items, ensure_ascii=False).encode("utf-8", "replace")).hexdigest()[:16]

@@ -19,6 +19,15 @@ def _alone(error: str | None) -> list[str]:
     return [error] if error else []
 
 
+class PartnerLost(UserError):
+    """A process that answers together with this one has ended early."""
+
+
+def describe_failure(error: Exception) -> str:
+    """A user error's message; of any other, its kind too."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 @dataclass(frozen=True)
 class Shard:
     """This process among those that answer the same questions.
@@ -45,14 +54,22 @@ class Shard:
         """Do `work`, and wait until the other processes have done theirs.
 
         Raises:
-            UserError: here or elsewhere it could not be done; raised by all of them, so that all go on alike.
+            Exception: it could not be done here.
+            DataError: it could not be done elsewhere; so all processes raise something, and may go on alike.
+            PartnerLost: another process is gone.
         """
-        error: UserError | None = None
+        error: Exception | None = None
         try:
             result = work()
-        except UserError as raised:
+        except Exception as raised:
             error = raised
-        messages = self.exchange(str(error) if error else None)
+        try:
+            messages = self.exchange(describe_failure(error) if error else None)
+        except RuntimeError as lost:
+            raise PartnerLost(
+                f"another process of this evaluation is gone ({lost}); its own words, if any, stand above. The same "
+                "command goes on with what is answered."
+            ) from error or lost
         if error:
             raise error
         if messages:

@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_mocle.errors import UserError
-from llava_mocle.evaluation.results import check_results, record_scores, remove_other_models
+from llava_mocle.errors import DataError, UserError
+from llava_mocle.evaluation.provenance import items_digest
+from llava_mocle.evaluation.results import check_replacement, check_results, record_scores, remove_scores
 from llava_mocle.evaluation.runner import GenerationSettings, check_questions
-from llava_mocle.evaluation.shards import Shard
+from llava_mocle.evaluation.shards import PartnerLost, Shard, describe_failure
 from llava_mocle.evaluation.sharing import answer_shared
 from llava_mocle.evaluation.task import Item, Metric, Task
+from llava_mocle.evaluation.tasks.judge import JudgedTask
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
@@ -37,6 +39,10 @@ class SuiteSettings:
     max_new_tokens: int | None = None
     dataset: str | None = None
     overwrite: bool = False
+
+    def new_tokens(self, task: Task) -> int:
+        """How long the task's answers may be."""
+        return self.max_new_tokens or task.max_new_tokens
 
 
 class TasksFailed(UserError):
@@ -73,24 +79,28 @@ def evaluate_tasks(
         What `results.json` holds, of all tasks scored into `out_dir` so far; empty where this process only answers.
 
     Raises:
-        TasksFailed: after all others were done.
-        UserError: of a single task; or, before the first answer, missing or wrong files, another model's scores.
+        TasksFailed: after all others were done, whatever exception each of these failed with.
+        Exception: that of a single task.
+        PartnerLost: a process that runs together with this one is gone.
+        UserError: before the first answer: missing or wrong files, no questions, or scores in `out_dir` that are
+            another model's or judge's, or of more questions.
     """
     settings, shard, root, folder = settings or SuiteSettings(), shard or Shard(), Path(root), Path(out_dir)
     prepared = shard.together(lambda: _prepare(predictor, tasks, root, folder, settings, shard))
     results: dict[str, Any] = {}
-    failures: dict[str, UserError] = {}
+    failures: dict[str, str] = {}  # not the exceptions, whose frames would hold on to tensors
     for task, items in prepared:
         try:
             answers = _answer(predictor, task, items, folder, settings, shard)
             if answers is not None:
                 results = _record(predictor, task, items, answers, folder, settings)
-        except UserError as error:
-            failures[task.name] = error
-            if len(tasks) > 1:
-                logger.error("%s failed: %s", task.name, error)
-    if failures and len(tasks) == 1:
-        raise failures[tasks[0].name]
+        except PartnerLost:
+            raise
+        except Exception as error:
+            if len(tasks) == 1:
+                raise
+            failures[task.name] = describe_failure(error)
+            logger.error("%s failed: %s", task.name, failures[task.name], exc_info=not isinstance(error, UserError))
     if failures:
         again = "the same command without --overwrite" if settings.overwrite else "the same command"
         lines = [f"{len(failures)} of {len(tasks)} benchmarks failed; {again} goes on with them:"]
@@ -108,15 +118,29 @@ def _prepare(
     if answers_for_itself:
         check_results(folder, predictor.model_id, overwrite=settings.overwrite)
     prepared = [(task, _items(task, root, settings)) for task in tasks]
-    for _, items in prepared:
+    for task, items in prepared:
         check_questions([item.question for item in items])
+        if answers_for_itself and not settings.overwrite:
+            check_replacement(folder, task.name, len(items), _judge(task, items))
+        published = task.published_n(len(items))
+        if shard.index == 0 and settings.limit is None and published not in (None, len(items)):
+            logger.warning(
+                "%s: its files hold %d questions, but the published ones %d; numbers do not compare with published "
+                "ones.",
+                task.name,
+                len(items),
+                published,
+            )
     if answers_for_itself and settings.overwrite:
-        remove_other_models(folder, predictor.model_id)
+        remove_scores(folder, predictor.model_id, [task.name for task in tasks])
     return prepared
 
 
 def _items(task: Task, root: Path, settings: SuiteSettings) -> list[Item]:
     items = task.items(root, settings.prompts)[: settings.limit]
+    if not items:
+        files = ", ".join(str(root / source.path) for source in task.sources if source.needed)
+        raise DataError(f"{task.name}: found no question in {files}, expected those of {task.split}; fetch them again.")
     if settings.dataset is None:
         return items
     return [replace(item, question=replace(item.question, dataset=settings.dataset)) for item in items]
@@ -131,9 +155,7 @@ def _answer(
         folder / "answers" / f"{task.name}.jsonl",
         shard,
         batch_size=settings.batch_size,
-        settings=GenerationSettings(
-            max_new_tokens=settings.max_new_tokens or task.max_new_tokens, num_beams=settings.num_beams
-        ),
+        settings=GenerationSettings(max_new_tokens=settings.new_tokens(task), num_beams=settings.num_beams),
         overwrite=settings.overwrite,
         description=task.name,
     )
@@ -151,8 +173,19 @@ def _record(
     files = task.submission(items, answers, folder / "submissions" / task.name)
     entry = score_task(task, items, answers, limit=settings.limit)
     entry["submission"] = [str(path.relative_to(folder)) for path in files]
-    entry["settings"] = asdict(replace(settings, overwrite=False))
+    entry["settings"] = _effective(predictor, task, items, settings)
     return record_scores(folder, task.name, entry, predictor.model_id, str(predictor.path))
+
+
+def _effective(predictor: "Predictor", task: Task, items: Sequence[Item], settings: SuiteSettings) -> dict[str, Any]:
+    """The settings as they came out for a task, under the names that its answers carry."""
+    given = asdict(replace(settings, max_new_tokens=settings.new_tokens(task)))
+    del given["overwrite"]
+    return given | {"predictor": predictor.settings, "judge": _judge(task, items)}
+
+
+def _judge(task: Task, items: Sequence[Item]) -> dict[str, Any] | None:
+    return task.judged_by(items) if isinstance(task, JudgedTask) else None
 
 
 def score_task(
@@ -167,12 +200,19 @@ def score_task(
         "metric": task.metric,
         "headline": scores.headline,
         "n": len(items),
+        "official_n": task.published_n(len(items)),
         "limit": limit,
+        "items_digest": _digest(items),
         "unparsed": scores.unparsed,
         "metrics": metrics,
         "cluster_metric": task.cluster_metric or scores.headline,
         "clusters": _by_cluster(task, items, answers, task.cluster_metric or scores.headline),
     }
+
+
+def _digest(items: Sequence[Item]) -> str:
+    asked = [(item.question, item.reference) for item in items]
+    return items_digest([(q.question_id, q.prompt, q.candidates, reference) for q, reference in asked])
 
 
 def _plain(metric: Metric) -> dict[str, Any]:

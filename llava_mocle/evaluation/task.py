@@ -125,6 +125,8 @@ class Task(ABC):
         metric: the headline metric in words, with its source.
         sources: the files it reads.
         max_new_tokens: longest answer.
+        official_n: how many questions `items` makes of the official files; None: not known.
+        older_n: how many it makes of older versions of them that results are published for too.
         cluster_metric: the metric that is broken down by cluster; None: the headline. For headlines that make no sense
             on a part of the questions.
     """
@@ -135,6 +137,8 @@ class Task(ABC):
     metric: ClassVar[str]
     sources: ClassVar[tuple[Source, ...]]
     max_new_tokens: ClassVar[int] = 16
+    official_n: ClassVar[int | None] = None
+    older_n: ClassVar[tuple[int, ...]] = ()
     cluster_metric: ClassVar[str | None] = None
 
     @abstractmethod
@@ -148,6 +152,18 @@ class Task(ABC):
         Raises:
             DataError: a file is missing, of another split, or damaged.
         """
+
+    def published_n(self, n: int) -> int | None:
+        """What `n` questions are to be compared with: a version's own number, or `official_n`."""
+        return n if n in self.older_n else self.official_n
+
+    def count(self, root: Path) -> int:
+        """How many questions `items` would make: everything is read, and nothing written.
+
+        Raises:
+            DataError: see `items`.
+        """
+        return len(self.items(root))
 
     @abstractmethod
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:

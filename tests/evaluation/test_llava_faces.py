@@ -87,7 +87,7 @@ def test_a_science_file_of_another_shape(model, tmp_path, capsys):
     path = tmp_path / "problems.json"
     path.write_text('{"1": {}}')
     assert model_vqa_science.main(flags(model, path, tmp_path / "a.jsonl")) == 2
-    assert "expected a JSON list of rows" in capsys.readouterr().err
+    assert "problems.json: a dict, expected a list of objects" in capsys.readouterr().err
 
 
 def test_mmbench_rounds(model, tmp_path):

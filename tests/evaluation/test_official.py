@@ -3,7 +3,7 @@
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.official import read_json, read_jsonl, read_table, read_text
+from llava_mocle.evaluation.official import ID, field, field_or, places, read_json, read_jsonl, read_table, read_text
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
@@ -48,3 +48,61 @@ def test_rows_of_another_length_are_named(tmp_path, content, message):
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=rf"table\.csv, {message}"):
         read_table(path, ",")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("a", str),
+        (7, ID),
+        (True, bool),
+        (None, str | None),
+        (1.5, str | int | float),
+        ({}, dict),
+        ([], list[str]),
+        (["a", 2], list[ID]),
+        (True, object),
+    ],
+)
+def test_fields_of_the_right_kind(value, kind):
+    assert field({"key": value}, "key", "place", kind) is value
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        (None, str, "field 'key' is None, expected a text; is this"),
+        (None, object, "field 'key' is None, expected a value"),
+        (7, str, "field 'key' is 7, expected a text"),
+        (True, int, "field 'key' is True, expected a whole number"),
+        (1.0, int, "field 'key' is 1.0, expected a whole number"),
+        (1, bool, "field 'key' is 1, expected true or false"),
+        (True, ID, "field 'key' is True, expected a text or a whole number"),
+        ([1], ID, r"field 'key' is \[1\], expected a text or a whole number"),
+        (7, str | None, "field 'key' is 7, expected a text or null"),
+        ("ab", list[str], "field 'key' is 'ab', expected a list"),
+        (["a", None], list[str], "field 'key', entry 1, is None, expected a text"),
+        ([[]], list[dict], r"field 'key', entry 0, is \[\], expected an object"),
+    ],
+)
+def test_fields_of_another_kind_are_named(value, kind, message):
+    with pytest.raises(DataError, match=f"f.json, record 3: {message}"):
+        field({"key": value}, "key", "f.json, record 3", kind)
+
+
+def test_fields_that_some_versions_lack():
+    assert field_or({}, "key", "place", str, "other") == "other"
+    assert field_or({"key": "a"}, "key", "place", str, "other") == "a"
+    with pytest.raises(DataError, match="field 'key' is None"):
+        field_or({"key": None}, "key", "place", str, "other")
+
+
+def test_records_are_objects_in_a_list(tmp_path):
+    assert list(places(tmp_path, [{}, {"a": 1}])) == [
+        (f"{tmp_path}, record 0", {}),
+        (f"{tmp_path}, record 1", {"a": 1}),
+    ]
+    with pytest.raises(DataError, match="a dict, expected a list of objects"):
+        list(places(tmp_path, {"a": {}}))
+    with pytest.raises(DataError, match="record 1: found 'a', expected an object"):
+        list(places(tmp_path, [{}, "a"]))

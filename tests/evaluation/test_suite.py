@@ -1,7 +1,7 @@
 """Benchmarks from files to results.json, in one process and in shards."""
 
 import json
-import shutil
+import logging
 
 import pytest
 
@@ -10,10 +10,11 @@ from llava_mocle.evaluation.answers import read_answers
 from llava_mocle.evaluation.registry import all_tasks, get_tasks
 from llava_mocle.evaluation.results import read_results
 from llava_mocle.evaluation.shards import Shard
-from llava_mocle.evaluation.suite import SuiteSettings, TasksFailed, evaluate_tasks
+from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks
+from llava_mocle.evaluation.task import Scores, mean_metric
 from tests.evaluation.fakes import FakePredictor
 from tests.evaluation.together import run_together
-from tests.evaluation.toy import Letters, write_letters
+from tests.evaluation.toy import Letters, OtherLetters, write_letters
 
 PROMPTS = [f"question {'x' * number}?" for number in range(11)]
 
@@ -129,70 +130,6 @@ def test_a_pilot_does_not_keep_the_full_run_from_being_shared_out(root, tmp_path
     assert entry["n"] == 11
 
 
-class OtherLetters(Letters):
-    name = "other_letters"
-
-
-def test_another_models_scores_are_not_mixed_in(root, tmp_path) -> None:
-    evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
-    other = FakePredictor(model_id="other@1")
-    with pytest.raises(DataError, match=r"letters\.json: is of the model fake@00000000"):
-        evaluate_tasks(other, [OtherLetters()], root, tmp_path)
-    assert other.batches == []
-    results = evaluate_tasks(other, [OtherLetters()], root, tmp_path, SuiteSettings(overwrite=True))
-    assert list(results["tasks"]) == ["other_letters"]
-
-
-class Broken(Letters):
-    """Its scorer can't be reached."""
-
-    name = "broken"
-
-    def score(self, items, answers):
-        raise DataError("the judge does not answer")
-
-
-def test_a_benchmark_that_fails_costs_nothing_of_the_others(root, tmp_path) -> None:
-    with pytest.raises(TasksFailed, match=r"1 of 3 benchmarks failed.*\n  broken: the judge does not answer") as caught:
-        evaluate_tasks(FakePredictor(), [Letters(), Broken(), OtherLetters()], root, tmp_path)
-    assert list(caught.value.results["tasks"]) == ["letters", "other_letters"]
-    assert caught.value.exit_code == 2
-    # Its answers and what a server would take are there.
-    assert (tmp_path / "submissions" / "broken" / "upload.json").exists()
-    with pytest.raises(DataError, match="judge"):
-        evaluate_tasks(FakePredictor(), [Broken()], root, tmp_path)
-    with pytest.raises(TasksFailed, match="the same command without --overwrite goes on"):
-        evaluate_tasks(FakePredictor(), [Broken(), Letters()], root, tmp_path, SuiteSettings(overwrite=True))
-
-
-def test_processes_together_agree_on_what_failed(root, tmp_path) -> None:
-    class Blind(FakePredictor):
-        def predict_batch(self, requests, **settings):
-            if any(len(request.prompt) > 17 for request in requests):
-                raise DataError("9.png cannot be decoded")
-            return super().predict_batch(requests, **settings)
-
-    class Short(Letters):
-        name = "short"
-
-        def items(self, root, prompts="llava"):
-            return super().items(root, prompts)[:4]
-
-    tasks = [Letters(), Short()]
-    found = run_together(2, lambda shard: evaluate_tasks(Blind(), tasks, root, tmp_path, shard=shard))
-    assert ["letters: 9.png cannot be decoded" in str(error) for error in found] == [True, True]
-    assert list(found[0].results["tasks"]) == ["short"]
-    assert found[1].results == {}
-
-
-def test_scores_go_only_once_the_questions_are_checked(root, tmp_path) -> None:
-    evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
-    (root / "images" / "red.png").unlink()
-    with pytest.raises(DataError, match=r"red\.png"):
-        evaluate_tasks(FakePredictor(model_id="other@1"), [Letters()], root, tmp_path, SuiteSettings(overwrite=True))
-    assert (tmp_path / "scores" / "letters.json").exists()
-
-
 def test_chunks_by_hand_meet_another_models_scores_before_they_answer(root, tmp_path) -> None:
     evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
     other, overwrite = FakePredictor(model_id="other@1"), SuiteSettings(overwrite=True)
@@ -205,18 +142,88 @@ def test_chunks_by_hand_meet_another_models_scores_before_they_answer(root, tmp_
     assert len(other.batches) == asked
 
 
-def test_a_copy_of_a_score_is_left_alone(root, tmp_path) -> None:
-    expected = evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
-    shutil.copy(tmp_path / "scores" / "letters.json", tmp_path / "scores" / "letters_before.json")
-    assert list(evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)["tasks"]) == ["letters"]
-    assert read_results(tmp_path)["tasks"].keys() == expected["tasks"].keys()
-
-
 def test_settings_are_kept_with_each_task(root, tmp_path) -> None:
     evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, SuiteSettings(prompts="instructblip"))
     tasks = evaluate_tasks(FakePredictor(), [OtherLetters()], root, tmp_path, SuiteSettings(num_beams=3))["tasks"]
     assert [task["settings"]["prompts"] for task in tasks.values()] == ["instructblip", "llava"]
     assert [task["settings"]["num_beams"] for task in tasks.values()] == [1, 3]
+
+
+def test_settings_are_those_that_took_effect(root, tmp_path) -> None:
+    settings = evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)["tasks"]["letters"]["settings"]
+    generated, ranked = read_answers(tmp_path / "answers" / "letters.jsonl")[1:3]
+    assert f"max_new_tokens={settings['max_new_tokens']} " in generated["metadata"]["generation"]
+    assert settings["max_new_tokens"] == Letters.max_new_tokens
+    assert settings["predictor"] == ranked["metadata"]["predictor"] == "template=fake dtype=float32"
+    given = SuiteSettings(max_new_tokens=3, overwrite=True)
+    tasks = evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, given)["tasks"]
+    assert tasks["letters"]["settings"]["max_new_tokens"] == 3
+
+
+def test_runs_that_were_asked_the_same_have_the_same_digest(root, tmp_path) -> None:
+    def digest(**settings):
+        tasks = evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, SuiteSettings(overwrite=True, **settings))
+        return tasks["tasks"]["letters"]["items_digest"]
+
+    def changed(old, new):
+        path = root / "letters.json"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new, 1))
+        return digest()
+
+    whole = digest()
+    assert digest(num_beams=3) == whole
+    # Fewer questions, another question, reference or candidate.
+    others = [digest(limit=4), changed("question ?", "query ?"), changed("10 letters", "ten"), changed("longest", "l")]
+    assert len({whole, *others}) == 5
+
+
+def test_the_tasks_own_metric_is_broken_down_by_cluster(root, tmp_path) -> None:
+    class Two(Letters):
+        name = "two"
+        cluster_metric = "answered"
+
+        def score(self, items, answers):
+            own = super().score(items, answers)
+            return Scores("accuracy", {**own.metrics, "answered": mean_metric([1.0] * len(items))})
+
+    tasks = evaluate_tasks(FakePredictor(), [Two(), Letters()], root, tmp_path)["tasks"]
+    assert (tasks["two"]["cluster_metric"], tasks["letters"]["cluster_metric"]) == ("answered", "accuracy")
+    assert {cluster["value"] for cluster in tasks["two"]["clusters"].values()} == {100.0}
+    assert any(cluster["value"] < 100.0 for cluster in tasks["letters"]["clusters"].values())
+
+
+def test_a_benchmark_without_questions_stops_before_the_first_answer(root, tmp_path) -> None:
+    class Empty(Letters):
+        name = "empty"
+
+        def items(self, root, prompts="llava"):
+            return []
+
+    predictor = FakePredictor()
+    with pytest.raises(DataError, match=r"empty: found no question in .*letters\.json.*expected those of toy"):
+        evaluate_tasks(predictor, [Letters(), Empty()], root, tmp_path / "out")
+    assert predictor.batches == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_number_of_questions_than_published_is_told_once(root, tmp_path, caplog) -> None:
+    class Published(Letters):
+        name = "published"
+        official_n = 12
+
+    run_together(2, lambda shard: evaluate_tasks(FakePredictor(), [Published()], root, tmp_path, shard=shard))
+    assert caplog.text.count("published: its files hold 11 questions, but the published ones 12") == 1
+    assert read_results(tmp_path)["tasks"]["published"]["official_n"] == 12
+    caplog.clear()
+    Published.older_n = (11,)
+    entry = evaluate_tasks(FakePredictor(), [Published()], root, tmp_path)["tasks"]["published"]
+    assert entry["official_n"] == 11
+    Published.official_n, Published.older_n = 11, ()
+    evaluate_tasks(FakePredictor(), [Published(), Letters()], root, tmp_path)
+    Published.official_n = 12
+    evaluate_tasks(FakePredictor(), [Published()], root, tmp_path / "pilot", SuiteSettings(limit=4))
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_a_limit_is_kept_with_the_scores(root, tmp_path) -> None:
@@ -236,14 +243,6 @@ def test_a_missing_image_and_a_duplicate_id_stop_before_the_first_answer(root, t
     with pytest.raises(DataError, match=r"gone\.png, which does not exist"):
         evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_results_of_another_kind(tmp_path) -> None:
-    (tmp_path / "results.json").write_text('{"kind": "held_out_exact_match"}')
-    with pytest.raises(DataError, match="'held_out_exact_match'"):
-        read_results(tmp_path)
-    with pytest.raises(DataError, match="no results there"):
-        read_results(tmp_path / "nothing")
 
 
 def test_every_benchmark_says_what_it_is() -> None:

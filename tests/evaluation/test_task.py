@@ -33,6 +33,17 @@ def test_resampling_draws_whole_units() -> None:
     assert metric.interval == (0.0, 100.0)
 
 
+def test_the_interval_holds_95_percent_of_the_draws() -> None:
+    values = np.arange(20.0) ** 2
+    rng = np.random.default_rng(5)
+    drawn = sorted(float(np.mean([values[index] for index in rng.integers(20, size=20)])) for _ in range(1000))
+    # 2.5 % and 97.5 % of the way from the first to the last of 1000: at 24.975 and at 974.025.
+    low = drawn[24] + 0.975 * (drawn[25] - drawn[24])
+    high = drawn[974] + 0.025 * (drawn[975] - drawn[974])
+    metric = resampled_metric(range(20), lambda rows: float(values[rows].mean()), scale=1.0, seed=5)
+    assert metric.interval == pytest.approx((low, high))
+
+
 def test_undefined_draws_are_left_out_of_the_interval() -> None:
     metric = resampled_metric(range(4), lambda rows: float("nan") if len(set(rows)) < 3 else 0.5)
     assert metric.interval == (50.0, 50.0)

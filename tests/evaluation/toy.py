@@ -7,7 +7,8 @@ from PIL import Image
 
 from llava_mocle.evaluation.official import field, places, read_json
 from llava_mocle.evaluation.runner import Question
-from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.task import Item, Metric, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.judge import JudgedTask
 
 
 class Letters(Task):
@@ -41,6 +42,25 @@ class Letters(Task):
         path = folder / "upload.json"
         path.write_text(json.dumps([a["text"] for a in answers]))
         return [path]
+
+
+class OtherLetters(Letters):
+    name = "other_letters"
+
+
+class JudgedLetters(JudgedTask, Letters):
+    """Scored by a judge alone; `official` is whether it is asked in the official words."""
+
+    name = "judged_letters"
+    official = False
+
+    def official_prompt(self, items):
+        return self.official
+
+    def score(self, items, answers):
+        if self.judge is None:
+            return Scores("accuracy", {"accuracy": Metric(None, None, 0)})
+        return Letters.score(self, items, answers)
 
 
 def write_letters(root: Path, count: int = 11) -> Path:

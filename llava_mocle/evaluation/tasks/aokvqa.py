@@ -12,11 +12,11 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.options import letter_or_text, parse_option_letter
 from llava_mocle.evaluation.metrics.vqa import min_over_three, normalize_vqa
-from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.official import ID, TEXT_OR_NUMBER, field, places, read_json
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.annotators import annotated
-from llava_mocle.evaluation.tasks.choices import choice_item, chosen
+from llava_mocle.evaluation.tasks.choices import OPTION_TOKENS, choice_item, chosen
 from llava_mocle.evaluation.tasks.coco_images import coco_image
 from llava_mocle.evaluation.tasks.prompt_styles import short_question
 
@@ -41,12 +41,11 @@ class AokVqaDirect(Task):
         """See `Task`."""
         made = []
         for place, record, image in _records(root):
-            if field(record, "difficult_direct_answer", place):
+            if field(record, "difficult_direct_answer", place, bool):
                 continue
-            prompt = short_question(field(record, "question", place), prompts)
-            question = Question(field(record, "question_id", place), prompt, images=(image,), source=place)
-            answers = annotated(field(record, "direct_answers", place), "direct_answers", place)
-            made.append(Item(question, answers))
+            prompt = short_question(field(record, "question", place, str), prompts)
+            question = Question(field(record, "question_id", place, ID), prompt, images=(image,), source=place)
+            made.append(Item(question, annotated(record, "direct_answers", place)))
         return made
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
@@ -75,16 +74,18 @@ class AokVqaChoice(Task):
     split = "val"
     metric = "accuracy of the choice (Schwenk et al., A-OKVQA, 2022)"
     sources = SOURCES
+    max_new_tokens = OPTION_TOKENS
+    official_n = 1145
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""
         made = []
         for place, record, image in _records(root):
             item = choice_item(
-                field(record, "question_id", place),
-                field(record, "question", place),
-                field(record, "choices", place),
-                field(record, "correct_choice_idx", place),
+                field(record, "question_id", place, ID),
+                field(record, "question", place, str),
+                field(record, "choices", place, list[TEXT_OR_NUMBER]),
+                field(record, "correct_choice_idx", place, int),
                 images=(image,),
                 place=place,
                 prompts=prompts,
@@ -112,10 +113,7 @@ def _option(text: str, options: Sequence[str]) -> int | None:
 def _records(root: Path) -> Iterator[tuple[str, Mapping[str, Any], Path]]:
     """(place, record, image) of each question."""
     path = root / FILE
-    records = read_json(path)
-    if not isinstance(records, list):
-        raise DataError(f"{path}: a {type(records).__name__}, expected a list of questions.")
-    for place, record in places(path, records):
-        if field(record, "split", place) != "val":
+    for place, record in places(path, read_json(path)):
+        if field(record, "split", place, str) != "val":
             raise DataError(f"{place}: split is {record['split']!r}, expected 'val'.")
-        yield place, record, coco_image(root / IMAGES, "", field(record, "image_id", place), place)
+        yield place, record, coco_image(root / IMAGES, "", record, place)

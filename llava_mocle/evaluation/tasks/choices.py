@@ -15,6 +15,9 @@ from llava_mocle.evaluation.task import OPTION_LETTER, Item
 from llava_mocle.evaluation.tasks.likelihoods import candidate_scores
 from llava_mocle.evaluation.tasks.prompt_styles import check_style
 
+# An answer may spell its option out; as many as LLaVA's loader of questions generates.
+OPTION_TOKENS = 128
+
 
 def choice_question(question: str, options: Sequence[str], prompts: str) -> str:
     """The prompt: LLaVA's has an option a line, the paper's all on one, joined as in its Tables 10 and 16.

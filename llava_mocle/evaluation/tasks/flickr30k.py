@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.official import ID, field, field_or, places, read_json
 from llava_mocle.evaluation.task import Item, Scores, Source, Task
 from llava_mocle.evaluation.tasks.annotators import annotated
 from llava_mocle.evaluation.tasks.captions import caption_item, cider_metric, empty_answers
@@ -33,18 +33,22 @@ class Flickr30k(Task):
         Source(IMAGES, "images", "Flickr30k, shannon.cs.illinois.edu/DenotationGraph"),
     )
     max_new_tokens = 64
+    official_n = 1000
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""
         path = root / FILE
-        made = []
-        for place, record in places(path, field(read_json(path), "images", str(path))):
-            if field(record, "split", place) != "test":
+        content, made = read_json(path), []
+        records = places(path, field(content, "images", str(path)))
+        dataset = field_or(content, "dataset", str(path), str, "flickr30k")
+        if dataset != "flickr30k":
+            raise DataError(f"{path}: dataset is {dataset!r}, expected 'flickr30k'; its archive holds COCO's too.")
+        for place, record in records:
+            if field(record, "split", place, str) != "test":
                 continue
-            sentences = annotated(field(record, "sentences", place), "sentences", place)
-            captions = [field(sentence, "raw", place) for sentence in sentences]
-            image = root / IMAGES / field(record, "filename", place)
-            made.append(caption_item(field(record, "imgid", place), image, captions, place, prompts, {}))
+            captions = [field(said, "raw", place, str) for said in annotated(record, "sentences", place, dict)]
+            image = root / IMAGES / field(record, "filename", place, str)
+            made.append(caption_item(field(record, "imgid", place, ID), image, captions, place, prompts, {}))
         if not made:
             raise DataError(f"{path}: no image of split 'test'; expected Karpathy's dataset_flickr30k.json.")
         return made

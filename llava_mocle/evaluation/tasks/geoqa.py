@@ -11,7 +11,7 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.geoqa import geoqa_letter
-from llava_mocle.evaluation.official import field, places, read_jsonl
+from llava_mocle.evaluation.official import ID, field, places, read_jsonl
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.prompt_styles import check_style
@@ -27,6 +27,7 @@ class GeoQA(Task):
     split = "test"
     metric = "accuracy of the letter, read by G-LLaVA's patterns (Chen et al., GeoQA, 2021; Gao et al., G-LLaVA, 2023)"
     max_new_tokens = 1024
+    official_n = 754
     sources = (
         Source("geoqa/test_questions.jsonl", "questions, with the request to reason", ORIGIN),
         Source("geoqa/test_answers.jsonl", "letters", ORIGIN),
@@ -39,19 +40,19 @@ class GeoQA(Task):
         letters_path, path = root / "geoqa/test_answers.jsonl", root / "geoqa/test_questions.jsonl"
         letters = {}
         for place, record in places(letters_path, read_jsonl(letters_path)):
-            letter = field(record, "text", place)
+            letter = field(record, "text", place, str)
             if letter not in ("A", "B", "C", "D"):
                 raise DataError(f"{place}: field 'text' is {letter!r:.60}, expected a letter from A to D.")
-            letters[field(record, "question_id", place)] = letter
+            letters[field(record, "question_id", place, ID)] = letter
         made = []
         for place, record in places(path, read_jsonl(path)):
-            question_id = field(record, "question_id", place)
+            question_id = field(record, "question_id", place, ID)
             if question_id not in letters:
                 raise DataError(f"{place}: question {question_id!r} has no answer in {letters_path}; fetch both again.")
             question = Question(
                 question_id=question_id,
-                prompt=field(record, "text", place),
-                images=(root / "geoqa/images" / field(record, "image", place),),
+                prompt=field(record, "text", place, str),
+                images=(root / "geoqa/images" / field(record, "image", place, str),),
                 source=place,
             )
             made.append(Item(question, letters[question_id]))

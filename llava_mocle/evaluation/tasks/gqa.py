@@ -10,7 +10,7 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.exact import gqa_match
-from llava_mocle.evaluation.official import field, read_json
+from llava_mocle.evaluation.official import ID, field, read_json
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.prompt_styles import short_question
@@ -31,6 +31,7 @@ class Gqa(Task):
         Source(FILE, "questions", "cs.stanford.edu/people/dorarad/gqa, questions1.2.zip"),
         Source(IMAGES, "images", "cs.stanford.edu/people/dorarad/gqa, images.zip"),
     )
+    official_n = 12578
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""
@@ -41,16 +42,17 @@ class Gqa(Task):
         made = []
         for question_id, record in questions.items():
             place = f"{path}, question {question_id}"
-            if not field(record, "isBalanced", place):
+            if not field(record, "isBalanced", place, bool):
                 raise DataError(f"{place}: isBalanced is false; expected {Path(FILE).name}, the balanced questions.")
             question = Question(
                 question_id=question_id,
-                prompt=short_question(field(record, "question", place), prompts),
-                images=(root / IMAGES / f"{field(record, 'imageId', place)}.jpg",),
+                prompt=short_question(field(record, "question", place, str), prompts),
+                images=(root / IMAGES / f"{field(record, 'imageId', place, ID)}.jpg",),
                 source=place,
             )
-            kind = "open" if field(field(record, "types", place), "structural", place) == "query" else "binary"
-            made.append(Item(question, field(record, "answer", place), {"kind": kind}))
+            kind = field(field(record, "types", place, dict), "structural", place, str)
+            keys = {"kind": "open" if kind == "query" else "binary"}
+            made.append(Item(question, field(record, "answer", place, str), keys))
         return made
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:

@@ -11,7 +11,7 @@ import numpy as np
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.binary import roc_auc
-from llava_mocle.evaluation.official import field, places, read_jsonl
+from llava_mocle.evaluation.official import ID, field, places, read_jsonl
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import (
     SHORT_ANSWER,
@@ -39,6 +39,7 @@ class HatefulMemes(Task):
     title = "Hateful Memes"
     split = "dev (seen)"
     metric = "ROC-AUC x 100 of P(yes) against P(no) (Kiela et al., The Hateful Memes Challenge, 2020)"
+    official_n: ClassVar[int | None] = 500
     file: ClassVar[str] = "hatefulmemes/dev_seen.jsonl"
     sources: ClassVar[tuple[Source, ...]] = (
         Source("hatefulmemes/dev_seen.jsonl", "memes of the seen dev split", ORIGIN),
@@ -56,9 +57,9 @@ class HatefulMemes(Task):
             if label not in (0, 1):
                 raise DataError(f"{place}: field 'label' is {label!r}, expected 0 or 1 (hateful).")
             question = Question(
-                question_id=field(record, "id", place),
-                prompt=TEMPLATE.format(text=field(record, "text", place)) + ending,
-                images=(root / "hatefulmemes" / field(record, "img", place),),
+                question_id=field(record, "id", place, ID),
+                prompt=TEMPLATE.format(text=field(record, "text", place, str)) + ending,
+                images=(root / "hatefulmemes" / field(record, "img", place, str),),
                 source=place,
                 candidates=CANDIDATES[prompts],
             )
@@ -83,6 +84,7 @@ class HatefulMemesTest(HatefulMemes):
     name = "hatefulmemes_test"
     title = "Hateful Memes (test)"
     split = "test (seen)"
+    official_n = 1000
     file = "hatefulmemes/test_seen.jsonl"
     sources = (
         Source("hatefulmemes/test_seen.jsonl", "memes of the seen test split, with labels", ORIGIN),

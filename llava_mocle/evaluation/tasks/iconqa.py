@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.official import field, read_json
+from llava_mocle.evaluation.official import ID, TEXT_OR_NUMBER, field, read_json
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.choices import choice_item, chosen
+from llava_mocle.evaluation.tasks.choices import OPTION_TOKENS, choice_item, chosen
 
 FOLDER = "iconqa/iconqa_data"
 SPLIT = "choose_txt_test"
@@ -31,25 +31,27 @@ class IconQA(Task):
         Source(f"{FOLDER}/pid_splits.json", "ids of each split", "the same archive"),
         Source(f"{FOLDER}/iconqa/test/choose_txt", "a folder with image.png a problem", "the same archive"),
     )
+    max_new_tokens = OPTION_TOKENS
+    official_n = 6316
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""
         folder = root / FOLDER
         problems = read_json(folder / "problems.json")
         made = []
-        for pid in field(read_json(folder / "pid_splits.json"), SPLIT, str(folder / "pid_splits.json")):
+        for pid in field(read_json(folder / "pid_splits.json"), SPLIT, str(folder / "pid_splits.json"), list[ID]):
             place = f"{folder / 'problems.json'}, problem {pid}"
             problem = field(problems, str(pid), str(folder / "problems.json"))
-            kind = field(problem, "ques_type", place)
+            kind = field(problem, "ques_type", place, str)
             if kind != "choose_txt":
                 raise DataError(
                     f"{place}: field 'ques_type' is {kind!r}, expected 'choose_txt'; fetch the files again."
                 )
             item = choice_item(
                 str(pid),
-                field(problem, "question", place),
-                field(problem, "choices", place),
-                field(problem, "answer", place),
+                field(problem, "question", place, str),
+                field(problem, "choices", place, list[TEXT_OR_NUMBER]),
+                field(problem, "answer", place, int),
                 images=(folder / "iconqa/test/choose_txt" / str(pid) / "image.png",),
                 place=place,
                 prompts=prompts,

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.vqa import half_accuracy
 from llava_mocle.evaluation.official import field, places, read_table
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Scores, Source, mean_metric
-from llava_mocle.evaluation.tasks.annotators import annotated
-from llava_mocle.evaluation.tasks.frames import video_frames
 from llava_mocle.evaluation.tasks.prompt_styles import short_question
-from llava_mocle.evaluation.tasks.video_qa import VideoTask, video_sources
+from llava_mocle.evaluation.tasks.video_qa import Frames, VideoTask, video_sources
 
 FILE = "ivqa/test.csv"
 ANNOTATORS = 5
@@ -34,20 +33,22 @@ class Ivqa(VideoTask):
         *video_sources("ivqa", "the iVQA clips, named by their video_id (the authors' form)"),
     )
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`. Questions have no official id: the video's, with the number of the record."""
+    def made(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
+        """See `VideoTask`. Questions have no official id: the video's, with the number of the record."""
         path = root / FILE
         made = []
         for number, (place, record) in enumerate(places(path, read_table(path, delimiter=","))):
             video = field(record, "video_id", place)
             answers = [field(record, f"answer{annotator}", place) for annotator in range(1, ANNOTATORS + 1)]
+            if not any(answers):
+                raise DataError(f"{place}: no answer1 to answer{ANNOTATORS}, expected what the annotators said.")
             question = Question(
                 question_id=f"{video}-{number}",
                 prompt=short_question(field(record, "question", place), prompts),
-                images=video_frames(path.parent, video),
+                images=frames(path.parent, video),
                 source=place,
             )
-            made.append(Item(question, annotated([given for given in answers if given], "answer1..5", place)))
+            made.append(Item(question, tuple(filter(None, answers))))
         return made
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:

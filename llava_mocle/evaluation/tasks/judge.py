@@ -8,12 +8,14 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import ConfigError, DataError, UserError
-from llava_mocle.evaluation.task import Task
+from llava_mocle.evaluation.task import Item, Task
 
 KEY_VARIABLE = "LLAVA_MOCLE_JUDGE_KEY"
 TRANSIENT = (408, 429, 500, 502, 503, 504)
@@ -55,15 +57,19 @@ class Judge:
         if self.log is not None and self.log.is_file():
             self._replies = _logged_replies(self.log)
 
-    def ask(self, prompt: str, max_tokens: int = 1024, temperature: float = 0.0) -> str:
+    def ask(self, prompt: str, max_tokens: int = 1024, temperature: float = 0.0, system: str = "") -> str:
         """The judge's reply to one prompt; the same prompt is asked once.
+
+        Args:
+            system: the message that goes before the prompt, if any.
 
         Raises:
             UserError: no answer after all attempts, a refusal, or a reply of another form.
         """
+        before = [{"role": "system", "content": system}] if system else []
         body = {
             "model": self.model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [*before, {"role": "user", "content": prompt}],
             "max_tokens": max_tokens,
             "temperature": temperature,
         }
@@ -93,7 +99,10 @@ class Judge:
                 time.sleep(self.pause * 2 ** (attempt - 1))
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                    return _content(response.read(), address)
+                    content = _content(response.read(), address)
+                if content is not None:
+                    return content
+                trouble = f"a reply without text (were max_tokens={body['max_tokens']} spent on reasoning?)"
             except urllib.error.HTTPError as error:
                 trouble = f"HTTP {error.code}: {_explanation(error)}"
                 if error.code not in TRANSIENT:
@@ -111,6 +120,16 @@ class JudgedTask(Task):
     """
 
     judge: Judge | None = None
+
+    @abstractmethod
+    def official_prompt(self, items: Sequence[Item]) -> bool:
+        """Whether the judge is asked in the official words, which lie beside the data, and not in ours."""
+
+    def judged_by(self, items: Sequence[Item]) -> dict[str, Any] | None:
+        """What two runs' grades must share to compare: the judge's `model`, and `official_prompt`; None: no judge."""
+        if self.judge is None:
+            return None
+        return {"model": self.judge.model, "official_prompt": self.official_prompt(items)}
 
 
 def _is_address(url: str) -> bool:
@@ -132,6 +151,8 @@ def _logged_replies(log: Path) -> dict[str, str]:
             continue
         try:
             record = json.loads(line)
+            if not isinstance(record["reply"], str):
+                raise TypeError("the reply is no text")
             replies[record["key"]] = record["reply"]
         except (ValueError, LookupError, TypeError) as error:
             raise DataError(
@@ -149,11 +170,15 @@ def _explanation(error: urllib.error.HTTPError) -> str:
         return str(error.reason)
 
 
-def _content(reply: bytes, address: str) -> str:
+def _content(reply: bytes, address: str) -> str | None:
+    """The text of a reply; None where it has none, as of a model that was stopped before it came to its answer."""
     try:
-        return str(json.loads(reply)["choices"][0]["message"]["content"])
+        content = json.loads(reply)["choices"][0]["message"]["content"]
+        if content is not None and not isinstance(content, str):
+            raise TypeError(f"content is a {type(content).__name__}")
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"judge at {address}: replied {reply[:200]!r}, expected OpenAI's form of a chat completion. Is the "
             "address the base, up to /v1?"
         ) from error
+    return content

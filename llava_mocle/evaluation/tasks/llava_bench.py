@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answers import FIELDS
-from llava_mocle.evaluation.official import field, places, read_json, read_jsonl
+from llava_mocle.evaluation.official import ID, field, places, read_json, read_jsonl
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Metric, Scores, Source, resampled_metric
 from llava_mocle.evaluation.tasks.judge import JudgedTask
@@ -34,6 +35,9 @@ RULE = {
     "relevant, accurate and detailed each is, whatever their order. The first line of your reply holds two numbers "
     "from 1 (poor) to 10 (excellent) with a space between them: the first answer's, then the second's. Explain below.",
 }
+# The call of LLaVA's eval_gpt_review_bench.py, whose replies have 1024 tokens at most.
+SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
+TEMPERATURE = 0.2
 _PAIR = re.compile(r"\s*(\d+(?:\.\d+)?)[,\s]+(\d+(?:\.\d+)?)\s*$")
 
 
@@ -45,6 +49,7 @@ class LlavaBench(JudgedTask):
     split = "all"
     metric = "sum of the model's scores in percent of the reference's, by a language model (Liu et al., LLaVA, 2023)"
     max_new_tokens = 1024
+    official_n = 60
     sources = (
         Source(f"{FOLDER}/questions.jsonl", "questions", ORIGIN),
         Source(f"{FOLDER}/images", "images", ORIGIN),
@@ -64,17 +69,20 @@ class LlavaBench(JudgedTask):
         rules = read_json(root / RULES) if (root / RULES).is_file() else {}
         made = []
         for place, record in places(folder / "questions.jsonl", read_jsonl(folder / "questions.jsonl")):
-            asked, image = field(record, "text", place), field(record, "image", place)
-            category, question_id = field(record, "category", place), field(record, "question_id", place)
-            caption = field(captions, image, str(folder / "context.jsonl"))
+            asked, image = field(record, "text", place, str), field(record, "image", place, str)
+            category, question_id = field(record, "category", place, str), field(record, "question_id", place, ID)
             keys = {
                 "category": category,
-                "context": "\n".join(caption) if isinstance(caption, list) else caption,
+                "context": field(captions, image, str(folder / "context.jsonl")),
                 "rule": rules.get(f"llava_bench_{category}", RULE),
             }
             question = Question(question_id, asked, images=(folder / "images" / image,), source=place)
             made.append(Item(question, field(references, question_id, str(folder / "answers_gpt4.jsonl")), keys))
         return made
+
+    def official_prompt(self, items: Sequence[Item]) -> bool:
+        """See `JudgedTask`. Of every category that is asked."""
+        return all(item.keys["rule"] is not RULE for item in items)
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
         """See `Task`. A pair that the judge gave no two scores for is left out, and counts as unparsed."""
@@ -105,7 +113,8 @@ class LlavaBench(JudgedTask):
         for number, shown in ((1, item.reference), (2, text)):
             parts += [f"[{role} {number}]\n{shown}", f"[End of {role} {number}]"]
         parts.append(f"[System]\n{prompt}")
-        found = _PAIR.match(self.judge.ask("\n\n".join(parts) + "\n\n").lstrip().split("\n")[0])
+        reply = self.judge.ask("\n\n".join(parts) + "\n\n", temperature=TEMPERATURE, system=SYSTEM)
+        found = _PAIR.match(reply.lstrip().split("\n")[0])
         return (float(found.group(1)), float(found.group(2))) if found else None
 
 
@@ -116,5 +125,17 @@ def _ratio(pairs: Sequence[tuple[float, float]]) -> Metric:
     return resampled_metric(range(len(pairs)), lambda drawn: values[drawn, 1].sum() / values[drawn, 0].sum())
 
 
-def _by(path: Path, key: str, value: str) -> dict[Any, Any]:
-    return {field(record, key, place): field(record, value, place) for place, record in places(path, read_jsonl(path))}
+def _by(path: Path, key: str, value: str) -> dict[Any, str]:
+    return {
+        field(record, key, place, ID): _text(record, value, place) for place, record in places(path, read_jsonl(path))
+    }
+
+
+def _text(record: Mapping[str, Any], key: str, place: str) -> str:
+    """A text, or lines of one, of which there must be some."""
+    if not isinstance(record.get(key), list):
+        return field(record, key, place, str)
+    lines = field(record, key, place, list[str])
+    if not lines:
+        raise DataError(f"{place}: field {key!r} is an empty list, expected a text or its lines.")
+    return "\n".join(lines)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.medical import closed_match, legacy_closed_match, open_recall
-from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.official import ID, TEXT_OR_NUMBER, field, places, read_json
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.prompt_styles import check_style
@@ -63,10 +63,8 @@ class MedicalQA(Task):
         check_style(prompts)
         path = _first(root / self.folder, self.files)
         images = _first(root / self.folder, self.image_folders)
-        content = read_json(path)
-        if not isinstance(content, list):
-            raise DataError(f"{path}: a {type(content).__name__}, expected a list of questions.")
-        records = [pair for place, record in places(path, content) for pair in self._read(record, place)]
+        content = list(places(path, read_json(path)))
+        records = [pair for place, record in content for pair in self._read(record, place)]
         if not records:
             raise DataError(f"{path}: none of its {len(content)} records belongs to the {self.split} split.")
         repeats = Counter(record.record_id for _, record in records)
@@ -114,15 +112,15 @@ class MedicalQA(Task):
 
 
 def _llava_row(record: Mapping[str, Any], named: str, place: str) -> MedicalRecord:
-    turns = record[named]
-    if not isinstance(turns, list) or len(turns) != 2 or [turn.get("from") for turn in turns] != ["human", "gpt"]:
+    turns = field(record, named, place, list[dict])
+    if [turn.get("from") for turn in turns] != ["human", "gpt"]:
         raise DataError(f"{place}: 'conversations' should be one human turn and one gpt turn; is this a training file?")
     return MedicalRecord(
-        field(record, "id", place),
-        field(record, "image", place),
-        field(turns[0], "value", place),
-        str(field(turns[1], "value", place)),
-        field(record, "answer_type", place),
+        field(record, "id", place, ID),
+        field(record, "image", place, str),
+        field(turns[0], "value", place, str),
+        str(field(turns[1], "value", place, TEXT_OR_NUMBER)),
+        field(record, "answer_type", place, str),
     )
 
 

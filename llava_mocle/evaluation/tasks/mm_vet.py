@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.official import field, read_json
+from llava_mocle.evaluation.official import TEXT_OR_NUMBER, field, read_json, read_text
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Metric, Scores, Source, mean_metric
 from llava_mocle.evaluation.tasks.judge import JudgedTask
@@ -45,6 +45,7 @@ class MMVet(JudgedTask):
     split = "v1"
     metric = "mean grade x 100 by a language model (Yu et al., MM-Vet, 2023)"
     max_new_tokens = 1024
+    official_n = 218
     sources = (
         Source(f"{FOLDER}/mm-vet.json", "questions, answers, abilities", "github.com/yuweihao/MM-Vet, mm-vet.zip"),
         Source(f"{FOLDER}/images", "images", "the same archive"),
@@ -61,21 +62,26 @@ class MMVet(JudgedTask):
         if not isinstance(content, Mapping):
             raise DataError(f"{path}: a {type(content).__name__}, expected an object from ids to questions.")
         given = root / PROMPT_FILE
-        prompt = given.read_text(encoding="utf-8") if given.is_file() else PROMPT
+        prompt = read_text(given) if given.is_file() else PROMPT
         made = []
         for name, record in content.items():
             place = f"{path}, {name}"
-            asked = field(record, "question", place)
+            asked = field(record, "question", place, str)
             question = Question(
                 question_id=name,
                 prompt=asked,
-                images=(root / FOLDER / "images" / field(record, "imagename", place),),
+                images=(root / FOLDER / "images" / field(record, "imagename", place, str),),
                 source=place,
             )
-            truth = str(field(record, "answer", place)).replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
-            keys = {"capabilities": tuple(field(record, "capability", place)), "grading": prompt}
+            answer = str(field(record, "answer", place, TEXT_OR_NUMBER))
+            truth = answer.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
+            keys = {"capabilities": tuple(field(record, "capability", place, list[str])), "grading": prompt}
             made.append(Item(question, truth, keys))
         return made
+
+    def official_prompt(self, items: Sequence[Item]) -> bool:
+        """See `JudgedTask`."""
+        return all(item.keys["grading"] != PROMPT for item in items)
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
         """See `Task`. A reply without a grade is asked for once more; then it counts 0 and as unparsed."""
@@ -103,7 +109,9 @@ class MMVet(JudgedTask):
 
     def _grade(self, item: Item, text: str) -> float | None:
         assert self.judge is not None
-        row = f"{item.keys['grading'].rstrip()}\n{item.question.prompt} | {item.reference} | {text} |"
+        # The blank line is the official evaluator's.
+        table = item.keys["grading"].rstrip("\n")
+        row = f"{table}\n\n{item.question.prompt} | {item.reference} | {text} |"
         for ending in (" ", " \nThe grade, a number from 0.0 to 1.0, is: "):
             found = _GRADE.match(self.judge.ask(row + ending, max_tokens=8))
             if found and float(found.group(1)) <= 1.0:

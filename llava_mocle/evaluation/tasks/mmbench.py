@@ -5,7 +5,7 @@ comment, split. The published dev file holds the rotations: rows 1000241, 200024
 that is missing is written as nothing, or as nan; the others keep their letters. "None" is a text like any other.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,14 +13,15 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.options import circular_correct, letter_or_text
 from llava_mocle.evaluation.official import field, places, read_table
 from llava_mocle.evaluation.task import OPTION_LETTER, Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.choices import choice_item, chosen
-from llava_mocle.evaluation.tasks.embedded_images import unpack_image
+from llava_mocle.evaluation.tasks.choices import OPTION_TOKENS, choice_item, chosen
+from llava_mocle.evaluation.tasks.embedded_images import expected_image, unpack_image
 from llava_mocle.evaluation.tasks.spreadsheet import write_spreadsheet
 
 LETTERS = "ABCD"
 ROTATION = 1_000_000  # added to the index for each rotation
 ORIGIN = "download.openmmlab.com/mmclassification/datasets/mmbench"
 MISSING = ("", "nan")
+Unpacker = Callable[[str, Path, str], Path]  # base64 text, where to, place for messages -> the image's file
 
 
 class MMBench(Task):
@@ -32,17 +33,26 @@ class MMBench(Task):
     metric = "CircularEval: accuracy over questions that are right under all rotations (Liu et al., MMBench, 2023)"
     # A question's rotations may be routed to several clusters.
     cluster_metric: ClassVar[str | None] = "vanilla"
+    max_new_tokens = OPTION_TOKENS
+    official_n: ClassVar[int | None] = 4377
     file: ClassVar[str] = "mmbench/mmbench_dev_20230712.tsv"
     suffix: ClassVar[str] = OPTION_LETTER
     sources: ClassVar[tuple[Source, ...]] = (Source(file, "questions, options and images", ORIGIN),)
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. Images are unpacked into a folder beside the file; rotations that it lacks are made."""
+        return self._made(root, prompts, unpack_image)
+
+    def count(self, root: Path) -> int:
+        """See `Task`. Rotations count, and no image is unpacked."""
+        return len(self._made(root, "llava", expected_image))
+
+    def _made(self, root: Path, prompts: str, image: Unpacker) -> list[Item]:
         path = root / self.file
         rows = list(places(path, read_table(path)))
         rotated = _holds_rotations(rows)
         made = [
-            self._item(index, row, place, path.with_suffix(""), prompts)
+            self._item(index, row, place, prompts, image(field(row, "image", place), _image_path(path, index), place))
             for place, record in rows
             for index, row in _rotations(record, place, rotated=rotated)
         ]
@@ -50,24 +60,24 @@ class MMBench(Task):
             raise DataError(f"{path}: no rows; fetch the file again.")
         return made
 
-    def _item(self, index: int, row: Mapping[str, Any], place: str, images: Path, prompts: str) -> Item:
+    def _item(self, index: int, row: Mapping[str, Any], place: str, prompts: str, image: Path) -> Item:
         asked, hint = field(row, "question", place), _text(field(row, "hint", place))
         if hint.strip().lower() == "none":  # LLaVA asks without it
             hint = ""
         options = [row[letter] for letter in LETTERS]
         while options and not options[-1]:
             options.pop()
-        group = index % ROTATION
+        keys = {k: row.get(k) for k in _SHEET_KEYS}
         return choice_item(
             index,
             f"{hint}\n{asked}" if hint else asked,
             options,
             field(row, "answer", place),
-            images=(unpack_image(field(row, "image", place), images / f"{group}.jpg", place),),
+            images=(image,),
             place=place,
             prompts=prompts,
             rewrite=lambda prompt: prompt.replace(OPTION_LETTER, self.suffix),
-            keys={"group": group, "ability": row.get("l2-category"), "row": {k: row.get(k) for k in _SHEET_KEYS}},
+            keys={"group": index % ROTATION, "ability": row.get("l2-category"), "row": keys},
         )
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
@@ -109,6 +119,7 @@ class MMBenchCN(MMBench):
     name = "mmbench_cn"
     title = "MMBench-CN"
     split = "dev_cn_20231003"
+    official_n = 4329
     file = "mmbench_cn/mmbench_dev_cn_20231003.tsv"
     suffix = "\n请直接回答选项字母。"
     sources = (Source(file, "questions, options and images", ORIGIN),)
@@ -120,6 +131,10 @@ _SHEET_KEYS = ("question", *LETTERS, "answer", "split")
 def _text(value: str | None) -> str:
     """A cell's text, "" where it is missing."""
     return "" if value is None or value.strip().lower() in MISSING else value
+
+
+def _image_path(table: Path, index: int) -> Path:
+    return table.with_suffix("") / f"{index % ROTATION}.jpg"
 
 
 def _is_first(item: Item) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.binary import yes_no_mme
 from llava_mocle.evaluation.metrics.mme import COGNITION, PERCEPTION, Record, mme_interval, mme_scores
+from llava_mocle.evaluation.official import read_text
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.prompt_styles import check_style
@@ -38,6 +39,7 @@ class Mme(Task):
             "github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, branch Evaluation",
         ),
     )
+    official_n = 2374
     cluster_metric = "accuracy"  # sums over subtasks depend on which of them a cluster has
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
@@ -94,10 +96,7 @@ def _questions(folder: Path, subtask: str) -> Iterator[tuple[str, Path, int, str
             raise DataError(
                 f"{path}: no image {path.stem} with one of the endings {', '.join(IMAGE_ENDINGS)} in {images}."
             )
-        try:
-            lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: byte {error.start} is not UTF-8; fetch the file again.") from error
+        lines = [line for line in read_text(path).splitlines() if line.strip()]
         if len(lines) != 2:
             raise DataError(f"{path}: found {len(lines)} questions, expected two an image.")
         for number, line in enumerate(lines):

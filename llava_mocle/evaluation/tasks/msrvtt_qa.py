@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.evaluation.task import Item, Scores, Source
-from llava_mocle.evaluation.tasks.video_qa import VideoTask, video_items, video_scores, video_sources
+from llava_mocle.evaluation.tasks.video_qa import Frames, VideoTask, video_items, video_scores, video_sources
 
 FILE = "msrvtt_qa/test_qa.json"
 
@@ -18,14 +18,15 @@ class MsrvttQa(VideoTask):
     split = "test"
     metric = "exact match after VQA's normaliser (Xu et al., Video Question Answering, 2017)"
     folder = "msrvtt_qa"
+    official_n = 72821
     sources = (
         Source(FILE, "questions and answers", "github.com/xudejing/video-question-answering, MSRVTT-QA"),
         *video_sources("msrvtt_qa", "the MSR-VTT test videos (video7010 ...)"),
     )
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`."""
-        return video_items(root / FILE, lambda video_id, place: f"video{video_id}", prompts)
+    def made(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
+        """See `VideoTask`."""
+        return video_items(root / FILE, lambda video_id, place: f"video{video_id}", prompts, frames)
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
         """See `Task`."""

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.official import read_text
 from llava_mocle.evaluation.task import Item, Scores, Source
-from llava_mocle.evaluation.tasks.video_qa import VideoTask, video_items, video_scores, video_sources
+from llava_mocle.evaluation.tasks.video_qa import Frames, VideoTask, video_items, video_scores, video_sources
 
 FILE = "msvd_qa/test_qa.json"
 MAPPING = "msvd_qa/youtube_mapping.txt"
@@ -24,14 +25,15 @@ class MsvdQa(VideoTask):
     split = "test"
     metric = "exact match after VQA's normaliser (Xu et al., Video Question Answering, 2017)"
     folder = "msvd_qa"
+    official_n = 13157
     sources = (
         Source(FILE, "questions and answers", ORIGIN),
         Source(MAPPING, "names of the clips", ORIGIN),
         *video_sources("msvd_qa", "the MSVD clips (YouTubeClips)"),
     )
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`."""
+    def made(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
+        """See `VideoTask`."""
         names = _mapping(root / MAPPING)
 
         def name_of(video_id: Any, place: str) -> str:
@@ -39,7 +41,7 @@ class MsvdQa(VideoTask):
                 raise DataError(f"{place}: video_id {video_id!r} is not in {root / MAPPING} (as vid{video_id}).")
             return names[f"vid{video_id}"]
 
-        return video_items(root / FILE, name_of, prompts)
+        return video_items(root / FILE, name_of, prompts, frames)
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
         """See `Task`."""
@@ -48,12 +50,8 @@ class MsvdQa(VideoTask):
 
 def _mapping(path: Path) -> dict[str, str]:
     """ "vid<number>" -> name of the clip."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read ({error}); expected MSVD-QA's youtube_mapping.txt.") from error
     names = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         words = line.split()
         if words and len(words) != 2:
             raise DataError(f"{path}, line {number}: {line!r:.60}, expected '<clip> vid<number>'.")

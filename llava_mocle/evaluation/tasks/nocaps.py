@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.official import ID, field, places, read_json
 from llava_mocle.evaluation.task import Item, Scores, Source, Task
 from llava_mocle.evaluation.tasks.captions import caption_item, cider_metric, empty_answers
 
@@ -30,6 +30,7 @@ class NoCaps(Task):
         Source(IMAGES, "images", "Open Images V4 validation; `coco_url` in the captions file"),
     )
     max_new_tokens = 64
+    official_n = 4500
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""
@@ -37,17 +38,17 @@ class NoCaps(Task):
         data = read_json(path)
         captions: dict[Any, list[str]] = {}
         for place, record in places(path, field(data, "annotations", str(path))):
-            captions.setdefault(field(record, "image_id", place), []).append(field(record, "caption", place))
+            captions.setdefault(field(record, "image_id", place, ID), []).append(field(record, "caption", place, str))
         made = []
         for place, record in places(path, field(data, "images", str(path))):
-            image_id, domain = field(record, "id", place), field(record, "domain", place)
+            image_id, domain = field(record, "id", place, ID), field(record, "domain", place, str)
             if domain not in DOMAINS:
                 raise DataError(f"{place}: domain is {domain!r}, expected one of {', '.join(DOMAINS)}.")
             if image_id not in captions:
                 raise DataError(
                     f"{place}: image {image_id} has no caption under 'annotations'; is this the file of val?"
                 )
-            image = root / IMAGES / field(record, "file_name", place)
+            image = root / IMAGES / field(record, "file_name", place, str)
             made.append(caption_item(image_id, image, captions[image_id], place, prompts, {"domain": domain}))
         return made
 

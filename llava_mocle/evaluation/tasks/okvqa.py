@@ -29,6 +29,7 @@ class OkVqa(Task):
         Source(ANNOTATIONS, "answers", "okvqa.allenai.org, v1.1 testing annotations"),
         Source(IMAGES, "images", "COCO 2014 validation images"),
     )
+    official_n = 5046
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""

@@ -5,17 +5,20 @@
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.binary import f1, yes_no_pope
-from llava_mocle.evaluation.official import field, places, read_jsonl
+from llava_mocle.evaluation.official import ID, field, places, read_jsonl
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Scores, Source, Task, mean_metric, resampled_metric
 
 SPLITS = ("adversarial", "popular", "random")
+FILE = "pope/coco/coco_pope_{}.json"
 
 
 class Pope(Task):
@@ -27,27 +30,32 @@ class Pope(Task):
     metric = "F1 of yes, answers read by LLaVA's parser (Li et al., Evaluating Object Hallucination, 2023)"
     sources = (
         *(
-            Source(f"pope/coco/coco_pope_{split}.json", f"{split} questions", "github.com/AoiDragon/POPE, output/coco")
+            Source(FILE.format(split), f"{split} questions", "github.com/AoiDragon/POPE, output/coco")
             for split in SPLITS
         ),
         Source("pope/val2014", "images", "COCO 2014 validation images"),
     )
+    official_n = 9000
+    older_n = (8910,)  # the random split had 2,910 questions until October 2023; LLaVA's instructions point at that one
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. Question ids repeat between the splits, so the split is put in front."""
         suffix = SHORT_ANSWER if prompts == "llava" else ""
         made = []
         for split in SPLITS:
-            path = root / f"pope/coco/coco_pope_{split}.json"
+            path = root / FILE.format(split)
             for place, record in places(path, read_jsonl(path)):
-                text = field(record, "text", place)
+                label = field(record, "label", place, str)
+                if label not in ("yes", "no"):
+                    raise DataError(f"{place}: field 'label' is {label!r}, expected yes or no.")
                 question = Question(
-                    question_id=f"{split}-{field(record, 'question_id', place)}",
-                    prompt=text + suffix,
-                    images=(root / "pope/val2014" / field(record, "image", place),),
+                    question_id=f"{split}-{field(record, 'question_id', place, ID)}",
+                    prompt=field(record, "text", place, str) + suffix,
+                    images=(root / "pope/val2014" / field(record, "image", place, str),),
                     source=place,
                 )
-                made.append(Item(question, field(record, "label", place), {"split": split}))
+                made.append(Item(question, label, {"split": split}))
+        _check_splits(root, made)
         return made
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
@@ -64,3 +72,24 @@ class Pope(Task):
             metrics[f"f1_{split}"] = resampled_metric(range(len(rows)), split_f1)
             metrics[f"accuracy_{split}"] = mean_metric((truth[rows] == said[rows]).astype(float).tolist())
         return Scores("f1_adversarial", metrics, unparsed=sum(not answer["text"].strip() for answer in answers))
+
+
+def _check_splits(root: Path, items: Sequence[Item]) -> None:
+    """
+    Raises:
+        DataError: a split has no questions, or those of another.
+    """
+    asked: dict[str, set[tuple[Any, ...]]] = {split: set() for split in SPLITS}
+    for item in items:
+        asked[item.keys["split"]].add((item.question.images, item.question.prompt))
+    paths = {split: root / FILE.format(split) for split in SPLITS}
+    for first, second in combinations(sorted(SPLITS, key=lambda split: len(asked[split])), 2):
+        if not asked[first]:
+            raise DataError(
+                f"{paths[first]}: no question in it, and {len(asked[second])} in {paths[second]}; fetch it again."
+            )
+        if asked[first] == asked[second]:
+            raise DataError(
+                f"{paths[first]}: holds the same {len(asked[first])} questions as {paths[second]}, expected a split of "
+                "its own; fetch both again."
+            )

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.evaluation.metrics.options import scienceqa_letter
-from llava_mocle.evaluation.official import field, read_json
+from llava_mocle.evaluation.official import ID, TEXT_OR_NUMBER, field, read_json
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.choices import choice_item, chosen
+from llava_mocle.evaluation.tasks.choices import OPTION_TOKENS, choice_item, chosen
 
 ORIGIN = "github.com/lupantech/ScienceQA, data/scienceqa"
 
@@ -32,21 +32,23 @@ class ScienceQA(Task):
         Source("scienceqa/pid_splits.json", "ids of each split", ORIGIN),
         Source("scienceqa/images/test", "a folder with image.png a problem", ORIGIN),
     )
+    max_new_tokens = OPTION_TOKENS
+    official_n = 4241
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. A hint stands in front as context, and routes with the question."""
         folder = root / "scienceqa"
         problems = read_json(folder / "problems.json")
         made = []
-        for pid in field(read_json(folder / "pid_splits.json"), "test", str(folder / "pid_splits.json")):
+        for pid in field(read_json(folder / "pid_splits.json"), "test", str(folder / "pid_splits.json"), list[ID]):
             place = f"{folder / 'problems.json'}, problem {pid}"
             problem = field(problems, str(pid), str(folder / "problems.json"))
-            hint, image = field(problem, "hint", place), field(problem, "image", place)
+            hint, image = field(problem, "hint", place, str), field(problem, "image", place, str | None)
             item = choice_item(
                 str(pid),
-                field(problem, "question", place),
-                field(problem, "choices", place),
-                field(problem, "answer", place),
+                field(problem, "question", place, str),
+                field(problem, "choices", place, list[TEXT_OR_NUMBER]),
+                field(problem, "answer", place, int),
                 images=(folder / "images/test" / str(pid) / image,) if image else (),
                 place=place,
                 prompts=prompts,

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.options import bare_letter
-from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.official import ID, TEXT_OR_NUMBER, field, places, read_json
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.choices import choice_item, chosen
+from llava_mocle.evaluation.tasks.choices import OPTION_TOKENS, choice_item, chosen
 from llava_mocle.evaluation.tasks.uploads import write_lines
 
 FOLDER = "seed_bench"
@@ -36,6 +36,7 @@ class SeedBench(Task):
     title = "SEED-Bench"
     split = "images and videos"
     metric = "accuracy of the letter (Li et al., SEED-Bench, 2023)"
+    max_new_tokens = OPTION_TOKENS
     kinds: ClassVar[tuple[str, ...]] = KINDS
     sources: ClassVar[tuple[Source, ...]] = (QUESTIONS, IMAGES, FRAMES)
 
@@ -43,18 +44,19 @@ class SeedBench(Task):
         """See `Task`. With InstructBLIP's prompts the choices are ranked, as SEED-Bench itself does."""
         path = root / FILE
         content = read_json(path)
-        names = {number: name for name, number in field(content, "question_type", str(path)).items()}
+        types = field(content, "question_type", str(path), dict)
+        names = {field(types, name, f"{path}, question_type", ID): name for name in types}
         made = []
         for place, record in places(path, field(content, "questions", str(path))):
-            kind, type_id = field(record, "data_type", place), field(record, "question_type_id", place)
+            kind, type_id = field(record, "data_type", place, str), field(record, "question_type_id", place, ID)
             if kind not in KINDS:
                 raise DataError(f"{place}: field 'data_type' is {kind!r}, expected image or video (SEED-Bench-1).")
             if kind in self.kinds:
                 item = choice_item(
-                    field(record, "question_id", place),
-                    field(record, "question", place),
-                    [field(record, f"choice_{letter}", place) for letter in "abcd"],
-                    field(record, "answer", place),
+                    field(record, "question_id", place, ID),
+                    field(record, "question", place, str),
+                    [field(record, f"choice_{letter}", place, TEXT_OR_NUMBER) for letter in "abcd"],
+                    field(record, "answer", place, str),
                     images=_images(root, record, place),
                     place=place,
                     prompts=prompts,
@@ -90,6 +92,7 @@ class SeedBenchImage(SeedBench):
     name = "seed_bench_image"
     title = "SEED-Bench (image)"
     split = "images"
+    official_n = 14233
     kinds = ("image",)
     sources = (QUESTIONS, IMAGES)
 
@@ -104,7 +107,7 @@ def _in_order(items: Sequence[Item]) -> list[str]:
 
 def _images(root: Path, record: Mapping[str, Any], place: str) -> tuple[Path, ...]:
     if record["data_type"] == "image":
-        return (root / IMAGES.path / field(record, "data_id", place),)
+        return (root / IMAGES.path / field(record, "data_id", place, str),)
     frames = root / FRAMES.path / f"{record['question_type_id']}_{field(record, 'question_id', place)}"
     if not frames.is_dir():
         return (frames.with_name(frames.name + ".png"),)

@@ -10,7 +10,7 @@ Either LLaVA-Med's rows (see `medical_qa`), or the authors' file:
 from collections.abc import Mapping
 from typing import Any
 
-from llava_mocle.evaluation.official import field
+from llava_mocle.evaluation.official import ID, TEXT_OR_NUMBER, field
 from llava_mocle.evaluation.task import Source
 from llava_mocle.evaluation.tasks.medical_qa import MedicalQA, MedicalRecord
 
@@ -25,6 +25,7 @@ class Slake(MedicalQA):
     split = "English test"
     folder = "slake"
     image_folders = ("imgs", "images")
+    official_n = 1061
     sources = (
         Source("slake/test.json", "the authors' file, or LLaVA-Med's rows", ORIGIN),
         Source("slake/imgs", "images (or a folder `images`)", ORIGIN),
@@ -32,12 +33,12 @@ class Slake(MedicalQA):
 
     def official(self, record: Mapping[str, Any], place: str) -> MedicalRecord | None:
         """See `MedicalQA`."""
-        if field(record, "q_lang", place) != "en":
+        if field(record, "q_lang", place, str) != "en":
             return None
         return MedicalRecord(
-            field(record, "qid", place),
-            field(record, "img_name", place),
-            field(record, "question", place),
-            str(field(record, "answer", place)),
-            field(record, "answer_type", place),
+            field(record, "qid", place, ID),
+            field(record, "img_name", place, str),
+            field(record, "question", place, str),
+            str(field(record, "answer", place, TEXT_OR_NUMBER)),
+            field(record, "answer_type", place, str),
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.textvqa import textvqa_accuracy
-from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.official import ID, field, field_or, places, read_json
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.annotators import annotated
@@ -36,31 +36,32 @@ class TextVqa(Task):
         Source(OCR, "OCR tokens", "textvqa.org/dataset, Rosetta OCR tokens v0.2 (val)"),
         Source(IMAGES, "images", "textvqa.org/dataset, train_val_images.zip"),
     )
+    official_n = 5000
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""
         path, ocr = root / FILE, root / OCR
         tokens = {}
         for place, record in places(ocr, field(read_json(ocr), "data", str(ocr))):
-            tokens[field(record, "image_id", place)] = field(record, "ocr_tokens", place)
+            tokens[field(record, "image_id", place, ID)] = field(record, "ocr_tokens", place, list[str])
         made = []
         for place, record in places(path, field(read_json(path), "data", str(path))):
-            if record.get("set_name", "val") != "val":
+            if field_or(record, "set_name", place, str, "val") != "val":
                 raise DataError(f"{place}: set_name is {record['set_name']!r}, expected 'val'.")
-            image = field(record, "image_id", place)
+            image = field(record, "image_id", place, ID)
             if image not in tokens:
                 raise DataError(f"{place}: image {image} has no OCR tokens in {ocr}; is that the file of val?")
-            text = field(record, "question", place)
+            text = field(record, "question", place, str)
             # LLaVA's question file starts the questions, which the official one has in lower case, with a capital.
             text = text[:1].upper() + text[1:] if prompts == "llava" else text
             question = Question(
-                question_id=field(record, "question_id", place),
+                question_id=field(record, "question_id", place, ID),
                 prompt=prompt_with_tokens(text, tokens[image], prompts),
                 images=(root / IMAGES / f"{image}.jpg",),
                 route_text=short_question(text, prompts),
                 source=place,
             )
-            made.append(Item(question, annotated(field(record, "answers", place), "answers", place)))
+            made.append(Item(question, annotated(record, "answers", place)))
         return made
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:

@@ -3,21 +3,22 @@
 [{"answer": "cook", "id": 39001, "question": "what is a man doing?", "video_id": 1451}]
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.exact import vqa_match
 from llava_mocle.evaluation.metrics.vqa import normalize_vqa
-from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.official import ID, field, places, read_json
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.frames import FRAMES, video_frames
+from llava_mocle.evaluation.tasks.frames import FRAMES, expected_frames, video_frames
 from llava_mocle.evaluation.tasks.prompt_styles import short_question
 
 KINDS = ("what", "who", "how", "when", "where")
 VIDEO_FOLDERS = ("frames", "videos")
+Frames = Callable[[Path, str], tuple[Path, ...]]  # a folder and a video's name -> the video's frames
 
 
 class VideoTask(Task):
@@ -28,6 +29,18 @@ class VideoTask(Task):
     """
 
     folder: ClassVar[str]
+
+    @abstractmethod
+    def made(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
+        """`items`, with the frames that `frames` gives."""
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """See `Task`. Frames are read from videos where there are only these."""
+        return self.made(root, prompts, video_frames)
+
+    def count(self, root: Path) -> int:
+        """See `Task`. No video is read, only looked for."""
+        return len(self.made(root, "llava", expected_frames))
 
     def missing(self, root: Path) -> list[Source]:
         """See `Task`. Where there are frames or videos (or frames kept from videos), neither is missing."""
@@ -47,23 +60,20 @@ def video_sources(folder: str, origin: str) -> tuple[Source, Source]:
     )
 
 
-def video_items(path: Path, video_name: Callable[[Any, str], str], prompts: str) -> list[Item]:
+def video_items(path: Path, video_name: Callable[[str | int, str], str], prompts: str, frames: Frames) -> list[Item]:
     """Items of a questions file; `video_name` gives the name of a `video_id`'s video, below the file's folder."""
-    records = read_json(path)
-    if not isinstance(records, list):
-        raise DataError(f"{path}: a {type(records).__name__}, expected a list of questions.")
-    frames: dict[str, tuple[Path, ...]] = {}
+    found: dict[str, tuple[Path, ...]] = {}
     made = []
-    for place, record in places(path, records):
-        name = video_name(field(record, "video_id", place), place)
-        if name not in frames:
-            frames[name] = video_frames(path.parent, name)
-        text = field(record, "question", place)
+    for place, record in places(path, read_json(path)):
+        name = video_name(field(record, "video_id", place, ID), place)
+        if name not in found:
+            found[name] = frames(path.parent, name)
+        text = field(record, "question", place, str)
         question = Question(
-            field(record, "id", place), short_question(text, prompts), images=frames[name], source=place
+            field(record, "id", place, ID), short_question(text, prompts), images=found[name], source=place
         )
         first = text.split(maxsplit=1)[0].lower() if text.split() else ""
-        made.append(Item(question, field(record, "answer", place), {"kind": first}))
+        made.append(Item(question, field(record, "answer", place, str), {"kind": first}))
     return made
 
 

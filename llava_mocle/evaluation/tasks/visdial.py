@@ -11,7 +11,7 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.ranking import reciprocal_rank
-from llava_mocle.evaluation.official import field, read_json
+from llava_mocle.evaluation.official import ID, field, places, read_json
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.coco_images import coco_image
@@ -33,6 +33,7 @@ class VisDial(Task):
         Source(FILE, "dialogs", "visualdialog.org/data, VisDial v1.0 validation set"),
         Source(IMAGES, "images", "visualdialog.org/data, VisualDialog_val2018.zip"),
     )
+    official_n = 2064
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""
@@ -42,13 +43,12 @@ class VisDial(Task):
         found = (field(content, "version", str(path)), field(content, "split", str(path)))
         if found != ("1.0", "val"):
             raise DataError(f"{path}: version and split are {found}, expected ('1.0', 'val').")
-        data = field(content, "data", str(path))
-        questions, answers = field(data, "questions", str(path)), field(data, "answers", str(path))
-        made = []
-        for number, record in enumerate(field(data, "dialogs", str(path))):
-            place = f"{path}, dialog {number}"
-            made.append(_item(record, questions, answers, root / IMAGES, place, prompts))
-        return made
+        data = field(content, "data", str(path), dict)
+        questions, answers = (field(data, key, str(path), list[str]) for key in ("questions", "answers"))
+        return [
+            _item(record, questions, answers, root / IMAGES, place, prompts)
+            for place, record in places(path, field(data, "dialogs", str(path)))
+        ]
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
         """See `Task`."""
@@ -67,24 +67,23 @@ def _item(
     place: str,
     prompts: str,
 ) -> Item:
-    rounds = field(record, "dialog", place)
+    rounds = field(record, "dialog", place, list[dict])
     if not rounds:
         raise DataError(f"{place}: 'dialog' is empty, expected ten rounds.")
     *earlier, last = rounds
     history = " ".join(
         f"q: {_text(questions, turn, 'question', place)} a: {_text(answers, turn, 'answer', place)}" for turn in earlier
     )
-    options = tuple(_at(answers, option, place) for option in field(last, "answer_options", place))
-    gold = field(last, "gt_index", place)
-    if not isinstance(gold, int) or not 0 <= gold < len(options):
+    options = tuple(_at(answers, option, place) for option in field(last, "answer_options", place, list[int]))
+    gold = field(last, "gt_index", place, int)
+    if not 0 <= gold < len(options):
         raise DataError(f"{place}: gt_index is {gold!r}, expected 0 to {len(options) - 1}.")
     if "answer" in last and options[gold] != _text(answers, last, "answer", place):
         raise DataError(f"{place}: option {gold} (gt_index) is not the last answer; is this version 1.0?")
-    image_id = field(record, "image_id", place)
     question = Question(
-        question_id=image_id,
+        question_id=field(record, "image_id", place, ID),
         prompt=_prompt(history, _text(questions, last, "question", place), prompts),
-        images=(coco_image(images, "VisualDialog_val2018_", image_id, place),),
+        images=(coco_image(images, "VisualDialog_val2018_", record, place),),
         source=place,
         candidates=options,
     )
@@ -92,11 +91,11 @@ def _item(
 
 
 def _text(texts: Sequence[str], turn: Mapping[str, Any], key: str, place: str) -> str:
-    return _at(texts, field(turn, key, place), place)
+    return _at(texts, field(turn, key, place, int), place)
 
 
-def _at(texts: Sequence[str], index: Any, place: str) -> str:
-    if not isinstance(index, int) or not 0 <= index < len(texts):
+def _at(texts: Sequence[str], index: int, place: str) -> str:
+    if not 0 <= index < len(texts):
         raise DataError(f"{place}: {index!r} is the number of no text, expected 0 to {len(texts) - 1}.")
     return texts[index]
 

@@ -14,11 +14,11 @@ from llava_mocle.evaluation.metrics.vqa import min_over_three, soft_accuracy
 from llava_mocle.evaluation.official import field, places, read_json
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.annotators import annotated
 from llava_mocle.evaluation.tasks.prompt_styles import check_style, short_question
 from llava_mocle.evaluation.tasks.uploads import write_upload
-from llava_mocle.evaluation.tasks.vqa_style import accuracies, by_answer_type
+from llava_mocle.evaluation.tasks.vqa_style import accuracies, by_answer_type, given_answers
 
+SPLITS = ("train", "val", "test")
 ANSWER_TYPES = ("yes/no", "number", "other", "unanswerable")
 INSUFFICIENT = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
 ORIGIN = "vizwiz.org, Visual Question Answering, Annotations.zip"
@@ -35,10 +35,11 @@ class VizWiz(Task):
         Source("vizwiz/test.json", "questions", ORIGIN),
         Source("vizwiz/test", "images", "vizwiz.org, test.zip"),
     )
+    official_n = 8000
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. An image has one question, and its name is the question's id."""
-        return vizwiz_items(root / "vizwiz/test.json", root / "vizwiz/test", prompts, answered=False)
+        return vizwiz_items(root / "vizwiz", "test", prompts)
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
         """No score: the answers are not published."""
@@ -65,10 +66,11 @@ class VizWizVal(Task):
         Source("vizwiz/val.json", "questions and answers", ORIGIN),
         Source("vizwiz/val", "images", "vizwiz.org, val.zip"),
     )
+    official_n = 4319
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""
-        return vizwiz_items(root / "vizwiz/val.json", root / "vizwiz/val", prompts, answered=True)
+        return vizwiz_items(root / "vizwiz", "val", prompts)
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
         """See `Task`. `accuracy_min3` counts all ten annotators at once, as VQAv2's local score does."""
@@ -80,23 +82,21 @@ class VizWizVal(Task):
         return Scores("accuracy", metrics, unparsed=sum(not answer["text"].strip() for answer in answers))
 
 
-def vizwiz_items(path: Path, images: Path, prompts: str, answered: bool) -> list[Item]:
-    """Items of an annotations file, which is a list."""
+def vizwiz_items(folder: Path, split: str, prompts: str) -> list[Item]:
+    """Items of a split's annotations; those of test have no answers."""
     check_style(prompts)
-    records = read_json(path)
-    if not isinstance(records, list):
-        raise DataError(f"{path}: a {type(records).__name__}, expected a list, as in the VQA task's Annotations.zip.")
+    path = folder / f"{split}.json"
     made = []
-    for place, record in places(path, records):
-        image, text = field(record, "image", place), field(record, "question", place)
+    for place, record in places(path, read_json(path)):
+        image, text = field(record, "image", place, str), field(record, "question", place, str)
+        if any(image.startswith(f"VizWiz_{other}_") for other in SPLITS if other != split):
+            raise DataError(f"{place}: image is {image!r}, expected one of {split}: the file of another split.")
         # The model may say that it can't tell only where it was told so: LLaVA's line for this benchmark.
         prompt = text + INSUFFICIENT + SHORT_ANSWER if prompts == "llava" else short_question(text, prompts)
-        question = Question(image, prompt, images=(images / image,), source=place)
+        question = Question(image, prompt, images=(folder / split / image,), source=place)
         reference, keys = None, {}
-        if answered:
-            reference = annotated(field(record, "answers", place), "answers", place)
-            for given in reference:
-                field(given, "answer", place)
-            keys = {"answer_type": field(record, "answer_type", place)}
+        if split != "test":
+            reference = given_answers(record, place)
+            keys = {"answer_type": field(record, "answer_type", place, str)}
         made.append(Item(question, reference, keys))
     return made

@@ -9,7 +9,7 @@ Either LLaVA-Med's rows (see `medical_qa`), or the authors' file:
 from collections.abc import Mapping
 from typing import Any
 
-from llava_mocle.evaluation.official import field
+from llava_mocle.evaluation.official import ID, TEXT_OR_NUMBER, field
 from llava_mocle.evaluation.task import Source
 from llava_mocle.evaluation.tasks.medical_qa import MedicalQA, MedicalRecord
 
@@ -23,6 +23,7 @@ class VqaRad(MedicalQA):
     title = "VQA-RAD"
     split = "test"
     folder = "vqa_rad"
+    official_n = 451
     files = ("test.json", PUBLIC)
     image_folders = ("images", "VQA_RAD Image Folder")
     sources = (
@@ -34,12 +35,12 @@ class VqaRad(MedicalQA):
 
     def official(self, record: Mapping[str, Any], place: str) -> MedicalRecord | None:
         """See `MedicalQA`. Some answers are numbers there."""
-        if field(record, "phrase_type", place) not in ("test_freeform", "test_para"):
+        if field(record, "phrase_type", place, str) not in ("test_freeform", "test_para"):
             return None
         return MedicalRecord(
-            field(record, "qid", place),
-            field(record, "image_name", place),
-            field(record, "question", place),
-            str(field(record, "answer", place)),
-            field(record, "answer_type", place),
+            field(record, "qid", place, ID),
+            field(record, "image_name", place, str),
+            field(record, "question", place, str),
+            str(field(record, "answer", place, TEXT_OR_NUMBER)),
+            field(record, "answer_type", place, str),
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.vqa import min_over_three, soft_accuracy
-from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.official import ID, field, field_or, places, read_json
 from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Metric, mean_metric
 from llava_mocle.evaluation.tasks.annotators import annotated
@@ -42,13 +42,13 @@ def vqa_items(
     known = _annotations(annotations) if annotations else {}
     made = []
     for place, record in places(questions, field(data, "questions", str(questions))):
-        question_id = field(record, "question_id", place)
+        question_id = field(record, "question_id", place, ID)
         if annotations and question_id not in known:
             raise DataError(f"{place}: question {question_id} has no annotation in {annotations}; is it of this split?")
         question = Question(
             question_id=question_id,
-            prompt=short_question(field(record, "question", place), prompts),
-            images=(coco_image(images, image_prefix, field(record, "image_id", place), place),),
+            prompt=short_question(field(record, "question", place, str), prompts),
+            images=(coco_image(images, image_prefix, record, place),),
             source=place,
         )
         reference, answer_type = known.get(question_id, (None, None))
@@ -56,14 +56,20 @@ def vqa_items(
     return made
 
 
-def _annotations(path: Path) -> dict[Any, tuple[tuple[Mapping[str, Any], ...], str]]:
-    """Question id -> (the answers as they stand in the file, answer type)."""
+def given_answers(record: Mapping[str, Any], place: str) -> tuple[dict[str, str], ...]:
+    """What each annotator answered: `answer`, and `raw_answer` where the file has it."""
+    return tuple(
+        {key: field(given, key, place, str) for key in ("answer", "raw_answer") if key == "answer" or key in given}
+        for given in annotated(record, "answers", place, dict)
+    )
+
+
+def _annotations(path: Path) -> dict[Any, tuple[tuple[dict[str, str], ...], str]]:
+    """Question id -> (answers, answer type)."""
     found = {}
     for place, record in places(path, field(read_json(path), "annotations", str(path))):
-        answers = annotated(field(record, "answers", place), "answers", place)
-        for answer in answers:
-            field(answer, "answer", place)
-        found[field(record, "question_id", place)] = (answers, record.get("answer_type", "other"))
+        answer_type = field_or(record, "answer_type", place, str, "other")
+        found[field(record, "question_id", place, ID)] = (given_answers(record, place), answer_type)
     return found
 
 

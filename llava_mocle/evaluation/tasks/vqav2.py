@@ -9,7 +9,7 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
-from llava_mocle.evaluation.official import field, places, read_json
+from llava_mocle.evaluation.official import ID, field, places, read_json
 from llava_mocle.evaluation.task import Item, Metric, Scores, Source, Task
 from llava_mocle.evaluation.tasks.uploads import write_upload
 from llava_mocle.evaluation.tasks.vqa_style import vqa_items, vqa_metrics
@@ -38,6 +38,7 @@ class VqaV2(Task):
             TEST, "all test questions: those outside test-dev are uploaded with empty answers", ORIGIN, needed=False
         ),
     )
+    official_n = 107394
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""
@@ -58,7 +59,7 @@ class VqaV2(Task):
         path = items[0].keys["all_questions"] if items else None
         if path is not None and path.is_file():
             questions = field(read_json(path), "questions", str(path))
-            asked = [field(record, "question_id", place) for place, record in places(path, questions)]
+            asked = [field(record, "question_id", place, ID) for place, record in places(path, questions)]
             lost = said.keys() - set(asked)
             if lost:
                 raise DataError(f"{path}: no question {min(lost)} of test-dev; expected all questions of test2015.")
@@ -79,6 +80,7 @@ class VqaV2Val(Task):
         Source(VAL_ANNOTATIONS, "answers", ORIGIN),
         Source(VAL_IMAGES, "images", "COCO 2014 validation images"),
     )
+    official_n = 214354
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`."""

@@ -34,6 +34,7 @@ class Vsr(Task):
         Source("vsr/splits/zeroshot/test.jsonl", "statements", f"{ORIGIN}, data/splits"),
         Source("vsr/images", "images", "COCO 2017 training and validation images, or the VSR authors' archive of them"),
     )
+    official_n = 1222
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. The file has no ids; they count its lines from 0."""
@@ -47,12 +48,12 @@ class Vsr(Task):
                 raise DataError(f"{place}: field 'label' is {label!r}, expected 0 (false) or 1 (true).")
             question = Question(
                 question_id=number,
-                prompt=TEMPLATE.format(caption=field(record, "caption", place)) + ending,
-                images=(root / "vsr/images" / field(record, "image", place),),
+                prompt=TEMPLATE.format(caption=field(record, "caption", place, str)) + ending,
+                images=(root / "vsr/images" / field(record, "image", place, str),),
                 source=place,
                 candidates=CANDIDATES[prompts],
             )
-            made.append(Item(question, bool(label), {"relation": record.get("relation")}))
+            made.append(Item(question, bool(label)))
         return made
 
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
-Reply = tuple[int, str]
+Reply = tuple[int, str | None]
 
 
 @contextmanager
@@ -15,7 +15,8 @@ def judge_server(reply: Callable[[str], Reply], cut_short: int = 0) -> Iterator[
     """Yields (base address, requests so far: their path, headers and body).
 
     Args:
-        reply: the prompt -> (HTTP status, content of the message; with a status other than 200, the whole body).
+        reply: the prompt -> (HTTP status, content of the message, or None for null; with a status other than 200, the
+            whole body).
         cut_short: how many replies, from the first, end before the length that they state.
     """
     seen: list[dict[str, Any]] = []
@@ -24,9 +25,9 @@ def judge_server(reply: Callable[[str], Reply], cut_short: int = 0) -> Iterator[
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             seen.append({"path": self.path, "headers": dict(self.headers), "body": body})
-            status, text = reply(body["messages"][0]["content"])
+            status, text = reply(body["messages"][-1]["content"])
             content = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
-            body_bytes = (content if status == 200 else text).encode()
+            body_bytes = (content if status == 200 else str(text)).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body_bytes)))
             self.end_headers()

@@ -43,6 +43,10 @@ def test_wrong_files(tmp_path):
     with pytest.raises(DataError, match="flickr30k-images"):
         Flickr30k().check(root)
     path = root / "flickr30k/dataset_flickr30k.json"
+    edited(path, '"dataset": "flickr30k"', '"dataset": "coco"')
+    with pytest.raises(DataError, match="dataset is 'coco', expected 'flickr30k'"):
+        Flickr30k().items(root)
+    edited(path, '"dataset": "coco"', '"dataset": "flickr30k"')
     edited(path, '"raw"', '"caption"')
     with pytest.raises(DataError, match=r"dataset_flickr30k.json, record 1: no 'raw'"):
         Flickr30k().items(root)

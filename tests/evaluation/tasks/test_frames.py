@@ -1,3 +1,4 @@
+import os
 import sys
 from types import SimpleNamespace
 
@@ -60,6 +61,50 @@ def test_a_video_is_read_once(tmp_path, fake_av):
     (tmp_path / "videos/v.avi").unlink()
     assert video_frames(tmp_path, "v") == paths
     assert [path.name for path in (tmp_path / f"frames_{FRAMES}").iterdir()] == ["v"]
+
+
+def test_where_nothing_can_be_written_frames_are_kept_in_the_cache(tmp_path, monkeypatch, fake_av):
+    monkeypatch.setenv("LLAVA_MOCLE_CACHE", str(tmp_path / "cache"))
+    for folder, frames in (("one", "200"), ("two", "100")):
+        (tmp_path / folder / "videos").mkdir(parents=True)
+        (tmp_path / folder / "videos/v.avi").write_text(frames)
+        os.utime(tmp_path / folder / "videos/v.avi", (0, 0))
+        (tmp_path / folder / f"frames_{FRAMES}").write_text("no folder")
+    first = video_frames(tmp_path / "one", "v")
+    assert [Image.open(path).getpixel((0, 0))[0] for path in first] == pytest.approx([25, 75, 125, 175], abs=2)
+    assert first[0].parents[1] == tmp_path / "cache/frames"
+    # A video of the same name elsewhere is another one, and so is one that was replaced.
+    second = video_frames(tmp_path / "two", "v")
+    assert Image.open(second[3]).getpixel((0, 0))[0] == pytest.approx(87, abs=2)
+    (tmp_path / "one/videos/v.avi").write_text("50")
+    assert Image.open(video_frames(tmp_path / "one", "v")[3]).getpixel((0, 0))[0] == pytest.approx(43, abs=2)
+    monkeypatch.setattr("llava_mocle.evaluation.tasks.frames._read_frames", None)  # not again
+    assert video_frames(tmp_path / "two", "v") == second
+
+
+def test_no_folder_to_write_to(tmp_path, monkeypatch, fake_av):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/v.avi").write_text("8")
+    for name in (f"frames_{FRAMES}", "cache"):
+        (tmp_path / name).write_text("no folder")
+    monkeypatch.setenv("LLAVA_MOCLE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(DataError, match=rf"v: can't be unpacked into .*_{FRAMES} \(.*, nor into .*cache/frames \("):
+        video_frames(tmp_path, "v")
+
+
+def test_frames_that_appear_whole_or_not_at_all(tmp_path, monkeypatch, fake_av):
+    """The disk is full, beside the video and in the cache."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/v.avi").write_text("8")
+    monkeypatch.setenv("LLAVA_MOCLE_CACHE", str(tmp_path / "cache"))
+
+    def full(self, path, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(DataError, match=r"No space left on device.*No space left on device"):
+        video_frames(tmp_path, "v")
+    assert not list((tmp_path / f"frames_{FRAMES}").iterdir())
 
 
 def test_videos_that_cannot_be_read(tmp_path, monkeypatch, fake_av):

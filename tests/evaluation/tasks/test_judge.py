@@ -40,6 +40,34 @@ def test_a_busy_server_is_asked_again():
     assert len(seen) == 3
 
 
+def test_a_reply_without_text_is_asked_for_again_and_never_kept(tmp_path):
+    log = tmp_path / "judge.jsonl"
+    replies = iter([None, "now"])
+    with judge_server(lambda prompt: (200, next(replies))) as (url, seen):
+        assert Judge(url, "grader", log=log, pause=0.0).ask("?") == "now"
+    assert len(seen) == 2
+    assert [json.loads(line)["reply"] for line in log.read_text().splitlines()] == ["now"]
+    with judge_server(lambda prompt: (200, None)) as (url, seen):
+        judge = Judge(url, "grader", log=log, attempts=2, pause=0.0)
+        with pytest.raises(UserError, match=r"judge grader at .*a reply without text .*max_tokens=8.*run again"):
+            judge.ask("another?", max_tokens=8)
+    assert len(seen) == 2
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_a_system_message_goes_before_the_prompt():
+    with judge_server(lambda prompt: (200, prompt)) as (url, seen):
+        judge = Judge(url, "grader")
+        assert judge.ask("?", system="Be strict.", temperature=0.2) == "?"
+        assert judge.ask("?") == "?"
+    assert seen[0]["body"]["messages"] == [
+        {"role": "system", "content": "Be strict."},
+        {"role": "user", "content": "?"},
+    ]
+    assert seen[0]["body"]["temperature"] == 0.2
+    assert len(seen) == 2  # without it, it is another question
+
+
 @pytest.mark.parametrize("status", [200, 503])
 def test_a_reply_cut_short_is_asked_for_again(status):
     replies = iter([(status, "a long reply"), (200, "now")])
@@ -67,15 +95,19 @@ def test_a_server_that_refuses(reply, asked, message):
 
 
 def test_no_server_and_another_form():
-    with judge_server(lambda prompt: (201, '{"text": "0.5"}')) as (url, _):
+    other = iter(['{"text": "0.5"}', '{"choices": [{"message": {"content": [0.5]}}]}'])
+    with judge_server(lambda prompt: (201, next(other))) as (url, _):
         judge = Judge(url, "grader", attempts=1)
-        with pytest.raises(UserError, match="expected OpenAI's form of a chat completion"):
-            judge.ask("?")
+        for _ in range(2):
+            with pytest.raises(UserError, match="expected OpenAI's form of a chat completion"):
+                judge.ask("?")
     with pytest.raises(UserError, match=r"judge grader at http://127.*run again"):
         judge.ask("?")
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", "3", '{"key": "a"}', '{"reply": "a"}', "\u00e9"])
+@pytest.mark.parametrize(
+    "line", ["{", "[1]", "3", '{"key": "a"}', '{"key": "a", "reply": null}', '{"reply": "a"}', "\u00e9"]
+)
 def test_a_damaged_log_is_named(tmp_path, line):
     log = tmp_path / "judge.jsonl"
     whole = b'{"key": "a", "reply": "b"}\n' + line.encode("latin-1") + b'\n\n{"key": "c", "reply": "d"}\n'

@@ -57,11 +57,21 @@ def test_scores_are_in_percent_of_the_reference(tmp_path):
     assert scores.metrics["detail"].value == pytest.approx(75)
     assert scores.metrics["complex"].value is None
     assert (scores.headline, scores.unparsed) == ("all", 1)
-    assert seen[0]["body"]["messages"][0]["content"].startswith(
+    assert seen[0]["body"]["messages"][-1]["content"].startswith(
         "[Context]\nA lake below a mountain.\n\n[Question]\nWhere is this?\n\n"
         "[Assistant 1]\nBy a lake in the Alps.\n\n[End of Assistant 1]\n\n"
         "[Assistant 2]\nA lake.\n\n[End of Assistant 2]\n\n[System]\nCompare the two answers"
     )
+
+
+def test_the_call_is_the_official_one(tmp_path):
+    items = ready_items(LlavaBench(), data_root(tmp_path, FOLDER), IMAGES)
+    _, seen = judged(items, {"": "5 5"})
+    body = seen[0]["body"]
+    assert (body["temperature"], body["max_tokens"]) == (0.2, 1024)
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+    system = "You are a helpful and precise assistant for checking the quality of the answer."
+    assert body["messages"][0]["content"] == system
 
 
 def test_ratio_is_of_sums(tmp_path):
@@ -78,9 +88,14 @@ def test_official_rules_where_they_are(tmp_path):
     _, seen = judged(items, {"": "5 5"})
     assert (
         "[Helper 2]\nA lake.\n\n[End of Helper 2]\n\n[System]\nJudge the talk.\n"
-        in (seen[0]["body"]["messages"][0]["content"])
+        in (seen[0]["body"]["messages"][-1]["content"])
     )
-    assert "Compare the two answers" in seen[1]["body"]["messages"][0]["content"]
+    task = LlavaBench()
+    task.judge = Judge("http://localhost/v1", "grader")
+    # Of three categories one has an official rule.
+    assert task.judged_by(items) == {"model": "grader", "official_prompt": False}
+    assert task.judged_by(items[:1]) == {"model": "grader", "official_prompt": True}
+    assert "Compare the two answers" in seen[1]["body"]["messages"][-1]["content"]
 
 
 @pytest.mark.parametrize(

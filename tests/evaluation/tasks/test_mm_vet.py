@@ -58,17 +58,34 @@ def test_grades(tmp_path):
     assert first["messages"][0]["content"].startswith("You grade a prediction")
 
 
-def test_official_prompt_where_it_is(tmp_path):
+@pytest.mark.parametrize(("end", "encoding"), [("\n", "utf-8"), ("", "utf-8-sig")])
+def test_official_prompt_where_it_is(tmp_path, end, encoding):
     root = data_root(tmp_path, "mm-vet")
-    (root / PROMPT_FILE).write_text("The official one.\n--- | --- | --- | ---\n", encoding="utf-8")
+    # A byte-order mark, and no line break at the end, are an editor's.
+    (root / PROMPT_FILE).write_text(f"The official one.\n--- | --- | --- | ---{end}", encoding=encoding)
     items = ready_items(MMVet(), root, IMAGES)
     task = MMVet()
     with judge_server(lambda prompt: (200, "1")) as (url, seen):
         task.judge = Judge(url, "grader")
         assert task.score(items, answers_to(items, TEXTS)).metrics["total"].value == 100
     assert seen[1]["body"]["messages"][0]["content"] == (
-        "The official one.\n--- | --- | --- | ---\nWhich city is this? | Xi'an <OR> 西安 | 西安 | "
+        "The official one.\n--- | --- | --- | ---\n\nWhich city is this? | Xi'an <OR> 西安 | 西安 | "
     )
+    assert task.judged_by(items) == {"model": "grader", "official_prompt": True}
+
+
+def test_who_judges(tmp_path):
+    task, items = MMVet(), ready_items(MMVet(), data_root(tmp_path, "mm-vet"), IMAGES)
+    assert task.judged_by(items) is None
+    task.judge = Judge("http://localhost/v1", "grader")
+    assert task.judged_by(items) == {"model": "grader", "official_prompt": False}
+
+
+def test_a_prompt_that_is_no_text(tmp_path):
+    root = data_root(tmp_path, "mm-vet")
+    (root / PROMPT_FILE).write_bytes(b"Grade \xe9")
+    with pytest.raises(DataError, match=r"judge_prompt\.txt: byte 6 is not UTF-8"):
+        MMVet().items(root)
 
 
 def test_bad_file(tmp_path):

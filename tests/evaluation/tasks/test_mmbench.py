@@ -6,6 +6,7 @@ from PIL import Image
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.runner import check_questions
+from llava_mocle.evaluation.suite import score_task
 from llava_mocle.evaluation.tasks import mmbench
 from llava_mocle.evaluation.tasks.mmbench import MMBench, MMBenchCN
 from tests.evaluation.tasks.official_files import answers_to, data_root, edited
@@ -47,6 +48,14 @@ def test_images_are_unpacked_once(tmp_path):
     stamp = (folder / "252.jpg").stat().st_mtime_ns
     made(MMBench(), root)
     assert (folder / "252.jpg").stat().st_mtime_ns == stamp
+
+
+def test_counting_unpacks_no_image(tmp_path):
+    root = data_root(tmp_path, "mmbench")
+    assert MMBench().count(root) == 5
+    without_rotations(root)
+    assert MMBench().count(root) == 5
+    assert not (root / "mmbench/mmbench_dev_20230712").exists()
 
 
 def test_rotations_are_made_where_the_file_has_none(tmp_path):
@@ -146,6 +155,18 @@ def test_a_question_with_some_rotations_asked_counts_for_vanilla_alone(tmp_path)
     scores = MMBench().score(items, answers_to(items, ["B", "A", "A", "C"]))
     assert scores.metrics["circular"].items == (1.0,)
     assert scores.metrics["vanilla"].items == (1.0, 1.0)
+
+
+def test_clusters_are_scored_by_questions_as_they_first_stand(tmp_path):
+    """The rotations of a question may go to several clusters, of which none then has a whole circle."""
+    items = made(MMBench(), data_root(tmp_path, "mmbench"))
+    answers = answers_to(items, ["B", "C", "A", "C", "B"])
+    for answer, cluster in zip(answers, (0, 0, 1, 1, 1), strict=True):
+        answer["metadata"]["cluster_id"] = cluster
+    # Of 241 and 252 the first is right; the rotations are not among what is counted.
+    clusters = score_task(MMBench(), items, answers)["clusters"]
+    assert (clusters["0"]["n"], clusters["0"]["value"]) == (2, 50)
+    assert clusters["1"]["n"] == 0
 
 
 def one_row(root, options, answer, hint=""):

@@ -59,3 +59,23 @@ def test_wrong_files(tmp_path):
     path.write_text(json.dumps([{"question": "a list"}]))
     with pytest.raises(DataError, match="expected an object"):
         Pope().items(root)
+    path.write_text(json.dumps({"question_id": 1, "image": "7.jpg", "text": "Is there a kite?", "label": "maybe"}))
+    with pytest.raises(DataError, match=r"record 0: field 'label' is 'maybe', expected yes or no"):
+        Pope().items(root)
+
+
+def test_splits_that_are_empty_or_the_same(tmp_path):
+    folder = data_root(tmp_path, "pope") / "pope/coco"
+    adversarial, random = folder / "coco_pope_adversarial.json", folder / "coco_pope_random.json"
+    random.write_text(adversarial.read_text())
+    with pytest.raises(
+        DataError, match=r"coco_pope_adversarial\.json: holds the same 4 questions as .*coco_pope_random\.json"
+    ):
+        Pope().items(tmp_path)
+    # The popular split's question is one of the adversarial split's, as the official splits share half of theirs.
+    random.write_text("\n")
+    with pytest.raises(DataError, match=r"coco_pope_random\.json: no question in it, and 1 in .*popular\.json"):
+        Pope().items(tmp_path)
+    random.unlink()
+    with pytest.raises(DataError, match=r"coco_pope_random\.json: no such file"):
+        Pope().items(tmp_path)

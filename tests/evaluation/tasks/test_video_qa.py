@@ -72,8 +72,30 @@ def test_frames_or_videos_are_needed(tmp_path, capsys, task):
         folder.mkdir()
         assert task.missing(root) == []
         task.check(root)
-        assert main(words) == 0
+        assert main(words) == 1
+        out = capsys.readouterr().out
+        assert "MISSING" not in out
+        assert f"{task.name}: {root / task.name}: neither frames of the video" in out
         folder.rmdir()
+
+
+def test_a_mapping_with_a_byte_order_mark(tmp_path):
+    root = data_root(tmp_path, "msvd_qa")
+    make_images(*(root / frames("msvd_qa", clip, 1)[0] for clip in CLIPS))
+    (root / MAPPING).write_text((root / MAPPING).read_text(), encoding="utf-8-sig")
+    assert MsvdQa().items(root)[0].question.images == (root / frames("msvd_qa", CLIPS[0], 1)[0],)
+
+
+def test_counting_reads_no_video(tmp_path):
+    root = data_root(tmp_path, "msrvtt_qa")
+    for number in (7010, 7011):
+        path = root / f"msrvtt_qa/videos/video{number}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("no video")
+    assert MsrvttQa().count(root) == 2
+    path.unlink()
+    with pytest.raises(DataError, match="neither frames of the video 'video7011'"):
+        MsrvttQa().count(root)
 
 
 def test_wrong_files(tmp_path):

@@ -39,9 +39,9 @@ def test_answers_that_were_not_ranked(tmp_path):
     [
         ('"split": "val"', '"split": "test"', r"expected \('1.0', 'val'\)"),
         ('"version": "1.0"', '"version": "0.9"', r"expected \('1.0', 'val'\)"),
-        ('"gt_index": 2', '"gt_index": 9', "dialog 1: gt_index is 9, expected 0 to 3"),
-        ('"answer_options"', '"options"', "dialog 0: no 'answer_options'"),
-        ('"answer": 0', '"answer": 99', "dialog 0: 99"),
+        ('"gt_index": 2', '"gt_index": 9', "record 1: gt_index is 9, expected 0 to 3"),
+        ('"answer_options"', '"options"', "record 0: no 'answer_options'"),
+        ('"answer": 0', '"answer": 99', "record 0: 99"),
     ],
 )
 def test_wrong_files(tmp_path, old, new, message):

@@ -45,12 +45,21 @@ def test_test_is_uploaded(tmp_path):
 def test_wrong_files(tmp_path):
     root = data_root(tmp_path, "vizwiz")
     path = root / "vizwiz/val.json"
+    val = path.read_text()
     path.write_text((root / "vizwiz/test.json").read_text())
+    with pytest.raises(DataError, match=r"record 0: image is 'VizWiz_test_00000000.jpg', expected one of val"):
+        VizWizVal().items(root)
+    path.write_text(val.replace('"answers"', '"said"'))
     with pytest.raises(DataError, match=r"val.json, record 0: no 'answers'"):
         VizWizVal().items(root)
     path.write_text('{"images": [], "annotations": []}')
     with pytest.raises(DataError, match="a dict, expected a list"):
         VizWizVal().items(root)
+    test = (root / "vizwiz/test.json").read_text()
+    (root / "vizwiz/test.json").write_text(val)
+    with pytest.raises(DataError, match=r"record 0: image is 'VizWiz_val_00000000.jpg', expected one of test"):
+        VizWiz().items(root)
+    (root / "vizwiz/test.json").write_text(test)
     edited(root / "vizwiz/test.json", '"question"', '"text"')
     with pytest.raises(DataError, match=r"test.json, record 0: no 'question'"):
         VizWiz().items(root)

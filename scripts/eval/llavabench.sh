@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # LLaVA-Bench (Wild) (all).
-#   bash scripts/eval/llava_bench.sh MODEL [--limit N ...]
+#   bash scripts/eval/llavabench.sh MODEL [--limit N ...]
 set -euo pipefail
 source "$(dirname "$0")/evaluate.sh"
 evaluate llava_bench "$@"

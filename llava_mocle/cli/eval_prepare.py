@@ -1,0 +1,64 @@
+"""`llava-mocle eval prepare`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llava_mocle.evaluation.task import Source, Task
+
+
+def prepare(names: str | None, data_root: str) -> int:
+    """Print which files of the benchmarks are there; those of named benchmarks are also read, without unpacking images.
+
+    Args:
+        names: benchmarks separated by commas, or all; None: of every benchmark whether its files are there.
+
+    Returns:
+        0 when nothing that is needed is missing and what was read is as published, as far as that is known; else 1.
+    """
+    from llava_mocle.cli.console import table_console
+    from llava_mocle.evaluation.registry import get_tasks
+
+    root, tasks = Path(data_root), get_tasks(names or "all")
+    missing = {task: task.missing(root) for task in tasks}
+    table_console().print(_table(root, missing))
+    whole = [task for task in tasks if not any(source.needed for source in missing[task])]
+    right = len(whole) == len(tasks)
+    if names is None:
+        print("The files were looked for, but not read; for that name tasks: llava-mocle eval prepare TASKS")
+        return 0 if right else 1
+    for task in whole:
+        as_published, found = _reading(task, root)
+        right &= as_published
+        print(f"{task.name}: {found}")
+    return 0 if right else 1
+
+
+def _table(root: Path, missing: "Mapping[Task, list[Source]]") -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"benchmarks in {root}", title_justify="left")
+    for column in ("task", "file", "what", "from", ""):
+        table.add_column(column, overflow="fold")
+    for task, lacking in missing.items():
+        for position, source in enumerate(task.sources):
+            state = "there" if source not in lacking else "MISSING" if source.needed else "missing, optional"
+            table.add_row(task.name if position == 0 else "", source.path, source.what, source.origin, state)
+    return table
+
+
+def _reading(task: "Task", root: Path) -> tuple[bool, str]:
+    """Whether a task's files are as published, as far as that is known, and in words what they hold."""
+    from llava_mocle.errors import DataError
+
+    try:
+        n = task.count(root)
+    except DataError as error:
+        return False, str(error)
+    published = task.published_n(n)
+    if n == published:
+        return True, f"{n} questions, as published"
+    if published is None:
+        return n > 0, f"{n} questions; how many the published files hold is not known here"
+    return False, f"{n} questions, the published files hold {published}: cut off, or of another split or version?"
