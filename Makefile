@@ -3,7 +3,7 @@
 # make check   format, lint, types and the fast tests; before each commit
 # make bench   the benchmarks; prints ratios
 # make cluster-packages   Debian's SLURM and network tools, which the multi-node tests start (as root); they skip without
-# Each target sets up .venv first. PYTHON=... chooses the interpreter.
+# Each target sets up .venv first. PYTHON=... chooses the interpreter, TORCH=cuda|cpu the build of PyTorch.
 
 VENV := .venv/bin
 # Test workers; each runs on one thread.

@@ -16,7 +16,7 @@ if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
     output=()
     shift
 fi
-set -- --adapter lora "${output[@]}" "$@"
+set -- --adapter lora ${output[@]+"${output[@]}"} "$@" # bash before 4.4 takes an empty array for unset
 only_shows "$recipe" "$@"
 resolve "$recipe" "$@"
 launch "$resolved"

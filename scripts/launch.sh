@@ -80,7 +80,7 @@ step() {
     before_training=yes
     run_and_forward launcher "$@" || code=$?
     before_training=""
-    if [ "$told" -eq 1 ] && [ "$code" -ne 0 ]; then
+    if [ "$told" -eq 1 ] && [ "$code" -ne 0 ] && [ "$code" -ne "$PREEMPTED" ]; then
         echo "stopped before training; the same command starts again (exit code $PREEMPTED)" >&2
         code=$PREEMPTED
     fi

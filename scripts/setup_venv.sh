@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Make .venv and install this project into it, once: again only when pyproject.toml or this script changes.
 #   PYTHON=python3.11         the interpreter to use
+#   TORCH=cuda|cpu            which build of PyTorch, where this machine is not the one that trains: a login node of a
+#                             cluster has no GPU. Default: CUDA where nvidia-smi finds a GPU, or what was named before
 #   TORCH_INDEX_URL=URL       where PyTorch's CPU wheels are, when pip's own configuration does not know them
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,31 +20,52 @@ find_python() {
 }
 
 stamp=".venv/.installed-$(cat pyproject.toml scripts/setup_venv.sh | cksum | cut -d' ' -f1)"
-[ -f "$stamp" ] && exit 0
+# It holds the build that was named, which later calls without TORCH keep to.
+named="${TORCH:-$(cat .venv/.installed-* 2>/dev/null || true)}"
+case "$named" in
+    "" | cuda | cpu) ;;
+    *)
+        echo "error: TORCH is $named, expected cuda or cpu; leave it out to go by this machine's GPUs" >&2
+        exit 2
+        ;;
+esac
+[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$named" ] && exit 0
 
 python="$(find_python)"
 echo "== setting up .venv with $("$python" --version)"
 # A folder without pip is what a failed attempt leaves behind (Debian: the package python3-venv was missing).
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
-pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
+pip=(.venv/bin/python -m pip --disable-pip-version-check)
 
 extras="dev,demo"
 [ "$(uname -s)" = Linux ] && extras="$extras,deepspeed"
-if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
-    echo "== a GPU is here: PyTorch with CUDA"
-    "${pip[@]}" "torch==2.13.0"
-elif [ "$(uname -s)" = Linux ]; then
+build="$named" why="TORCH=$named"
+if [ -z "$build" ]; then
+    build=cpu why="nvidia-smi finds no GPU here; TORCH=cuda make setup takes the CUDA build all the same"
+    if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
+        build=cuda why="nvidia-smi finds a GPU here"
+    fi
+fi
+torch=torch==2.13.0
+if [ "$(uname -s)" != Linux ]; then
+    echo "== PyTorch for $(uname -s)"
+    "${pip[@]}" install --quiet "$torch"
+elif [ "$build" = cuda ]; then
+    echo "== PyTorch with CUDA ($why)"
+    # pip takes an installed CPU build for the same version.
+    if [[ "$("${pip[@]}" show torch 2>/dev/null)" == *+cpu* ]]; then "${pip[@]}" uninstall --quiet -y torch; fi
+    "${pip[@]}" install --quiet "$torch"
+else
+    echo "== PyTorch's CPU build ($why)"
     # The plain name would pull several GB of CUDA packages, so ask for the CPU build by its full version.
     index="${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}"
-    if ! "${pip[@]}" "torch==2.13.0+cpu" 2>/dev/null \
-        && ! "${pip[@]}" --extra-index-url "$index" "torch==2.13.0+cpu"; then
+    if ! "${pip[@]}" install --quiet "$torch+cpu" 2>/dev/null \
+        && ! "${pip[@]}" install --quiet --extra-index-url "$index" "$torch+cpu"; then
         echo "== PyTorch's CPU build was not found; going on with the default build (several GB of CUDA packages)." >&2
-        "${pip[@]}" "torch==2.13.0"
+        "${pip[@]}" install --quiet "$torch"
     fi
-else
-    "${pip[@]}" "torch==2.13.0"
 fi
-"${pip[@]}" -e ".[$extras]"
+"${pip[@]}" install --quiet -e ".[$extras]"
 rm -f .venv/.installed-*
-touch "$stamp"
+echo "$named" >"$stamp"
 echo "== done: source .venv/bin/activate, or use .venv/bin/llava-mocle"

@@ -7,21 +7,28 @@ run_and_forward() {
     receiver="$1"
     shift
     rm -f "$LLAVA_MOCLE_EXIT_FILE"
-    told=0
+    told=0 stopped="" child="" early=""
+    trap 'forward TERM' TERM USR1 HUP
+    trap 'forward INT' INT
     set -m # a process group of its own, so that Ctrl-C reaches training once, as SIGTERM
     "$@" </dev/null &
     child=$!
     set +m
-    trap 'forward TERM' TERM USR1 HUP
-    trap 'forward INT' INT
+    [ -z "$early" ] || forward "$early"
     local code=0
     wait_out "$child" || code=$?
     trap - TERM USR1 HUP INT
     if [ "$code" -ne 0 ] && grep -qsx '[1-9][0-9]*' "$LLAVA_MOCLE_EXIT_FILE"; then
         code="$(<"$LLAVA_MOCLE_EXIT_FILE")" # launchers replace their workers' exit codes by 1
+    elif [ "$told" -eq 1 ] && died_of_signal "$code"; then
+        stopped=yes # training has handlers, so this was before it
+    fi
+    if [ -n "$stopped" ]; then
+        echo "stopped before training; the same command starts again (exit code $PREEMPTED)" >&2
+        return "$PREEMPTED"
     fi
     if [ "$code" -eq "$PREEMPTED" ]; then
-        echo "preempted: a checkpoint was written, and the same command goes on from it (exit code $PREEMPTED)" >&2
+        echo "preempted: nothing is lost, and the same command goes on (exit code $PREEMPTED)" >&2
     fi
     return "$code"
 }
@@ -34,26 +41,49 @@ wait_out() {
     wait "$1"
 }
 
+# died_of_signal CODE: whether SIGUSR1 or SIGTERM ended a process that had no handler for it.
+died_of_signal() {
+    case "$1" in
+        138 | 143 | 241) ;; # 128 + 10 or 15; the deepspeed launcher says -15
+        *) return 1 ;;
+    esac
+}
+
 # Only once: a second SIGTERM would interrupt a launcher that is waiting for its workers.
 forward() {
-    if [ "$told" -eq 0 ]; then
+    if [ -z "$child" ]; then
+        early="$1" # the child is just being started, and is told then
+    elif [ "$told" -eq 0 ]; then
         told=1
-        if [ "$1" = INT ] && [ -z "${before_training:-}" ]; then
-            echo "saving a checkpoint; once more Ctrl-C kills the run without one" >&2
-        fi
-        if [ "$receiver" = ranks ]; then
-            local runner
-            for runner in $(children "$child"); do
-                # shellcheck disable=SC2046 # several process ids
-                kill -TERM $(children "$runner") 2>/dev/null || true
-            done
-        else
-            kill -TERM "$child" 2>/dev/null || true
-        fi
+        tell "$1"
     elif [ "$1" = INT ]; then
         kill_tree "$child"
     fi
 }
+
+tell() {
+    local runner to=("$child")
+    if [ "$receiver" = ranks ]; then
+        to=()
+        for runner in $(children "$child"); do
+            # shellcheck disable=SC2207 # several process ids
+            to+=($(children "$runner"))
+        done
+    fi
+    if [ ${#to[@]} -eq 0 ] || is_still_this_shell "$child"; then # no rank has started, so nothing is lost
+        stopped=yes
+        kill_tree "$child"
+    else
+        if [ "$1" = INT ] && [ -z "${before_training:-}" ]; then
+            echo "saving a checkpoint; once more Ctrl-C kills the run without one" >&2
+        fi
+        kill -TERM "${to[@]}" 2>/dev/null || true
+    fi
+}
+
+# is_still_this_shell PID: whether a child has yet to become its command. Until then it may lose a SIGTERM, which this
+# shell has a trap for.
+is_still_this_shell() { cmp -s "/proc/$1/cmdline" "/proc/$$/cmdline"; }
 
 # children PID: the ids of its direct child processes.
 children() {
@@ -71,6 +101,7 @@ children() {
 
 kill_tree() {
     local one
+    kill -STOP "$1" 2>/dev/null || true # so that it starts no more of them
     for one in $(children "$1"); do
         kill_tree "$one"
     done

@@ -16,8 +16,14 @@ An interrupted run goes on from its newest checkpoint when it is started again.
 import argparse
 import dataclasses
 import textwrap
+from typing import TYPE_CHECKING
 
+from llava_mocle.errors import ConfigError
 from llava_mocle.training.arguments import GROUPS
+from llava_mocle.training.early_signals import leaving_early, protect_tracker
+
+if TYPE_CHECKING:
+    from llava_mocle.training.recipe import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,20 +55,38 @@ def _describe(group: type) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_mocle.training.recipe import load_recipe, write_recipe
+    if args.resolve or args.dry_run:
+        return _show(args)
+    with leaving_early():
+        protect_tracker()
+        recipe = _recipe(args)
+        from llava_mocle.training.run import train
+
+        train(recipe)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    if args.resolve and args.dry_run:
+        raise ConfigError(
+            f"--dry-run and --resolve {args.resolve} were given together, and each stops after its own; give one, then "
+            "the other"
+        )
+    recipe = _recipe(args)
+    if args.resolve:
+        from llava_mocle.training.recipe import write_recipe
+
+        write_recipe(recipe, args.resolve)
+        return 0
+    from llava_mocle.training.dry_run import dry_run
+
+    print(dry_run(recipe))
+    return 0
+
+
+def _recipe(args: argparse.Namespace) -> "Recipe":
+    from llava_mocle.training.recipe import load_recipe
 
     words = list(args.overrides)
     path = words.pop(0) if words and not words[0].startswith("-") else None
-    recipe = load_recipe(path, words)
-    if args.resolve:
-        write_recipe(recipe, args.resolve)
-        return 0
-    if args.dry_run:
-        from llava_mocle.training.dry_run import dry_run
-
-        print(dry_run(recipe))
-        return 0
-    from llava_mocle.training.run import train
-
-    train(recipe)
-    return 0
+    return load_recipe(path, words)

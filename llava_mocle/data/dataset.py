@@ -198,7 +198,7 @@ class LlavaDataset(Dataset):
                 return self._load(*self.mixture.locate(int(self._samples[place])))
             except ImageUnreadable as error:
                 if self.corrupt_images == "error":
-                    raise
+                    raise ImageUnreadable(f"{error}, or go on with `--corrupt_images skip`") from error
                 if not self._unreadable[place]:
                     self._unreadable[place] = 1
                     logger.warning("skipping a row, the next one takes its place: %s", error)

@@ -53,9 +53,7 @@ def _opened(path: str | Path, small: bool = False) -> Iterator[Image.Image]:
     except FileNotFoundError as error:
         raise ImageUnreadable(f"{path}: no such image; check `image_folder` and the row's `image`") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageUnreadable(
-            f"{path}: can't be read as an image ({error}); fetch it again, or remove its rows"
-        ) from error
+        raise ImageUnreadable(f"{path}: can't be read as an image ({error}); fetch it again") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

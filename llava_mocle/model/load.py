@@ -180,7 +180,7 @@ def _load_whole(folder: Path, kind: Kind, base: Any, template: str | None, optio
 def _load_under(folder: Path, config_file: str, base: Any, template: str | None, options: _Options) -> LoadedModel:
     """The model under a checkpoint, with the checkpoint's own tokenizer, image processor and recipe."""
     recipe = read_recipe(folder)
-    base_folder = _base_folder(folder, config_file, base)
+    base_folder = find_base(folder, config_file, base)
     kind = detect_kind(base_folder)
     if kind == "adapter":
         raise CheckpointError(
@@ -204,7 +204,12 @@ def _load_under(folder: Path, config_file: str, base: Any, template: str | None,
     return loaded
 
 
-def _base_folder(folder: Path, config_file: str, base: Any) -> Path:
+def find_base(folder: Path, config_file: str, base: Any = None) -> Path:
+    """The base that a stage-1 folder or an adapter was trained on: `base`, or what its configuration names.
+
+    Raises:
+        CheckpointError: it names none, or one that is not there.
+    """
     if base is not None:
         return find_folder(base, "a base folder (given as base)")
     name = read_json(folder / config_file).get("base_model_name_or_path")

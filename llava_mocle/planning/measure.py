@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.layer import MocleLinear
 from llava_mocle.errors import ConfigError
-from llava_mocle.model.image_tokens import image_tokens_per_image, leading_tokens
+from llava_mocle.model.image_tokens import image_tokens_per_image
 from llava_mocle.planning.shapes import Counts, Experts, ModelShape, Site, Tower
 from llava_mocle.training.adapter_setup import PROJECTOR, count_parameters
 
@@ -107,23 +107,11 @@ def _counts(model: nn.Module) -> Counts:
 
 
 def _tower(llava: Any) -> Tower:
-    config, tower = llava.config, llava.model.vision_tower
-    image_tokens = image_tokens_per_image(config)
-    layers = getattr(tower.config, "num_hidden_layers", 0)
-    chosen = config.vision_feature_layer
-    last = max(
-        layer if layer >= 0 else layers + 1 + layer for layer in ([chosen] if isinstance(chosen, int) else chosen)
-    )
-    dropped = leading_tokens(tower.config) if config.vision_feature_select_strategy == "default" else 0
-    flops = _forward_flops(tower)
+    flops = _forward_flops(llava.model.vision_tower)
     attention = sum(count for name, count in flops.items() if "bmm" in name or "attention" in name)
     linear = sum(count for name, count in flops.items() if name.endswith(("addmm", ".mm")))
     return Tower(
-        image_tokens=image_tokens,
-        positions=image_tokens + dropped,
-        hidden=tower.config.hidden_size,
-        layers=layers,
-        used_layers=min(last, layers),
+        image_tokens=image_tokens_per_image(llava.config),
         linear_flops=linear,
         attention_flops=attention,
         other_flops=sum(flops.values()) - linear - attention,

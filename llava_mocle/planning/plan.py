@@ -16,6 +16,7 @@ from llava_mocle.planning.settings import checkpointing_key, read_settings
 from llava_mocle.planning.workload import find_workload
 from llava_mocle.training.dry_run import meta_model
 from llava_mocle.training.recipe import Recipe
+from llava_mocle.training.start_script import start_script
 
 DEFAULT_MFU = 0.4
 
@@ -32,7 +33,7 @@ class Plan:
             checkpointing; `own` is the one that the recipe asks for.
         found: every candidate with this global batch.
         chosen: the recommended one; None: nothing fits.
-        command: how to start it on each node.
+        command: how to start it.
     """
 
     problem: Problem
@@ -116,13 +117,10 @@ def make_plan(
 
 
 def command_line(recipe: Recipe, cluster: Cluster, chosen: Candidate, overrides: Sequence[str] = ()) -> str:
-    """The command that starts a candidate; of several nodes, on each of them."""
-    if cluster.nodes == 1:
-        launcher = ["torchrun", "--standalone", "--nproc_per_node", str(cluster.gpus_per_node)]
-    else:
-        launcher = ["torchrun", "--nnodes", str(cluster.nodes), "--nproc_per_node", str(cluster.gpus_per_node)]
-        launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "FIRST_NODE:29500"]
-    words = [*launcher, "-m", "llava_mocle.cli.main", "train", *([recipe.source] if recipe.source else []), *overrides]
+    """The command that starts a candidate: once, also on several nodes, which are taken to be SLURM's."""
+    gpus, slurm = cluster.gpus_per_node, cluster.nodes > 1
+    size = [f"NODES={cluster.nodes}", f"GPUS_PER_NODE={gpus}"] if slurm else [f"NPROC={gpus}"]
+    words = [*size, "bash", start_script(recipe, slurm), *([recipe.source] if recipe.source else []), *overrides]
     words += ["--per_device_train_batch_size", str(chosen.micro_batch)]
     words += ["--gradient_accumulation_steps", str(chosen.accumulation)]
     words += [f"--{checkpointing_key(recipe.trainer)}", str(chosen.checkpointing).lower()]

@@ -44,17 +44,10 @@ class Tower:
 
     Attributes:
         image_tokens: what one image becomes in the language model.
-        positions: tokens inside the tower, with those that are dropped.
-        hidden: width of a token.
-        layers, used_layers: how many there are, and how many feed the projector.
         linear_flops, attention_flops, other_flops: operations of one image's forward.
     """
 
     image_tokens: int
-    positions: int
-    hidden: int
-    layers: int
-    used_layers: int
     linear_flops: int
     attention_flops: int
     other_flops: int

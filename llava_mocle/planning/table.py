@@ -192,7 +192,7 @@ def _print_choice(plan: Plan, console: Console) -> None:
         f"{_count(cluster.size, 'GPU')} = {plan.global_batch:,}, {checkpointing} gradient checkpointing: "
         f"{chosen.total / GIB:.1f} of {cluster.gpu.memory / GIB:g} GiB, about {plan.hours(chosen):.1f} hours",
         f"why: {_reason(plan, chosen)}",
-        "start" + (" on every node, with the first node's name" if cluster.nodes > 1 else "") + ":",
+        "start" + (" under SLURM (docs/distributed.md has the other ways)" if cluster.nodes > 1 else "") + ":",
     ]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     console.print(f"  {plan.command}", markup=False, highlight=False, soft_wrap=True)

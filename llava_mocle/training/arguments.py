@@ -45,7 +45,7 @@ class ModelArguments:
     )
     dtype: str = option(
         "auto",
-        "Weights of the frozen model; auto: bfloat16 with `bf16` on a GPU, else float32.",
+        "The frozen weights; auto: bfloat16 with `bf16` on a GPU, else float32. 16 bit needs `bf16` or `fp16`.",
         ("auto", "float32", "bfloat16", "float16"),
     )
     attn_implementation: str = option("auto", "auto: flash_attention_2 where it can run, else sdpa.")

@@ -15,6 +15,7 @@ def check_recipe(recipe: Recipe, args: MocleTrainingArguments) -> None:
     refuse_keys(recipe, args)
     _check_numbers(recipe, args)
     _check_trainer(args)
+    _check_dtype(recipe, args)
     _check_validation(recipe, args)
     for key in ("mm_vision_select_layer", "mm_vision_select_feature"):
         value = getattr(recipe.model, key)
@@ -53,6 +54,15 @@ def _check_trainer(args: MocleTrainingArguments) -> None:
         raise ConfigError(
             f"activation_checkpointing_kwargs is {options!r}: re-entrant checkpointing would go backward twice through "
             "the routing that all layers share, which fails; leave use_reentrant out, it is false then"
+        )
+
+
+def _check_dtype(recipe: Recipe, args: MocleTrainingArguments) -> None:
+    dtype = recipe.model.dtype
+    if dtype in ("bfloat16", "float16") and not (args.bf16 or args.fp16):
+        raise ConfigError(
+            f"dtype is {dtype!r} without bf16 or fp16: what is trained would be {dtype} as well, where small updates "
+            "vanish; set `bf16: true` (or fp16: trained weights are float32 then), or leave dtype out"
         )
 
 

@@ -1,5 +1,6 @@
 """Resolve a recipe and build its model on the meta device: no weights, no data, no device."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from transformers import AutoConfig, LlavaForConditionalGeneration
 
 import llava_mocle.model  # noqa: F401  (registers the grid tower with AutoConfig)
 from llava_mocle.errors import ConfigError
+from llava_mocle.model.folders import PROJECTOR_CONFIG
+from llava_mocle.model.load import find_base
 from llava_mocle.training.adapter_setup import (
     adapter_config,
     check_targets,
@@ -17,7 +20,10 @@ from llava_mocle.training.adapter_setup import (
 )
 from llava_mocle.training.arguments import ModelArguments
 from llava_mocle.training.checks import check_recipe
+from llava_mocle.training.device import unseen_gpus
 from llava_mocle.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 # D of all-MiniLM-L6-v2; a dry run loads no encoder to ask.
 DEFAULT_ENCODER_DIM = 384
@@ -28,6 +34,7 @@ def meta_model(recipe: Recipe) -> nn.Module:
 
     Raises:
         ConfigError: a key does not fit, a target matches nothing, or no model configuration is at hand.
+        CheckpointError: the base that a stage-1 folder names is not there.
     """
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(AutoConfig.from_pretrained(_config_source(recipe.model)))
@@ -45,13 +52,16 @@ def meta_model(recipe: Recipe) -> nn.Module:
 
 
 def dry_run(recipe: Recipe) -> str:
-    """What a recipe would train, as text.
+    """What a recipe would train, as text; a machine that could not train it is told of in a warning.
 
     Raises:
-        ConfigError: as `meta_model`.
+        UserError: as `meta_model`, or as `check_recipe`.
     """
     args = recipe.training_arguments(report_to="none")
     check_recipe(recipe, args)
+    trouble = unseen_gpus(recipe)
+    if trouble is not None:
+        logger.warning("training would be refused here: %s", trouble)
     model = meta_model(recipe)
     counts = count_parameters(model)
     lines = [f"recipe      {recipe.source or 'command line'}", f"stage       {recipe.stage.stage}"]
@@ -67,11 +77,15 @@ def dry_run(recipe: Recipe) -> str:
 
 def _config_source(model: ModelArguments) -> Path:
     for source in (model.model_config, model.model_name_or_path):
-        if source and Path(source).is_dir() and (Path(source) / "config.json").is_file():
-            return Path(source)
-        if source and Path(source).is_file():
-            return Path(source)
+        place = Path(source) if source else None
+        if place is None:
+            continue
+        if (place / PROJECTOR_CONFIG).is_file():
+            place = find_base(place, PROJECTOR_CONFIG)
+        if place.is_file() or (place / "config.json").is_file():
+            return place
     raise ConfigError(
         f"model_config is {model.model_config!r} and model_name_or_path is {model.model_name_or_path!r}: neither is a "
-        "LLaVA config.json or a folder that holds one; a dry run needs one of them"
+        "LLaVA config.json or a folder that holds one, and a dry run needs one; if stage 1 is to write "
+        "model_name_or_path, train that first, or give the base it starts from as --model_config"
     )

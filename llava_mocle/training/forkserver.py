@@ -6,7 +6,7 @@ It brings what workers need, and outlives a scheduler's signal as they do: they 
 import signal
 
 import llava_mocle.data.dataset  # noqa: F401
-from llava_mocle.training.preemption import SIGNALS
+from llava_mocle.training.early_signals import SIGNALS
 
 for number in SIGNALS:
     signal.signal(number, signal.SIG_IGN)

@@ -103,9 +103,10 @@ class Liveness:
         return True
 
     def fail(self, reason: str) -> None:
-        """Tell the others why this rank is about to end."""
+        """Tell the others why this rank is about to end. That they end then is no news to it."""
         if self._closed:
             return
+        self._closed = True
         message = {"failed": self.rank, "host": socket.gethostname(), "reason": reason}
         for link in list(self._links):
             _send(link, message)

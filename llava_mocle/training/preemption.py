@@ -13,8 +13,7 @@ import torch.distributed as dist
 
 from llava_mocle.errors import Preempted
 from llava_mocle.training.callbacks import StopEarly
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+from llava_mocle.training.early_signals import SIGNALS
 
 
 class ValidationCutOff(Exception):

@@ -28,6 +28,11 @@ REFUSED = {
     "fsdp": "trained parameters are sharded by DeepSpeed here; set `deepspeed` to a file in zero_configs/",
     "fsdp_config": "trained parameters are sharded by DeepSpeed here; set `deepspeed` to a file in zero_configs/",
     "parallelism_config": "processes share the data here, and DeepSpeed shards; leave it out",
+    "ignore_data_skip": "a resumed run would meet its epoch's first samples again; leave it out",
+    "average_tokens_across_devices": (
+        "the loss is the mean over the supervised tokens of the global batch, and would be a mean of the processes' "
+        "means; leave it out"
+    ),
     "dataloader_in_order": "batches out of order would make steps of other samples; leave it out",
     "label_names": "labels are made from the conversations; leave it out",
     "include_for_metrics": _NO_METRICS,

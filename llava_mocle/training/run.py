@@ -22,9 +22,11 @@ from llava_mocle.training.checkpoint import CheckpointExtras, checkpoint_step
 from llava_mocle.training.checks import check_recipe
 from llava_mocle.training.cluster_setup import needs_clusters
 from llava_mocle.training.data_setup import TrainingData, prepare_data
+from llava_mocle.training.device import refuse_unseen_gpus, warn_of_idle_gpus
 from llava_mocle.training.distributed import prepare_deepspeed, start_collectives, watched
 from llava_mocle.training.hf_arguments import MocleTrainingArguments
 from llava_mocle.training.model_setup import load_start
+from llava_mocle.training.orphans import ending_with_launcher
 from llava_mocle.training.output_dir import claimed
 from llava_mocle.training.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.recipe import Recipe
@@ -46,11 +48,13 @@ def train(recipe: Recipe) -> MocleTrainer:
     """
     if not recipe.trainer.get("output_dir"):
         raise ConfigError("output_dir is not set; it is where checkpoints and the result go")
+    refuse_unseen_gpus(recipe)
     prepare_deepspeed(recipe.trainer.get("deepspeed"))
     preemption = Preemption()
-    with preemption.watching():
+    with preemption.watching(), ending_with_launcher():
         args = recipe.training_arguments()
         check_recipe(recipe, args)
+        warn_of_idle_gpus(recipe, args)
         preemption.resume = args.resume
         start_workers_safely(args)
         start_collectives(args)
@@ -137,9 +141,9 @@ def adapt(
 def keep_in_float32(model: nn.Module, args: MocleTrainingArguments) -> None:
     """Trainable parameters of a 16 bit model in float32: in 16 bit, updates below a weight's spacing would vanish.
 
-    Only under autocast, which casts them where they are used; DeepSpeed has float32 copies of its own.
+    Autocast casts them where they are used; DeepSpeed has float32 copies of its own.
     """
-    if args.deepspeed or not (args.bf16 or args.fp16):
+    if args.deepspeed:
         return
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -38,6 +38,19 @@ submit() {
     sbatch "${flags[@]}" "$@"
 }
 
+# submit_training DEFAULT_RECIPE [RECIPE] [--key value ...]: submit this file; with --help or --dry-run, run that here.
+submit_training() {
+    local recipe="$1"
+    shift
+    local words=("$@")
+    if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
+        recipe="$1"
+        shift
+    fi
+    only_shows "$recipe" "$@"
+    submit "$0" "${words[@]}"
+}
+
 # train_job prepare|"" DEFAULT_RECIPE [RECIPE] [--key value ...]: the whole of a training job.
 train_job() {
     local steps="$1" recipe="$2" code=0
@@ -47,6 +60,7 @@ train_job() {
         shift
     fi
     start_job
+    [ -n "${SLURM_NTASKS:-}" ] || usage_error "this job has no number of tasks; give sbatch --ntasks-per-node, one a GPU"
     # The first start reads recipe and flags; a requeued job goes on with what they were.
     if [ "$restarts" -eq 0 ] || [ ! -f "$job_dir/prepared" ]; then
         once=(srun --export=ALL --nodes=1 --ntasks=1 --ntasks-per-node=1)
@@ -73,6 +87,7 @@ prepare_job() {
 
 # start_job: what every job needs before its first step.
 start_job() {
+    unset NODE_RANK NNODES HOSTFILE # of a launch by hand, they would keep a job from preparing
     restarts="${SLURM_RESTART_COUNT:-0}" terminated=""
     job_dir="$LOG_DIR/$SLURM_JOB_ID"
     mkdir -p "$job_dir"
@@ -116,17 +131,18 @@ end_job() {
     elif scontrol requeue "$SLURM_JOB_ID"; then
         echo "job $SLURM_JOB_ID is requeued (time $((restarts + 1)) of at most $MAX_REQUEUES) and goes on from its" \
             "newest checkpoint"
-        sleep 60 >/dev/null 2>&1 & # SLURM ends this shell
-        wait $! || kill $! 2>/dev/null || true
+        local left # SLURM ends this shell; a signal that comes before `wait` would not cut one long sleep short
+        for ((left = 60; left > 0; left--)); do
+            [ -z "$terminated" ] || break
+            sleep 1 >/dev/null 2>&1 &
+            wait $! || true
+        done
         exit 0
     fi
     exit "$code"
 }
 
-# signalled_early CODE: 75 for a step that died of SIGUSR1 or SIGTERM (128 + 10 or 15): nothing is lost, run it again.
+# signalled_early CODE: 75 for a step that died of SIGUSR1 or SIGTERM: nothing is lost, run it again.
 signalled_early() {
-    case "$1" in
-        138 | 143) echo "$PREEMPTED" ;;
-        *) echo "$1" ;;
-    esac
+    if died_of_signal "$1"; then echo "$PREEMPTED"; else echo "$1"; fi
 }

@@ -6,7 +6,6 @@ Experts kept in modules of their own fail here: under ZeRO-2 by a wrong norm wit
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import textwrap
@@ -14,6 +13,8 @@ import textwrap
 import pytest
 import torch
 from peft import get_peft_model
+
+from tests.processes import free_port
 
 from .helpers import config, tiny_llama, token_ids
 
@@ -82,11 +83,9 @@ def test_unbalanced_routing_is_exact(tmp_path, stage, checkpointing):
     pytest.importorskip("deepspeed")
     script = tmp_path / "worker.py"
     script.write_text(textwrap.dedent(WORKER))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     root = os.getcwd()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_port", str(free_port())]
     command += [str(script), str(stage), "checkpointing" if checkpointing else "plain"]
     environment = {**os.environ, "PYTHONPATH": root, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)

@@ -48,6 +48,13 @@ def test_train_takes_the_recipe_first_and_keys_after(tmp_path: Path) -> None:
         assert (resolved["lora_r"], resolved["lora_alpha"], resolved["output_dir"]) == (4, 9, "runs/x")
 
 
+def test_a_dry_run_does_not_resolve(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out.yaml"
+    assert main(["train", "--data_path", "rows.json", "--dry-run", "--resolve", str(out)]) == 2
+    assert f"--dry-run and --resolve {out}" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_unknown_subcommand() -> None:
     result = run("tarin")
     assert result.returncode == 2

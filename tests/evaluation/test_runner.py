@@ -21,7 +21,7 @@ import sys
 from llava_mocle.evaluation.runner import answer_questions
 from tests.evaluation.fakes import FakePredictor
 from tests.evaluation.test_runner import QUESTIONS
-answer_questions(FakePredictor(delay=0.05), QUESTIONS, sys.argv[1], batch_size=2)
+answer_questions(FakePredictor(delay=float(sys.argv[2])), QUESTIONS, sys.argv[1], batch_size=2)
 """
 
 
@@ -64,9 +64,8 @@ def test_killed_five_times_equals_unbroken(tmp_path):
     kills = 0
     while True:
         size = path.stat().st_size if path.exists() else 0
-        process = subprocess.Popen(
-            [sys.executable, "-c", _SCRIPT, str(path)], cwd=root, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
+        command = [sys.executable, "-c", _SCRIPT, str(path), "0.5" if kills < 5 else "0"]
+        process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
         if kills == 5:
             assert process.wait(60) == 0, process.stderr.read().decode()
             break

@@ -24,7 +24,7 @@ SHAPE = ModelShape(
     experts=Experts(rank=2, slots=5, top_k=1, universal=True, routed=True),
     projector_in=4,
     projector_linear=140,
-    tower=Tower(4, 5, 8, 2, 1, 100, 10, 5),
+    tower=Tower(4, 100, 10, 5),
     counts=Counts(language_model=800, vision_tower=160, frozen_projector=40, experts=60, router=3, projector=40),
     small=7,
 )

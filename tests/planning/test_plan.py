@@ -65,14 +65,29 @@ def test_nothing_fits():
 def test_the_command_line_is_a_recipe_that_resolves():
     plan = plan_of("a10", 4, overrides=("--lora_r", "64"), global_batch=128)
     words = plan.command.split()
-    overrides = words[words.index("train") + 2 :]
+    assert words[:4] == ["NPROC=4", "bash", "scripts/finetune_mocle.sh", RECIPE]
+    overrides = words[4:]
     settings = read_settings(load_recipe(RECIPE, overrides))
     chosen = plan.chosen
     assert (settings.micro_batch, settings.accumulation) == (chosen.micro_batch, chosen.accumulation)
     assert (settings.checkpointing, settings.strategy) == (chosen.checkpointing, chosen.strategy)
     assert chosen.strategy != DDP
     assert "--lora_r 64" in plan.command
-    assert "--nnodes 2" in plan_of(nodes=2).command
+
+
+@pytest.mark.parametrize(
+    ("words", "nodes", "start"),
+    [
+        ((), 2, "NODES=2 GPUS_PER_NODE=8 bash scripts/slurm/finetune_mocle.sbatch"),
+        (("--stage", "pretrain"), 1, "NPROC=8 bash scripts/pretrain.sh"),
+        (("--stage", "pretrain"), 4, "NODES=4 GPUS_PER_NODE=8 bash scripts/slurm/pretrain.sbatch"),
+        (("--adapter", "lora"), 1, "NPROC=8 bash scripts/finetune_lora.sh"),
+    ],
+)
+def test_the_command_is_a_script_that_is_there(words, nodes, start):
+    command = plan_of(overrides=words, nodes=nodes).command
+    assert command.startswith(" ".join([start, RECIPE, *words]) + " --per_device_train_batch_size ")
+    assert (ROOT / start.split()[-1]).is_file()
 
 
 def test_a_recipe_with_deepspeed_is_recognized():
@@ -86,9 +101,9 @@ def test_a_recipe_with_deepspeed_is_recognized():
     with pytest.raises(ConfigError, match=r"deepspeed is 'none\.json'"):
         strategy("--deepspeed", "none.json")
     # Where the recommendation does without, it has to say so.
-    plan = plan_of(overrides=("--deepspeed", "zero_configs/zero3.json"))
-    if plan.chosen.strategy == DDP:
-        assert plan.command.endswith("--deepspeed ''")
+    plan = plan_of("h200", overrides=("--deepspeed", "zero_configs/zero3.json"))
+    assert plan.chosen.strategy == DDP
+    assert plan.command.endswith("--deepspeed ''")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +177,15 @@ def test_printed_and_written(tmp_path, capsys):
     words = ["--gpus", "8", "--gpu", "a100-80", "--samples", "1000000", "--lora_r", "64", "--json", str(path)]
     assert main(["plan", RECIPE, *words]) == 0
     printed = capsys.readouterr().out
-    for text in ("309,329,920", "1,000,000 samples", "MFU 0.4", "ZeRO-3", "recommended", "torchrun", "--lora_r 64"):
+    for text in (
+        "309,329,920",
+        "1,000,000 samples",
+        "MFU 0.4",
+        "ZeRO-3",
+        "recommended",
+        "finetune_mocle.sh",
+        "--lora_r 64",
+    ):
         assert text in printed
     values = json.loads(path.read_text())
     assert values["shape"]["counts"]["experts"] == 309_329_920

@@ -8,6 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.processes import free_ports
+
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 CONFIGURATION = """
 ClusterName=test
@@ -45,14 +47,6 @@ def missing() -> str | None:
         return "starting a SLURM needs root"
     absent = [name for name in COMMANDS if shutil.which(name) is None]
     return f"not installed: {', '.join(absent)} (make cluster-packages)" if absent else None
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 class SlurmCluster:

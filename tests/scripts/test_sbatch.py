@@ -91,27 +91,29 @@ def test_plain_sbatch_finds_the_repository_where_it_was_submitted(stubs: Stubs) 
 
 
 @pytest.mark.parametrize(
-    ("training", "restarts", "requeued", "code"),
+    ("training", "restarts", "requeued", "code", "ends"),
     [
-        ("exit 75", "0", True, 0),
-        ('echo 75 >"$LLAVA_MOCLE_EXIT_FILE"; exit 137', "0", True, 0),  # srun killed a slower rank
-        ("exit 75", "3", False, 75),  # MAX_REQUEUES
-        ("exit 1", "0", False, 1),
-        ("exit 137", "0", False, 137),
-        ("exit 2", "0", False, 2),
+        ("exit 75", "0", True, 0, "late"),
+        ("exit 75", "0", True, 0, "at once"),
+        ('echo 75 >"$LLAVA_MOCLE_EXIT_FILE"; exit 137', "0", True, 0, "late"),  # srun killed a slower rank
+        ("exit 75", "3", False, 75, "late"),  # MAX_REQUEUES
+        ("exit 1", "0", False, 1, "late"),
+        ("exit 137", "0", False, 137, "late"),
+        ("exit 2", "0", False, 2, "late"),
     ],
 )
 def test_only_a_preempted_run_is_requeued_and_not_for_ever(
-    stubs: Stubs, training: str, restarts: str, requeued: bool, code: int
+    stubs: Stubs, training: str, restarts: str, requeued: bool, code: int, ends: str
 ) -> None:
     variables = {"STUB_SRUN": TRAINING.format(training), "SLURM_RESTART_COUNT": restarts, "MAX_REQUEUES": "3"}
-    # SLURM ends the shell of a job that it requeues.
-    stub = SHOW_HOSTS + '; if [ "$1" = requeue ]; then (sleep 0.5; kill $STUB_SHELL) >/dev/null 2>&1 & fi'
+    # SLURM ends the shell of a job that it requeues: while it waits for that, or at once.
+    end = {"late": "(sleep 0.5; kill $STUB_SHELL) >/dev/null 2>&1 &", "at once": "kill $STUB_SHELL;"}[ends]
+    stub = SHOW_HOSTS + f'; if [ "$1" = requeue ]; then {end} fi'
     script = 'export STUB_SHELL=$$; exec bash "$0" "$@"'
     command = ["bash", "-c", script, *stubs.job_command("slurm/pretrain.sbatch", "my.yaml")[1:]]
     environment = stubs.environment | JOB | variables | {"STUB_SCONTROL": stub}
     result = subprocess.run(
-        command, env=environment, cwd=stubs.folder.parent, capture_output=True, text=True, timeout=60, check=False
+        command, env=environment, cwd=stubs.folder.parent, capture_output=True, text=True, timeout=40, check=False
     )
     assert result.returncode == code, result.stdout + result.stderr
     assert (["requeue", "12345"] in stubs.calls("scontrol")) == requeued
@@ -140,6 +142,27 @@ def test_a_rank_learns_its_place(tasks: str, node: int, expected: str) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert result.stdout.split() == ["9", "1", "11", expected]
+
+
+@pytest.mark.parametrize("script", ["finetune_mocle", "pretrain"])
+def test_a_dry_run_is_shown_here_and_submits_nothing(stubs: Stubs, script: str) -> None:
+    assert stubs.run(f"slurm/{script}.sbatch", "my recipe.yaml", "--dry-run", "--max_steps", "3").returncode == 0
+    (call,) = stubs.calls()
+    assert call[-5:] == ["train", "my recipe.yaml", "--dry-run", "--max_steps", "3"]
+
+
+def test_a_job_without_a_number_of_tasks_says_so(stubs: Stubs) -> None:
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1"}
+    result = stubs.run("slurm/pretrain.sbatch", **job)
+    assert result.returncode == 2
+    assert "--ntasks-per-node" in result.stderr
+    assert stubs.calls("srun") == []
+
+
+def test_a_job_prepares_whatever_a_launch_by_hand_has_left_in_the_environment(stubs: Stubs) -> None:
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_NTASKS": "1"}
+    assert stubs.run("slurm/finetune_mocle.sbatch", **job, NODE_RANK="1", NNODES="2", HOSTFILE="h").returncode == 0
+    assert [call for call in stubs.calls("srun") if "check" in call]
 
 
 QUESTIONS = ["--model-path", "m", "--question-file", "q.jsonl", "--answers-file", "a.jsonl", "--overwrite"]

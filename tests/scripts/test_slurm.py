@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from llava_mocle.model.load import load_model
+from tests.processes import free_port
 from tests.scripts.slurm_cluster import SlurmCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 ROOT = Path(__file__).parents[2]
-
-
+# Enough of them that the last is far when a signal takes some seconds to arrive.
+STEPS = 400
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
 
@@ -29,6 +30,7 @@ class Job:
         variables = {
             "NODES": "2", "GPUS_PER_NODE": "0", "CPUS_PER_TASK": "1", "TIME": "20:00", "LOG_DIR": str(logs),
             "MASTER_ADDR": "127.0.0.1", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "MAX_REQUEUES": "2",
+            "MASTER_PORT": str(free_port()),
         } | variables  # fmt: skip
         command = ["bash", f"scripts/slurm/{script}.sbatch", *words]
         environment = slurm.environment | variables
@@ -78,6 +80,10 @@ def losses(folder: Path) -> list[float]:
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
+def checkpoints(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*"))
+
+
 def rank_process(job: str, rank: int) -> int:
     """The process id of a rank of a job, found by its environment."""
     for folder in Path("/proc").glob("[0-9]*"):
@@ -94,25 +100,26 @@ def rank_process(job: str, rank: int) -> int:
 
 
 def test_a_job_trains_on_two_nodes_and_a_preempted_one_ends_the_same(slurm, recipe_file, tmp_path: Path) -> None:
-    recipe = str(recipe_file(cluster_model=str(tmp_path / "fresh_clusters"), max_steps=150, lora_dropout=0.1))
+    recipe = str(recipe_file(cluster_model=str(tmp_path / "fresh_clusters"), max_steps=STEPS, lora_dropout=0.1))
     logs, flags = tmp_path / "logs", ["--learning_rate", "0.005", "--output_dir"]
     whole = Job(slurm, "finetune_mocle", logs, recipe, *flags, str(tmp_path / "whole"))
     assert whole.wait_to_end() == "COMPLETED", whole.log[-6000:]
     assert "2 processes on fn[0-1]" in whole.log
     assert (tmp_path / "fresh_clusters" / "assignments.parquet").is_file()
-    assert len(losses(tmp_path / "whole")) == 150
+    assert len(losses(tmp_path / "whole")) == STEPS
     assert load_model(tmp_path / "whole").recipe["learning_rate"] == 0.005
 
     parts = Job(slurm, "finetune_mocle", logs, recipe, *flags, str(tmp_path / "parts"))
     parts.wait_for("step     5")
     slurm.ask("scancel", "--signal=USR1", parts.id)  # what sbatch's --signal sends before the time limit
     parts.wait_for("is requeued (time 1 of at most 2)")
-    parts.wait_for("step    25")
+    (first,) = checkpoints(tmp_path / "parts")
+    assert first >= 5
+    parts.wait_for(f"step {first + 10:>5}")
     slurm.ask("sbatch", "--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1")  # SLURM preempts it
     parts.wait_for("is requeued (time 2 of at most 2)")
-    saved = sorted(int(folder.name.removeprefix("checkpoint-")) for folder in (tmp_path / "parts").glob("checkpoint-*"))
-    assert len(saved) == 2
-    assert 5 <= saved[0] < 25 <= saved[1] < 150
+    assert checkpoints(tmp_path / "parts")[:-1] == [first]
+    assert first < checkpoints(tmp_path / "parts")[1] < STEPS
     assert parts.wait_to_end() == "COMPLETED", parts.log[-6000:]
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
@@ -147,3 +154,9 @@ def test_an_array_answers_in_parts_and_a_last_job_joins_them(slurm, base: Path, 
     assert job.wait_to_end() == "COMPLETED", "".join(path.read_text()[-2000:] for path in logs.glob("*.log"))
     assert "joined 3 parts, 5 answers" in job.log
     assert [json.loads(line)["question_id"] for line in answers.read_text().splitlines()] == [0, 1, 2, 3, 4]
+    turns = [{"from": "human", "value": "How much is 1 and 1?"}, {"from": "gpt", "value": "2"}]
+    (tmp_path / "rows.json").write_text(json.dumps([{"id": number, "conversations": turns} for number in range(3)]))
+    words = ["--model", str(base), "--rows", str(tmp_path / "rows.json"), "--output", str(tmp_path / "scored")]
+    job = Job(slurm, "eval", logs, *words, "--max-new-tokens", "2", CHUNKS="2", NODES="1")
+    assert job.wait_to_end() == "COMPLETED", "".join(path.read_text()[-2000:] for path in logs.glob("*.log"))
+    assert json.loads((tmp_path / "scored" / "results.json").read_text())["domains"]["rows"]["n"] == 3

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import ended
 from tests.scripts import two_nodes
 from tests.scripts.stubs import ROOT
 
@@ -26,7 +27,7 @@ def nodes() -> Iterator[two_nodes.TwoNodes]:
 
 
 def wait_for(text: str, log: Path, processes: list[subprocess.Popen]) -> None:
-    end = time.monotonic() + 240
+    end = time.monotonic() + 400
     while text not in log.read_text():
         assert time.monotonic() < end, log.read_text()[-5000:]
         assert all(process.poll() is None for process in processes), log.read_text()[-5000:]
@@ -53,15 +54,10 @@ def test_two_nodes_train_and_a_signal_to_one_saves_and_ends_both(
         environment = os.environ | common | {"NODE_RANK": str(rank), "OMP_NUM_THREADS": "1"}
         with open(log, "w") as out:
             processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=out, stderr=out))
-    try:
+    with ended(*processes):
         wait_for("step     3", logs[0], processes)
         processes[1].send_signal(sent)
         codes = [process.wait(120) for process in processes]
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                process.wait(60)
     texts = [log.read_text() for log in logs]
     assert codes == [75, 75], texts[0][-3000:] + texts[1][-3000:]
     assert "distinct instructions" in texts[0]  # the first node alone checks and clusters

@@ -1,6 +1,7 @@
 """A tiny base model, a tiny mix of two datasets, and a cluster model fitted on it by the real sentence encoder."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from llava_mocle.clustering.instruction import InstructionRule, instruction_text
 from llava_mocle.errors import AssetError
 from llava_mocle.model import build_llava
 from tests.model import parts
+from tests.training import ranks
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (20, 40, 210), "grey": (128, 128, 128)}
 CHAT = (
@@ -53,6 +55,12 @@ def write_mix(folder: Path) -> list[dict]:
         }
         for name, repeat in {"pictures": 1, "sums": 2}.items()
     ]
+
+
+@pytest.fixture(autouse=True)
+def _ranks_end() -> Iterator[None]:
+    yield
+    ranks.end_all()
 
 
 @pytest.fixture(scope="session")

@@ -2,22 +2,20 @@
 
 import json
 import os
-import socket
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.processes import free_port
+
 ROOT = Path(__file__).parents[2]
 ZERO = {stage: str(ROOT / "zero_configs" / f"zero{stage}_cpu.json") for stage in (2, 3)}
-TIMEOUT_S = 240
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+TIMEOUT_S = 400
+STARTED: list["Ranks"] = []
 
 
 @dataclass
@@ -28,12 +26,18 @@ class Ranks:
     logs: list[Path]
 
     def wait(self, timeout: float = TIMEOUT_S) -> list[int]:
-        """Their exit codes; all are killed when one does not end in time."""
+        """Their exit codes; all are ended when one does not end in time."""
         try:
             return [process.wait(timeout) for process in self.processes]
         finally:
-            for process in self.processes:
-                process.kill()
+            self.end()
+
+    def end(self) -> None:
+        """Kill what is left of them, and of the processes that they started."""
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def output(self, rank: int = 0) -> str:
         return self.logs[rank].read_text()
@@ -46,26 +50,42 @@ def start(
     count: int = 1,
     environment: dict | None = None,
     folders: Sequence[Path] | None = None,
+    program: Sequence[str] = ("-m", "llava_mocle.cli.main"),
 ) -> Ranks:
-    """`llava-mocle train RECIPE WORDS` on `count` processes, each in its own of `folders` if there are any."""
+    """`llava-mocle train RECIPE WORDS` on `count` processes, each in its own of `folders` if there are any.
+
+    `program` is what takes the place of `llava-mocle`, as words of python. Whatever is left of the processes goes when
+    the test ends.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     surroundings = (
         os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)} | (environment or {})
     )
     port = str(free_port())
-    processes, logs = [], []
+    ranks = Ranks([], [])
+    STARTED.append(ranks)
     for rank in range(count):
         if count > 1:
             variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
             surroundings |= {name: str(value) for name, value in variables.items()}
             surroundings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         log = folder / f"rank{rank}-{len(list(folder.iterdir()))}.log"
-        command = [sys.executable, "-m", "llava_mocle.cli.main", "train", str(recipe), *words]
+        command = [sys.executable, *program, "train", str(recipe), *words]
         with log.open("w") as file:
             cwd = folders[rank] if folders else ROOT
-            processes.append(subprocess.Popen(command, cwd=cwd, env=surroundings, stdout=file, stderr=file))
-        logs.append(log)
-    return Ranks(processes, logs)
+            # A group of its own, by which its workers are found when it has ended.
+            process = subprocess.Popen(
+                command, cwd=cwd, env=surroundings, stdout=file, stderr=file, start_new_session=True
+            )
+        ranks.processes.append(process)
+        ranks.logs.append(log)
+    return ranks
+
+
+def end_all() -> None:
+    """Of the test that is over."""
+    while STARTED:
+        STARTED.pop().end()
 
 
 def run(folder: Path, recipe: Path, *words: str, count: int = 1) -> Ranks:

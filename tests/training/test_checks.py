@@ -34,6 +34,8 @@ def test_validation_without_held_out_rows(recipe_file, mix: list[dict], asked: d
             {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
             "activation_checkpointing_kwargs is .*re-entrant",
         ),
+        ({"dtype": "bfloat16"}, "dtype is 'bfloat16' without bf16 or fp16: .*set `bf16: true`"),
+        ({"dtype": "float16", "stage": "pretrain"}, "dtype is 'float16' without bf16 or fp16"),
         ({"mm_vision_select_layer": -1}, "mm_vision_select_layer is -1, but vision_tower is not set"),
         ({"mm_vision_select_feature": "full"}, "mm_vision_select_feature is 'full', but vision_tower is not set"),
     ],

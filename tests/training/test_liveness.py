@@ -51,6 +51,17 @@ def test_rank_0_is_watched_by_all() -> None:
         assert news[rank].get(timeout=10) == f"rank 0 ({HOST}) failed: out of disk"
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_that_the_others_end_is_no_news_to_the_one_that_failed(first: int) -> None:
+    """It would cut the report of its own error short."""
+    ranks, news = watch(2)
+    ranks[first].fail("DataError: rows.json: row 3")
+    assert news[1 - first].get(timeout=10).endswith("failed: DataError: rows.json: row 3")
+    drop(ranks[1 - first])
+    time.sleep(0.3)
+    assert news[first].empty()
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
 def test_a_goodbye_is_no_death(order: tuple[int, ...]) -> None:
     ranks, news = watch(3)

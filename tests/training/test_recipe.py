@@ -1,5 +1,6 @@
 """Recipes: every one that ships resolves; a wrong key is named with the nearest right one."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -120,5 +121,14 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
 
 def test_dry_run_needs_a_configuration(tmp_path: Path) -> None:
     path = write(tmp_path, model_name_or_path="nowhere", data_path="a.json")
-    with pytest.raises(ConfigError, match="'nowhere'"):
+    with pytest.raises(ConfigError, match=r"'nowhere'.*if stage 1 is to write .*train that first.*--model_config"):
         dry_run(load_recipe(path))
+
+
+def test_dry_run_of_stage_2_on_a_stage_1_folder(recipe_file, base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stage1"
+    folder.mkdir()
+    (folder / "mm_projector_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    on_folder = dry_run(load_recipe(recipe_file(model_name_or_path=str(folder)), ["--output_dir", "runs/x"]))
+    on_base = dry_run(load_recipe(recipe_file(model_name_or_path=str(base)), ["--output_dir", "runs/x"]))
+    assert on_folder.splitlines()[1:] == on_base.splitlines()[1:]

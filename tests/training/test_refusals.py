@@ -24,6 +24,8 @@ VALUES = {
     "auto_find_batch_size": True,
     "optim_target_modules": "all-linear",
     "fsdp": "full_shard",
+    "ignore_data_skip": True,
+    "average_tokens_across_devices": False,
     "dataloader_in_order": False,
     "label_names": ["labels"],
     "include_for_metrics": ["loss"],

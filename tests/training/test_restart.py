@@ -11,10 +11,27 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.training.ranks import ZERO, Ranks, history, run, start
+from tests.processes import children, descendants, wait_until_gone
+from tests.training.ranks import TIMEOUT_S, ZERO, Ranks, history, run, start
 
-STEPS = 20
+STEPS = 60
 RESUMED = "resuming from"
+# A run that does not end the checkpoint after 12 steps: it lacks its seal.
+STUCK = """
+import time
+from llava_mocle.cli import main
+from llava_mocle.training import checkpoint
+write_seal = checkpoint.write_seal
+
+def stuck(folder, **facts):
+    if folder.name == "checkpoint-12":
+        (folder.parent / "stuck").touch()
+        time.sleep(600)
+    write_seal(folder, **facts)
+
+checkpoint.write_seal = stuck
+main.program()
+"""
 
 
 @pytest.fixture
@@ -23,7 +40,7 @@ def recipe(recipe_file) -> Path:
     return recipe_file(max_steps=STEPS, save_strategy="steps", save_steps=6, save_total_limit=3, lora_dropout=0.1)
 
 
-def wait_for(condition, ranks: Ranks, seconds: float = 120) -> None:
+def wait_for(condition, ranks: Ranks, seconds: float = TIMEOUT_S) -> None:
     until = time.time() + seconds
     while not condition():
         assert time.time() < until, ranks.output()[-3000:]
@@ -35,8 +52,8 @@ def has_reached(ranks: Ranks, step: int):
     return lambda: f"step {step:>5}  loss" in ranks.output()
 
 
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def has_checkpoint(folder: Path) -> bool:
+    return any(folder.glob("checkpoint-*"))
 
 
 def deepspeed(zero: int | None) -> list[str]:
@@ -68,12 +85,13 @@ def test_a_signal_to_one_rank_saves_on_all(
     environment = {"LLAVA_MOCLE_EXIT_FILE": str(exit_file)}
     ranks = start(tmp_path / "first", recipe, *words, count=2, environment=environment)
     wait_for(has_reached(ranks, step), ranks)
-    # As a scheduler does: to every process of one rank, its loader worker included.
+    # As a scheduler does: to every process of one rank, its loader worker and resource tracker included.
     for process in (ranks.processes[1].pid, *children(ranks.processes[1].pid)):
         os.kill(process, number)
     assert ranks.wait() == [75, 75], ranks.output()[-3000:]
     assert "preempted: " in ranks.output()
     assert f"{number.name}: saving as soon as this step is done" in ranks.output(1)
+    assert "Traceback" not in ranks.output(1)
     assert exit_file.read_text().strip() == "75"
     assert not (folder / "trainer_state.json").exists()  # which only a finished run has
     again = run(tmp_path / "second", recipe, *words, count=2)
@@ -87,7 +105,9 @@ def test_a_killed_rank_ends_the_others_by_name(recipe: Path, tmp_path: Path, vic
     folder = tmp_path / "out"
     words = ["--output_dir", str(folder), "--dataloader_num_workers", "1", *deepspeed(2)]
     ranks = start(tmp_path / "first", recipe, *words, "--max_steps", "4000", count=2)
-    wait_for(lambda: (folder / "checkpoint-6").is_dir() and has_reached(ranks, 8)(), ranks)
+    wait_for(lambda: has_checkpoint(folder) and has_reached(ranks, 8)(), ranks)
+    workers = descendants(ranks.processes[victim].pid)
+    assert workers
     ranks.processes[victim].kill()
     began = time.time()
     code = ranks.processes[1 - victim].wait(60)
@@ -95,15 +115,16 @@ def test_a_killed_rank_ends_the_others_by_name(recipe: Path, tmp_path: Path, vic
     assert code == 1
     assert f"rank {victim} (" in ranks.output(1 - victim)
     assert "died without a word" in ranks.output(1 - victim)
+    assert wait_until_gone(workers) == []
 
 
 @pytest.mark.slow
 def test_killed_while_a_checkpoint_is_written(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     words = ["--output_dir", str(folder)]
-    ranks = start(tmp_path / "first", recipe, *words)
+    ranks = start(tmp_path / "first", recipe, *words, program=["-c", STUCK])
     half = folder / ".incomplete" / "checkpoint-12"
-    wait_for(half.is_dir, ranks)
+    wait_for(half.with_name("stuck").exists, ranks)
     ranks.processes[0].kill()
     ranks.wait()
     assert half.is_dir()
@@ -174,7 +195,7 @@ def test_an_image_deleted_mid_run_is_named_on_every_rank(recipe: Path, tmp_path:
     folder = tmp_path / "out"
     words = ["--output_dir", str(folder), "--dataloader_num_workers", "1"]
     ranks = start(tmp_path / "first", recipe, *words, "--max_steps", "4000", count=2)
-    wait_for(lambda: (folder / "checkpoint-6").is_dir(), ranks)
+    wait_for(lambda: has_checkpoint(folder), ranks)
     hidden = images.rename(tmp_path / "hidden")
     codes = ranks.wait()
     assert all(code not in (0, 75) for code in codes)

@@ -313,6 +313,6 @@ def test_an_error_ends_a_run_with_loader_workers(recipe_file, tmp_path: Path) ->
         "run.train(load_recipe(sys.argv[1], ['--stop_after_steps', '2']))\n"
     )
     command = [sys.executable, str(script), str(recipe_file(dataloader_num_workers=2))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 1
     assert "boom" in done.stderr

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from multiprocessing.reduction import DupFd
@@ -21,8 +22,9 @@ from llava_mocle.training.recipe import load_recipe
 from llava_mocle.training.run import train
 from llava_mocle.training.trainer import MocleTrainer
 from llava_mocle.training.workers import NamingLoader, end_workers, naming_rows, settle
-from tests.training.ranks import start
-from tests.training.test_restart import children, has_reached, wait_for
+from tests.processes import children, descendants, ended, wait_until_gone
+from tests.training.ranks import ROOT, start
+from tests.training.test_restart import has_reached, wait_for
 
 ROW = r"pictures\.json: row \d+ \(id 'p\d+'\)"
 
@@ -120,6 +122,52 @@ def test_a_worker_is_silent_about_a_main_process_that_hangs_up(capfd) -> None:
     assert "Error" not in said.replace("ValueError", "")
 
 
+class Stuck(list):
+    """Rows at which a worker stays, and says so in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__([0])
+        self.folder = folder
+
+    def __getitem__(self, index: int) -> int:
+        (self.folder / f"{os.getpid()}.worker").touch()
+        time.sleep(60)
+        return index
+
+
+LOADER = """
+import sys
+from pathlib import Path
+from torch.utils.data import DataLoader
+from llava_mocle.training.workers import settle
+from tests.training.test_workers import Stuck
+
+if __name__ == "__main__":
+    loader = DataLoader(Stuck(Path(sys.argv[2])), num_workers=2, batch_size=1, multiprocessing_context=sys.argv[1])
+    next(iter(settle(loader, seed=0)))
+"""
+
+
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
+def test_no_worker_outlives_a_killed_main_process(tmp_path: Path, context: str) -> None:
+    """Not even one that is at a row: it would hold memory, and the output folder's lock."""
+    program = tmp_path / "loader.py"
+    program.write_text(LOADER)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, str(program), context, str(tmp_path)], env=environment)
+    with ended(process):
+        until = time.time() + 120
+        while not list(tmp_path.glob("*.worker")):
+            assert process.poll() is None
+            assert time.time() < until
+            time.sleep(0.05)
+        workers = descendants(process.pid)
+        assert int(next(tmp_path.glob("*.worker")).stem) in workers
+        process.kill()
+        process.wait()
+        assert wait_until_gone(workers) == []
+
+
 def test_a_naming_loader_is_its_loader() -> None:
     class Loader(list):
         dataset = "rows"
@@ -160,7 +208,3 @@ def test_one_line_about_a_killed_worker(recipe_file, tmp_path: Path, count: int)
     assert "Traceback" not in said
     assert "Exception ignored" not in said
     assert said.count("is killed by signal") <= 1
-
-
-def descendants(pid: int) -> list[int]:
-    return [own for child in children(pid) for own in (child, *descendants(child))]
