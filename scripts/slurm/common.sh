@@ -128,16 +128,20 @@ end_job() {
     elif [ "$restarts" -ge "$MAX_REQUEUES" ]; then
         echo "job $SLURM_JOB_ID was requeued $restarts times already (MAX_REQUEUES), so not again; submit it once" \
             "more if it makes progress between two signals"
-    elif scontrol requeue "$SLURM_JOB_ID"; then
+    else
+        # Said first: SLURM ends this shell, and may do so before scontrol has returned.
         echo "job $SLURM_JOB_ID is requeued (time $((restarts + 1)) of at most $MAX_REQUEUES) and goes on from its" \
             "newest checkpoint"
-        local left # SLURM ends this shell; a signal that comes before `wait` would not cut one long sleep short
-        for ((left = 60; left > 0; left--)); do
-            [ -z "$terminated" ] || break
-            sleep 1 >/dev/null 2>&1 &
-            wait $! || true
-        done
-        exit 0
+        if scontrol requeue "$SLURM_JOB_ID" || [ -n "$terminated" ]; then
+            local left # a signal that comes before `wait` would not cut one long sleep short
+            for ((left = 60; left > 0; left--)); do
+                [ -z "$terminated" ] || break
+                sleep 1 >/dev/null 2>&1 &
+                wait $! || true
+            done
+            exit 0
+        fi
+        echo "job $SLURM_JOB_ID could not be requeued (above, scontrol says why); submit it once more"
     fi
     exit "$code"
 }

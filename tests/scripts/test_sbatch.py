@@ -95,6 +95,8 @@ def test_plain_sbatch_finds_the_repository_where_it_was_submitted(stubs: Stubs) 
     [
         ("exit 75", "0", True, 0, "late"),
         ("exit 75", "0", True, 0, "at once"),
+        ("exit 75", "0", True, 0, "with scontrol"),
+        ("exit 75", "0", True, 75, "never"),
         ('echo 75 >"$LLAVA_MOCLE_EXIT_FILE"; exit 137', "0", True, 0, "late"),  # srun killed a slower rank
         ("exit 75", "3", False, 75, "late"),  # MAX_REQUEUES
         ("exit 1", "0", False, 1, "late"),
@@ -107,7 +109,10 @@ def test_only_a_preempted_run_is_requeued_and_not_for_ever(
 ) -> None:
     variables = {"STUB_SRUN": TRAINING.format(training), "SLURM_RESTART_COUNT": restarts, "MAX_REQUEUES": "3"}
     # SLURM ends the shell of a job that it requeues: while it waits for that, or at once.
-    end = {"late": "(sleep 0.5; kill $STUB_SHELL) >/dev/null 2>&1 &", "at once": "kill $STUB_SHELL;"}[ends]
+    end = {
+        "late": "(sleep 0.5; kill $STUB_SHELL) >/dev/null 2>&1 &", "at once": "kill $STUB_SHELL;",
+        "with scontrol": "kill $STUB_SHELL; exit 143;", "never": "exit 1;",  # it can't requeue
+    }[ends]  # fmt: skip
     stub = SHOW_HOSTS + f'; if [ "$1" = requeue ]; then {end} fi'
     script = 'export STUB_SHELL=$$; exec bash "$0" "$@"'
     command = ["bash", "-c", script, *stubs.job_command("slurm/pretrain.sbatch", "my.yaml")[1:]]
@@ -117,6 +122,8 @@ def test_only_a_preempted_run_is_requeued_and_not_for_ever(
     )
     assert result.returncode == code, result.stdout + result.stderr
     assert (["requeue", "12345"] in stubs.calls("scontrol")) == requeued
+    assert ("is requeued (time 1 of at most 3)" in result.stdout) == requeued
+    assert ("could not be requeued" in result.stdout) == (ends == "never")
     if code not in (0, 75):
         assert f"failed with exit code {code}" in result.stdout
 
