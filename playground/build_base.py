@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import AssetError, UserError
-from llava_mocle.files import make_readable
+from llava_mocle.io.files import make_readable
 from playground.paths import BASE, assets_dir
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

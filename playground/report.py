@@ -12,10 +12,10 @@ from llava_mocle.analysis.report import describe_clusters, write_report
 from llava_mocle.analysis.routing import plot_routing
 from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.data.rows import read_rows
-from llava_mocle.evaluation.answers import read_answers
+from llava_mocle.evaluation.answering.file import read_answers
 from llava_mocle.model.load import load_model
-from llava_mocle.training.adapter_setup import count_parameters
-from llava_mocle.training.recipe import load_recipe
+from llava_mocle.recipe.recipe import load_recipe
+from llava_mocle.training.setup.adapter import count_parameters
 from playground.demo import OUT, RUNS, STAGE_2
 
 SAMPLES_A_DOMAIN = 6

@@ -9,12 +9,12 @@ PACKAGE = Path(__file__).parent.parent / "llava_mocle"
 # `model` may use its two L1 neighbours: loading a checkpoint needs the adapter and the cluster model.
 LEVELS = {
     "errors": 0,
-    "files": 0,
-    "exit_file": 0,
+    "io": 0.5,
     "adapter": 1,
     "clustering": 1,
     "model": 1.5,
     "data": 2,
+    "recipe": 2.5,
     "training": 3,
     "inference": 3,
     "planning": 4,

@@ -17,7 +17,7 @@ from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.layer import MocleLinear, StackedExperts
 from llava_mocle.adapter.model import MocleModel
 from llava_mocle.errors import CheckpointError, ConfigError
-from llava_mocle.files import make_readable
+from llava_mocle.io.files import make_readable
 
 _MODEL_PREFIX = "base_model.model."
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from llava_mocle.analysis import html
 from llava_mocle.analysis.benchmark_sections import Cell, Results, Row, Section, build_sections
 from llava_mocle.analysis.stylesheet import CSS
-from llava_mocle.files import write_text
+from llava_mocle.io.files import write_text
 
 
 def to_markdown(sections: Sequence[Section]) -> str:

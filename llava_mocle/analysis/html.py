@@ -10,7 +10,7 @@ from typing import Any
 
 from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.data.images import load_image
-from llava_mocle.evaluation.normalize import exact_match
+from llava_mocle.evaluation.metrics.normalize import exact_match
 
 _THUMBNAIL_PIXELS = 360
 

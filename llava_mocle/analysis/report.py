@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from llava_mocle.analysis import html
 from llava_mocle.analysis.stylesheet import CSS
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.statistics import paired_difference_interval
-from llava_mocle.files import write_text
+from llava_mocle.evaluation.scores.statistics import paired_difference_interval
+from llava_mocle.io.files import write_text
 
 if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from llava_mocle.files import written_aside
+from llava_mocle.io.files import written_aside
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mocle.clustering.instruction import TURNS
 from llava_mocle.errors import ClusterModelError, ConfigError, DataError
-from llava_mocle.training.arguments import ClusterArguments
+from llava_mocle.recipe.keys import ClusterArguments
 
 if TYPE_CHECKING:
     from llava_mocle.clustering.cluster_model import ClusterModel
@@ -115,7 +115,7 @@ def _job_of_recipe(args: argparse.Namespace) -> _Job:
     if args.rows:
         raise ConfigError("both --recipe and --rows were given: drop one")
     from llava_mocle.data.rows import read_rows
-    from llava_mocle.training.recipe import load_recipe
+    from llava_mocle.recipe.recipe import load_recipe
 
     recipe = load_recipe(args.recipe)
     specs = recipe.data.dataset_specs()

@@ -63,7 +63,7 @@ def _specs(args: argparse.Namespace) -> "list[DatasetSpec]":
         return [DatasetSpec.single(args.rows, args.image_folder or "")]
     if args.image_folder:
         raise ConfigError("--image-folder goes with --rows; a recipe names its image folders itself")
-    from llava_mocle.training.recipe import load_recipe
+    from llava_mocle.recipe.recipe import load_recipe
 
     return load_recipe(args.recipe).data.dataset_specs()
 

@@ -115,7 +115,7 @@ def _evaluate_rows(args: argparse.Namespace) -> int:
 def _recipe_rows(recipe_path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     from llava_mocle.data.rows import read_rows
     from llava_mocle.errors import ConfigError
-    from llava_mocle.training.recipe import load_recipe
+    from llava_mocle.recipe.recipe import load_recipe
 
     specs = load_recipe(recipe_path).data.dataset_specs()
     domains = {spec.name: (read_rows(spec.eval_data_path), spec.image_folder) for spec in specs if spec.eval_data_path}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llava_mocle.errors import ConfigError
 
 if TYPE_CHECKING:
-    from llava_mocle.evaluation.shards import Shard
+    from llava_mocle.evaluation.answering.parts import Shard
 
 
 def make_shard(args: argparse.Namespace) -> "Shard":
@@ -16,7 +16,7 @@ def make_shard(args: argparse.Namespace) -> "Shard":
     Raises:
         ConfigError: flags that do not go together, or an index that is out of range.
     """
-    from llava_mocle.evaluation.shards import Shard
+    from llava_mocle.evaluation.answering.parts import Shard
 
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if args.num_chunks is None and args.chunk_idx is not None:

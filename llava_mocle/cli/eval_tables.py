@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llava_mocle.evaluation.results import other_official_n
+from llava_mocle.evaluation.scores.results import other_official_n
 
 
 def print_domains(results: Mapping[str, Any]) -> None:

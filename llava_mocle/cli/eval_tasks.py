@@ -8,7 +8,7 @@ from llava_mocle.cli.eval_sharing import make_shard
 from llava_mocle.cli.model_flags import check_dataset, load_predictor
 
 if TYPE_CHECKING:
-    from llava_mocle.evaluation.tasks.judge import Judge
+    from llava_mocle.evaluation.tasks.shared.judge import Judge
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -17,8 +17,8 @@ def evaluate(args: argparse.Namespace) -> int:
     from llava_mocle.errors import ConfigError
     from llava_mocle.evaluation.registry import get_tasks
     from llava_mocle.evaluation.suite import SuiteSettings, TasksFailed, evaluate_tasks
-    from llava_mocle.evaluation.tasks.judge import JudgedTask
-    from llava_mocle.evaluation.tasks.medical_qa import MedicalQA
+    from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
+    from llava_mocle.evaluation.tasks.shared.medical_qa import MedicalQA
 
     shard = make_shard(args)
     tasks = get_tasks(args.tasks)
@@ -57,7 +57,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def _judge(args: argparse.Namespace) -> "Judge | None":
     from llava_mocle.errors import ConfigError
-    from llava_mocle.evaluation.tasks.judge import Judge
+    from llava_mocle.evaluation.tasks.shared.judge import Judge
 
     if not args.judge_url and not args.judge_model:
         return None

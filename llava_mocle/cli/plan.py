@@ -61,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
 
     from llava_mocle.cli.console import table_console
     from llava_mocle.errors import ConfigError
-    from llava_mocle.files import write_text
+    from llava_mocle.io.files import write_text
     from llava_mocle.planning.hardware import Cluster, find_gpu
     from llava_mocle.planning.plan import as_dict, make_plan
     from llava_mocle.planning.table import print_plan
-    from llava_mocle.training.recipe import load_recipe
+    from llava_mocle.recipe.recipe import load_recipe
 
     words = list(args.overrides)
     if not words or words[0].startswith("-"):

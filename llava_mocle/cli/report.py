@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from llava_mocle.analysis.benchmark_report import to_markdown, write_benchmark_report
     from llava_mocle.analysis.benchmark_sections import build_sections
     from llava_mocle.errors import ConfigError
-    from llava_mocle.evaluation.results import read_results
+    from llava_mocle.evaluation.scores.results import read_results
 
     runs = {}
     for word in args.runs:

@@ -19,11 +19,11 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from llava_mocle.errors import ConfigError
-from llava_mocle.training.arguments import GROUPS
-from llava_mocle.training.early_signals import leaving_early, protect_tracker
+from llava_mocle.recipe.keys import GROUPS
+from llava_mocle.training.processes.early_signals import leaving_early, protect_tracker
 
 if TYPE_CHECKING:
-    from llava_mocle.training.recipe import Recipe
+    from llava_mocle.recipe.recipe import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,7 @@ def _show(args: argparse.Namespace) -> int:
         )
     recipe = _recipe(args)
     if args.resolve:
-        from llava_mocle.training.recipe import write_recipe
+        from llava_mocle.recipe.recipe import write_recipe
 
         write_recipe(recipe, args.resolve)
         return 0
@@ -85,7 +85,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _recipe(args: argparse.Namespace) -> "Recipe":
-    from llava_mocle.training.recipe import load_recipe
+    from llava_mocle.recipe.recipe import load_recipe
 
     words = list(args.overrides)
     path = words.pop(0) if words and not words[0].startswith("-") else None

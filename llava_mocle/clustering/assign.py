@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from llava_mocle.clustering.instruction import InstructionRule, instruction_hash, instruction_text
 from llava_mocle.errors import ClusterModelError, DataError
-from llava_mocle.files import written_aside
+from llava_mocle.io.files import written_aside
 
 if TYPE_CHECKING:
     from llava_mocle.clustering.cluster_model import ClusterModel

@@ -12,7 +12,7 @@ import numpy as np
 
 from llava_mocle.clustering.cluster_config import ClusterConfig, Example
 from llava_mocle.errors import ClusterModelError
-from llava_mocle.files import make_readable
+from llava_mocle.io.files import make_readable
 
 CONFIG_FILE = "config.json"
 CENTROIDS_FILE = "centroids.safetensors"

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from llava_mocle.files import written_aside
+from llava_mocle.io.files import written_aside
 
 _KEY_BYTES = 32
 

@@ -17,7 +17,7 @@ import transformers
 from llava_mocle.clustering.embedding_cache import cache_root
 from llava_mocle.data.conversation import Template
 from llava_mocle.data.row_table import RowTable
-from llava_mocle.files import written_aside
+from llava_mocle.io.files import written_aside
 
 # Rises when rendering, tokenizing or measuring give other numbers than before.
 _VERSION = 1

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.normalize import exact_match, normalize_answer
-from llava_mocle.evaluation.provenance import command, items_digest, versions
-from llava_mocle.evaluation.runner import GenerationSettings, Question, check_questions
-from llava_mocle.evaluation.shards import Shard
-from llava_mocle.evaluation.sharing import answer_shared
-from llava_mocle.evaluation.statistics import bootstrap_interval
-from llava_mocle.files import write_text
+from llava_mocle.evaluation.answering.parts import Shard
+from llava_mocle.evaluation.answering.run import GenerationSettings, Question, check_questions
+from llava_mocle.evaluation.answering.together import answer_shared
+from llava_mocle.evaluation.metrics.normalize import exact_match, normalize_answer
+from llava_mocle.evaluation.scores.provenance import command, items_digest, versions
+from llava_mocle.evaluation.scores.statistics import bootstrap_interval
+from llava_mocle.io.files import write_text
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_mocle.errors import DataError, UserError
-from llava_mocle.evaluation.answers import AnswerRun, read_answers
+from llava_mocle.evaluation.answering.file import AnswerRun, read_answers
+from llava_mocle.evaluation.answering.run import Question, answer_keys, split_chunks
 from llava_mocle.evaluation.model_vqa import read_questions
-from llava_mocle.evaluation.runner import Question, answer_keys, split_chunks
-from llava_mocle.files import write_text
+from llava_mocle.io.files import write_text
 
 _SETTINGS = ("generation", "predictor")
 

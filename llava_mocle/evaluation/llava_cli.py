@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llava_mocle.errors import ConfigError, UserError
-from llava_mocle.evaluation.runner import GenerationSettings, Question, answer_questions, split_chunks
+from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions, split_chunks
 from llava_mocle.evaluation.task import OPTION_LETTER
 
 Asked = TypeVar("Asked", bound=Question)

@@ -15,13 +15,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.evaluation.answers import read_answers
+from llava_mocle.evaluation.answering.file import read_answers
+from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
-from llava_mocle.evaluation.official import field, places, read_table
-from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import OPTION_LETTER
-from llava_mocle.evaluation.tasks.embedded_images import unpack_image
-from llava_mocle.files import write_text
+from llava_mocle.evaluation.tasks.shared.embedded_images import unpack_image
+from llava_mocle.evaluation.tasks.shared.official import field, places, read_table
+from llava_mocle.io.files import write_text
 
 LETTERS = "ABCD"
 SUFFIXES = {"en": OPTION_LETTER, "cn": "\n请直接回答选项字母。"}

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.errors import DataError, UserError
-from llava_mocle.evaluation.provenance import items_digest
-from llava_mocle.evaluation.results import check_replacement, check_results, record_scores, remove_scores
-from llava_mocle.evaluation.runner import GenerationSettings, check_questions
-from llava_mocle.evaluation.shards import PartnerLost, Shard, describe_failure
-from llava_mocle.evaluation.sharing import answer_shared
+from llava_mocle.evaluation.answering.parts import PartnerLost, Shard, describe_failure
+from llava_mocle.evaluation.answering.run import GenerationSettings, check_questions
+from llava_mocle.evaluation.answering.together import answer_shared
+from llava_mocle.evaluation.scores.provenance import items_digest
+from llava_mocle.evaluation.scores.results import check_replacement, check_results, record_scores, remove_scores
 from llava_mocle.evaluation.task import Item, Metric, Task
-from llava_mocle.evaluation.tasks.judge import JudgedTask
+from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor

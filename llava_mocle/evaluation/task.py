@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.runner import Question
-from llava_mocle.evaluation.statistics import bootstrap_interval
+from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.scores.statistics import bootstrap_interval
 
 RESAMPLES = 1000
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."

@@ -18,12 +18,12 @@ from llava_mocle.data.tokenize import tokenize_prompt, tokenize_row
 from llava_mocle.errors import CheckpointError, DataError
 from llava_mocle.inference.explanation import explain_routing
 from llava_mocle.inference.generation import decode, find_stopping, generation_config, left_pad
-from llava_mocle.inference.identity import model_id
+from llava_mocle.inference.model_id import model_id
+from llava_mocle.inference.near_ties import TieRecorder
 from llava_mocle.inference.placement import choose_placement
 from llava_mocle.inference.prompt_router import PromptRouter, dataset_id, dataset_names
 from llava_mocle.inference.ranking import log_likelihoods
 from llava_mocle.inference.request import Explanation, ImageInput, Prediction, Ranking, Request
-from llava_mocle.inference.ties import TieRecorder
 from llava_mocle.model.load import LoadedModel, load_model
 
 

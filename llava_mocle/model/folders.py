@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llava_mocle.errors import CheckpointError
-from llava_mocle.files import make_readable
+from llava_mocle.io.files import make_readable
 
 Kind = Literal["base", "stage1", "adapter", "legacy"]
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from llava_mocle.errors import CheckpointError
-from llava_mocle.files import write_text, written_aside
+from llava_mocle.io.files import write_text, written_aside
 from llava_mocle.model.folders import LEGACY_PROJECTOR_WEIGHTS, PROJECTOR_CONFIG, PROJECTOR_WEIGHTS
 from llava_mocle.model.gathering import gathered, whole_shape
 

@@ -13,7 +13,7 @@ from llava_mocle.adapter.layer import MocleLinear
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.image_tokens import image_tokens_per_image
 from llava_mocle.planning.shapes import Counts, Experts, ModelShape, Site, Tower
-from llava_mocle.training.adapter_setup import PROJECTOR, count_parameters
+from llava_mocle.training.setup.adapter import PROJECTOR, count_parameters
 
 # As transformers fills in `stage3_param_persistence_threshold: auto`.
 _PERSISTENT_HIDDENS = 10

@@ -14,9 +14,9 @@ from llava_mocle.planning.memory import STRATEGIES
 from llava_mocle.planning.recommend import Candidate, Problem, candidates, evaluate, recommend
 from llava_mocle.planning.settings import checkpointing_key, read_settings
 from llava_mocle.planning.workload import find_workload
+from llava_mocle.recipe.recipe import Recipe
+from llava_mocle.recipe.start_script import start_script
 from llava_mocle.training.dry_run import meta_model
-from llava_mocle.training.recipe import Recipe
-from llava_mocle.training.start_script import start_script
 
 DEFAULT_MFU = 0.4
 

@@ -9,7 +9,7 @@ from typing import Any
 from llava_mocle.errors import ConfigError
 from llava_mocle.planning.memory import DDP, OFFLOAD, ZERO2, ZERO3, Strategy
 from llava_mocle.planning.precision import FLOAT16, FLOAT32
-from llava_mocle.training.recipe import Recipe
+from llava_mocle.recipe.recipe import Recipe
 
 _WEIGHT_BYTES = {"float32": FLOAT32, "bfloat16": FLOAT16, "float16": FLOAT16}
 # Optimizer state a parameter: the moments' bytes. Others are taken as Adam.

@@ -9,7 +9,7 @@ from llava_mocle.data.conversation import IMAGE_TOKEN, row_images, row_turns
 from llava_mocle.data.mixture import DatasetSpec, Mixture
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.processing import has_tokenizer, load_tokenizer
-from llava_mocle.training.recipe import Recipe
+from llava_mocle.recipe.recipe import Recipe
 
 # Assumed where neither rows nor a number are given: text of a sample, its prompt's frame included.
 TEXT_TOKENS = 128

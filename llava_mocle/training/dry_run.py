@@ -12,16 +12,16 @@ import llava_mocle.model  # noqa: F401  (registers the grid tower with AutoConfi
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.folders import PROJECTOR_CONFIG
 from llava_mocle.model.load import find_base
-from llava_mocle.training.adapter_setup import (
+from llava_mocle.recipe.checks import check_recipe
+from llava_mocle.recipe.keys import ModelArguments
+from llava_mocle.recipe.recipe import Recipe
+from llava_mocle.training.processes.device import unseen_gpus
+from llava_mocle.training.setup.adapter import (
     adapter_config,
     check_targets,
     count_parameters,
     freeze_all_but_projector,
 )
-from llava_mocle.training.arguments import ModelArguments
-from llava_mocle.training.checks import check_recipe
-from llava_mocle.training.device import unseen_gpus
-from llava_mocle.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 

@@ -11,30 +11,30 @@ from llava_mocle.data.collator import Collator
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.gathering import gathered
 from llava_mocle.model.load import LoadedModel
-from llava_mocle.training.adapter_setup import (
+from llava_mocle.recipe.checks import check_recipe
+from llava_mocle.recipe.recipe import Recipe
+from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
+from llava_mocle.training.checkpoints.contents import CheckpointExtras, checkpoint_step
+from llava_mocle.training.checkpoints.resume import Resumption, find_resumption, leave_other_course, prepare_universal
+from llava_mocle.training.loop.callbacks import StopAfterSteps, replace_console
+from llava_mocle.training.loop.preemption import Preemption, ValidationCutOff
+from llava_mocle.training.loop.routing_log import RoutingLog, warn_of_idle_experts
+from llava_mocle.training.loop.trainer import MocleTrainer
+from llava_mocle.training.processes.device import refuse_unseen_gpus, warn_of_idle_gpus
+from llava_mocle.training.processes.group import prepare_deepspeed, start_collectives, watched
+from llava_mocle.training.processes.launcher_watch import ending_with_launcher
+from llava_mocle.training.processes.loader_workers import end_workers, naming_rows, start_workers_safely
+from llava_mocle.training.processes.output_dir import claimed
+from llava_mocle.training.setup.adapter import (
     adapter_config,
     check_targets,
     count_parameters,
     freeze_all_but_projector,
 )
-from llava_mocle.training.callbacks import StopAfterSteps, replace_console
-from llava_mocle.training.checkpoint import CheckpointExtras, checkpoint_step
-from llava_mocle.training.checks import check_recipe
-from llava_mocle.training.cluster_setup import needs_clusters
-from llava_mocle.training.data_setup import TrainingData, prepare_data
-from llava_mocle.training.device import refuse_unseen_gpus, warn_of_idle_gpus
-from llava_mocle.training.distributed import prepare_deepspeed, start_collectives, watched
-from llava_mocle.training.hf_arguments import MocleTrainingArguments
-from llava_mocle.training.model_setup import load_start
-from llava_mocle.training.orphans import ending_with_launcher
-from llava_mocle.training.output_dir import claimed
-from llava_mocle.training.preemption import Preemption, ValidationCutOff
-from llava_mocle.training.recipe import Recipe
-from llava_mocle.training.resumption import Resumption, find_resumption, leave_other_course, prepare_universal
-from llava_mocle.training.routing_log import RoutingLog, warn_of_idle_experts
-from llava_mocle.training.same_data import check_same_data
-from llava_mocle.training.trainer import MocleTrainer
-from llava_mocle.training.workers import end_workers, naming_rows, start_workers_safely
+from llava_mocle.training.setup.clusters import needs_clusters
+from llava_mocle.training.setup.data import TrainingData, prepare_data
+from llava_mocle.training.setup.model import load_start
+from llava_mocle.training.setup.same_rows import check_same_data
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llava_mocle.files import write_text
+from llava_mocle.io.files import write_text
 
 Row = dict[str, Any]
 

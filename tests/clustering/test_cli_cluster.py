@@ -120,7 +120,7 @@ def write_recipe(path, files, encoder, **keys):
 
 def test_the_defaults_are_the_recipes(files, tmp_path, monkeypatch):
     from llava_mocle.cli import cluster as command
-    from llava_mocle.training.arguments import ClusterArguments
+    from llava_mocle.recipe.keys import ClusterArguments
 
     jobs = []
     monkeypatch.setattr(command, "_fit", jobs.append)

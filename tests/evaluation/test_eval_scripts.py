@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from llava_mocle.cli.main import main
-from llava_mocle.evaluation.answers import read_answers
+from llava_mocle.evaluation.answering.file import read_answers
 from llava_mocle.evaluation.registry import all_tasks
 from llava_mocle.evaluation.tasks.vqa_rad import VqaRad
 from tests.evaluation.tasks.official_files import data_root, ready_items

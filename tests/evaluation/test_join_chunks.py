@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions, split_chunks
 from llava_mocle.evaluation.join_chunks import main
-from llava_mocle.evaluation.runner import GenerationSettings, Question, answer_questions, split_chunks
 from tests.evaluation.fakes import FakePredictor
 
 QUESTIONS = [Question(number // 2, f"question {number}?") for number in range(13)]  # ids that two questions share

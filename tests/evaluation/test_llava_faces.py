@@ -10,7 +10,7 @@ from PIL import Image
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation import model_vqa, model_vqa_loader, model_vqa_mmbench, model_vqa_science
-from llava_mocle.evaluation.answers import FIELDS, read_answers
+from llava_mocle.evaluation.answering.file import FIELDS, read_answers
 from tests.inference import tiny
 
 LETTER = "\nAnswer with the option's letter from the given choices directly."

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answers import FIELDS, read_answers
+from llava_mocle.evaluation.answering.file import FIELDS, read_answers
 from llava_mocle.evaluation.model_vqa import main, read_questions
 from llava_mocle.inference import Predictor
 from tests.inference import tiny

@@ -6,10 +6,10 @@ import logging
 import pytest
 
 from llava_mocle.errors import ConfigError, DataError
-from llava_mocle.evaluation.answers import read_answers
+from llava_mocle.evaluation.answering.file import read_answers
+from llava_mocle.evaluation.answering.parts import Shard
 from llava_mocle.evaluation.registry import all_tasks, get_tasks
-from llava_mocle.evaluation.results import read_results
-from llava_mocle.evaluation.shards import Shard
+from llava_mocle.evaluation.scores.results import read_results
 from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks
 from llava_mocle.evaluation.task import Scores, mean_metric
 from tests.evaluation.fakes import FakePredictor

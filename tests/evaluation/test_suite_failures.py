@@ -3,7 +3,7 @@
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.shards import PartnerLost, Shard
+from llava_mocle.evaluation.answering.parts import PartnerLost, Shard
 from llava_mocle.evaluation.suite import SuiteSettings, TasksFailed, evaluate_tasks
 from tests.evaluation.fakes import FakePredictor
 from tests.evaluation.together import run_together

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llava_mocle.errors import UserError
-from llava_mocle.evaluation.shards import Shard
+from llava_mocle.evaluation.answering.parts import Shard
 
 
 def run_together(count: int, work: Callable[[Shard], Any]) -> list[Any]:

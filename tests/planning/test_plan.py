@@ -15,7 +15,7 @@ from llava_mocle.planning.memory import DDP, OFFLOAD, ZERO2, ZERO3
 from llava_mocle.planning.plan import make_plan
 from llava_mocle.planning.settings import Settings, read_settings
 from llava_mocle.planning.workload import find_workload
-from llava_mocle.training.recipe import known_keys, load_recipe
+from llava_mocle.recipe.recipe import known_keys, load_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(ROOT / "scripts" / "recipes" / "llava_v1_5_7b_mocle.yaml")

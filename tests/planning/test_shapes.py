@@ -6,9 +6,9 @@ import pytest
 
 from llava_mocle.planning.measure import measure_shape
 from llava_mocle.planning.shapes import Site
-from llava_mocle.training.adapter_setup import count_parameters
+from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.training.dry_run import meta_model
-from llava_mocle.training.recipe import load_recipe
+from llava_mocle.training.setup.adapter import count_parameters
 
 RECIPES = Path(__file__).parents[2] / "scripts" / "recipes"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.scripts import slurm_cluster
-from tests.training.conftest import base, clusters, mix, recipe_file
+from tests.tiny_run import base, clusters, mix, recipe_file
 
 __all__ = ["base", "clusters", "mix", "recipe_file", "slurm"]
 

@@ -20,8 +20,8 @@ from llava_mocle.clustering.assign import assign_rows, write_assignments
 from llava_mocle.clustering.instruction import InstructionRule, instruction_text
 from llava_mocle.data.sampler import GlobalBatchSampler
 from llava_mocle.model.load import load_model
-from llava_mocle.training.data_setup import prepare_data
-from llava_mocle.training.recipe import load_recipe
+from llava_mocle.recipe.recipe import load_recipe
+from llava_mocle.training.setup.data import prepare_data
 from tests.training.ranks import ROOT, ZERO, history, run
 
 SEED = 7

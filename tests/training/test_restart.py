@@ -20,7 +20,7 @@ RESUMED = "resuming from"
 STUCK = """
 import time
 from llava_mocle.cli import main
-from llava_mocle.training import checkpoint
+from llava_mocle.training.checkpoints import contents as checkpoint
 write_seal = checkpoint.write_seal
 
 def stuck(folder, **facts):

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from llava_mocle.errors import CheckpointError, ClusterModelError, ConfigError, DataError
 from llava_mocle.model.load import load_model
-from llava_mocle.training.output_dir import claimed
-from llava_mocle.training.recipe import load_recipe
+from llava_mocle.recipe.recipe import load_recipe
+from llava_mocle.training.processes.output_dir import claimed
 from llava_mocle.training.run import train
 
 
@@ -305,7 +305,7 @@ def test_an_error_ends_a_run_with_loader_workers(recipe_file, tmp_path: Path) ->
         "import sys\n"
         "from transformers import TrainerCallback\n"
         "from llava_mocle.training import run\n"
-        "from llava_mocle.training.recipe import load_recipe\n"
+        "from llava_mocle.recipe.recipe import load_recipe\n"
         "class Boom(run.StopAfterSteps):\n"
         "    def on_step_end(self, *args, **kwargs):\n"
         "        raise RuntimeError('boom')\n"

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.options import letter_or_text, parse_option_letter
 from llava_mocle.evaluation.metrics.vqa import min_over_three, normalize_vqa
-from llava_mocle.evaluation.official import ID, TEXT_OR_NUMBER, field, places, read_json
-from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.annotators import annotated
-from llava_mocle.evaluation.tasks.choices import OPTION_TOKENS, choice_item, chosen
-from llava_mocle.evaluation.tasks.coco_images import coco_image
-from llava_mocle.evaluation.tasks.prompt_styles import short_question
+from llava_mocle.evaluation.tasks.shared.annotators import annotated
+from llava_mocle.evaluation.tasks.shared.choices import OPTION_TOKENS, choice_item, chosen
+from llava_mocle.evaluation.tasks.shared.coco_images import coco_image
+from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
 
 FILE = "aokvqa/aokvqa_v1p0_val.json"
 IMAGES = "aokvqa/val2017"

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.official import ID, field, field_or, places, read_json
 from llava_mocle.evaluation.task import Item, Scores, Source, Task
-from llava_mocle.evaluation.tasks.annotators import annotated
-from llava_mocle.evaluation.tasks.captions import caption_item, cider_metric, empty_answers
+from llava_mocle.evaluation.tasks.shared.annotators import annotated
+from llava_mocle.evaluation.tasks.shared.captions import caption_item, cider_metric, empty_answers
+from llava_mocle.evaluation.tasks.shared.official import ID, field, field_or, places, read_json
 
 FILE = "flickr30k/dataset_flickr30k.json"
 IMAGES = "flickr30k/flickr30k-images"

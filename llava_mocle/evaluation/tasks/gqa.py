@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.exact import gqa_match
-from llava_mocle.evaluation.official import ID, field, read_json
-from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.prompt_styles import short_question
-from llava_mocle.evaluation.tasks.uploads import write_upload
+from llava_mocle.evaluation.tasks.shared.official import ID, field, read_json
+from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
+from llava_mocle.evaluation.tasks.shared.submissions import write_upload
 
 FILE = "gqa/data/testdev_balanced_questions.json"
 IMAGES = "gqa/data/images"

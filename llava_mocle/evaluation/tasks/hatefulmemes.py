@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import roc_auc
-from llava_mocle.evaluation.official import ID, field, places, read_jsonl
-from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import (
     SHORT_ANSWER,
     Item,
@@ -23,8 +22,9 @@ from llava_mocle.evaluation.task import (
     mean_metric,
     resampled_metric,
 )
-from llava_mocle.evaluation.tasks.likelihoods import candidate_scores
-from llava_mocle.evaluation.tasks.prompt_styles import check_style
+from llava_mocle.evaluation.tasks.shared.likelihoods import candidate_scores
+from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_jsonl
+from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 TEMPLATE = 'This is an image with: "{text}" written on it. Is it hateful?'
 # Yes first, in the spelling that each family was trained on.

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.official import ID, TEXT_OR_NUMBER, field, read_json
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.choices import OPTION_TOKENS, choice_item, chosen
+from llava_mocle.evaluation.tasks.shared.choices import OPTION_TOKENS, choice_item, chosen
+from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field, read_json
 
 FOLDER = "iconqa/iconqa_data"
 SPLIT = "choose_txt_test"

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.vqa import half_accuracy
-from llava_mocle.evaluation.official import field, places, read_table
-from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import Item, Scores, Source, mean_metric
-from llava_mocle.evaluation.tasks.prompt_styles import short_question
-from llava_mocle.evaluation.tasks.video_qa import Frames, VideoTask, video_sources
+from llava_mocle.evaluation.tasks.shared.official import field, places, read_table
+from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
+from llava_mocle.evaluation.tasks.shared.video_qa import Frames, VideoTask, video_sources
 
 FILE = "ivqa/test.csv"
 ANNOTATORS = 5

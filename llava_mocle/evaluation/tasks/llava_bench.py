@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answers import FIELDS
-from llava_mocle.evaluation.official import ID, field, places, read_json, read_jsonl
-from llava_mocle.evaluation.runner import Question
+from llava_mocle.evaluation.answering.file import FIELDS
+from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.task import Item, Metric, Scores, Source, resampled_metric
-from llava_mocle.evaluation.tasks.judge import JudgedTask
-from llava_mocle.evaluation.tasks.prompt_styles import check_style
-from llava_mocle.evaluation.tasks.uploads import write_lines
+from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
+from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json, read_jsonl
+from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
+from llava_mocle.evaluation.tasks.shared.submissions import write_lines
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.official import TEXT_OR_NUMBER, field, read_json, read_text
-from llava_mocle.evaluation.runner import Question
+from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.task import Item, Metric, Scores, Source, mean_metric
-from llava_mocle.evaluation.tasks.judge import JudgedTask
-from llava_mocle.evaluation.tasks.prompt_styles import check_style
-from llava_mocle.evaluation.tasks.uploads import write_upload
+from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
+from llava_mocle.evaluation.tasks.shared.official import TEXT_OR_NUMBER, field, read_json, read_text
+from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
+from llava_mocle.evaluation.tasks.shared.submissions import write_upload
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.options import circular_correct, letter_or_text
-from llava_mocle.evaluation.official import field, places, read_table
 from llava_mocle.evaluation.task import OPTION_LETTER, Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.choices import OPTION_TOKENS, choice_item, chosen
-from llava_mocle.evaluation.tasks.embedded_images import expected_image, unpack_image
-from llava_mocle.evaluation.tasks.spreadsheet import write_spreadsheet
+from llava_mocle.evaluation.tasks.shared.choices import OPTION_TOKENS, choice_item, chosen
+from llava_mocle.evaluation.tasks.shared.embedded_images import expected_image, unpack_image
+from llava_mocle.evaluation.tasks.shared.official import field, places, read_table
+from llava_mocle.evaluation.tasks.shared.spreadsheet import write_spreadsheet
 
 LETTERS = "ABCD"
 ROTATION = 1_000_000  # added to the index for each rotation

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import yes_no_mme
 from llava_mocle.evaluation.metrics.mme import COGNITION, PERCEPTION, Record, mme_interval, mme_scores
-from llava_mocle.evaluation.official import read_text
-from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.prompt_styles import check_style
+from llava_mocle.evaluation.tasks.shared.official import read_text
+from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 FOLDER = "MME/MME_Benchmark_release_version"
 REQUEST = "Please answer yes or no."

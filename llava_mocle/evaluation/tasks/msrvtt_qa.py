@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.evaluation.task import Item, Scores, Source
-from llava_mocle.evaluation.tasks.video_qa import Frames, VideoTask, video_items, video_scores, video_sources
+from llava_mocle.evaluation.tasks.shared.video_qa import Frames, VideoTask, video_items, video_scores, video_sources
 
 FILE = "msrvtt_qa/test_qa.json"
 

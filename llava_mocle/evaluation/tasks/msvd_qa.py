@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.official import read_text
 from llava_mocle.evaluation.task import Item, Scores, Source
-from llava_mocle.evaluation.tasks.video_qa import Frames, VideoTask, video_items, video_scores, video_sources
+from llava_mocle.evaluation.tasks.shared.official import read_text
+from llava_mocle.evaluation.tasks.shared.video_qa import Frames, VideoTask, video_items, video_scores, video_sources
 
 FILE = "msvd_qa/test_qa.json"
 MAPPING = "msvd_qa/youtube_mapping.txt"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.official import ID, field, places, read_json
 from llava_mocle.evaluation.task import Item, Scores, Source, Task
-from llava_mocle.evaluation.tasks.captions import caption_item, cider_metric, empty_answers
+from llava_mocle.evaluation.tasks.shared.captions import caption_item, cider_metric, empty_answers
+from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json
 
 FILE = "nocaps/nocaps_val_4500_captions.json"
 IMAGES = "nocaps/val"

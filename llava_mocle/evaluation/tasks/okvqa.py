@@ -10,7 +10,7 @@ from typing import Any
 
 from llava_mocle.evaluation.metrics.vqa import min_over_three
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.vqa_style import accuracies, vqa_items, vqa_metrics
+from llava_mocle.evaluation.tasks.shared.vqa_style import accuracies, vqa_items, vqa_metrics
 
 QUESTIONS = "okvqa/OpenEnded_mscoco_val2014_questions.json"
 ANNOTATIONS = "okvqa/mscoco_val2014_annotations.json"

@@ -4,7 +4,7 @@ The authors' own annotations are a pickle, which is not read.
 """
 
 from llava_mocle.evaluation.task import Source
-from llava_mocle.evaluation.tasks.medical_qa import MedicalQA
+from llava_mocle.evaluation.tasks.shared.medical_qa import MedicalQA
 
 
 class PathVqa(MedicalQA):

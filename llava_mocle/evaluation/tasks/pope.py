@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import f1, yes_no_pope
-from llava_mocle.evaluation.official import ID, field, places, read_jsonl
-from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Scores, Source, Task, mean_metric, resampled_metric
+from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_jsonl
 
 SPLITS = ("adversarial", "popular", "random")
 FILE = "pope/coco/coco_pope_{}.json"

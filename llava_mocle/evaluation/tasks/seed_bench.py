@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.options import bare_letter
-from llava_mocle.evaluation.official import ID, TEXT_OR_NUMBER, field, places, read_json
 from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.choices import OPTION_TOKENS, choice_item, chosen
-from llava_mocle.evaluation.tasks.uploads import write_lines
+from llava_mocle.evaluation.tasks.shared.choices import OPTION_TOKENS, choice_item, chosen
+from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.submissions import write_lines
 
 FOLDER = "seed_bench"
 FILE = f"{FOLDER}/SEED-Bench.json"

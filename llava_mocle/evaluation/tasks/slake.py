@@ -10,9 +10,9 @@ Either LLaVA-Med's rows (see `medical_qa`), or the authors' file:
 from collections.abc import Mapping
 from typing import Any
 
-from llava_mocle.evaluation.official import ID, TEXT_OR_NUMBER, field
 from llava_mocle.evaluation.task import Source
-from llava_mocle.evaluation.tasks.medical_qa import MedicalQA, MedicalRecord
+from llava_mocle.evaluation.tasks.shared.medical_qa import MedicalQA, MedicalRecord
+from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field
 
 ORIGIN = "med-vqa.com/slake, Slake1.0.zip"
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.textvqa import textvqa_accuracy
-from llava_mocle.evaluation.official import ID, field, field_or, places, read_json
-from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.annotators import annotated
-from llava_mocle.evaluation.tasks.prompt_styles import short_question
+from llava_mocle.evaluation.tasks.shared.annotators import annotated
+from llava_mocle.evaluation.tasks.shared.official import ID, field, field_or, places, read_json
+from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
 
 FILE = "textvqa/TextVQA_0.5.1_val.json"
 OCR = "textvqa/TextVQA_Rosetta_OCR_v0.2_val.json"

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.ranking import reciprocal_rank
-from llava_mocle.evaluation.official import ID, field, places, read_json
-from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.coco_images import coco_image
-from llava_mocle.evaluation.tasks.likelihoods import candidate_scores
-from llava_mocle.evaluation.tasks.prompt_styles import check_style
+from llava_mocle.evaluation.tasks.shared.coco_images import coco_image
+from llava_mocle.evaluation.tasks.shared.likelihoods import candidate_scores
+from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 FILE = "visdial/visdial_1.0_val.json"
 IMAGES = "visdial/VisualDialog_val2018"

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
 from llava_mocle.evaluation.metrics.vqa import min_over_three, soft_accuracy
-from llava_mocle.evaluation.official import field, places, read_json
-from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.prompt_styles import check_style, short_question
-from llava_mocle.evaluation.tasks.uploads import write_upload
-from llava_mocle.evaluation.tasks.vqa_style import accuracies, by_answer_type, given_answers
+from llava_mocle.evaluation.tasks.shared.official import field, places, read_json
+from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style, short_question
+from llava_mocle.evaluation.tasks.shared.submissions import write_upload
+from llava_mocle.evaluation.tasks.shared.vqa_style import accuracies, by_answer_type, given_answers
 
 SPLITS = ("train", "val", "test")
 ANSWER_TYPES = ("yes/no", "number", "other", "unanswerable")

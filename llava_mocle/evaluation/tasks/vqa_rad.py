@@ -9,9 +9,9 @@ Either LLaVA-Med's rows (see `medical_qa`), or the authors' file:
 from collections.abc import Mapping
 from typing import Any
 
-from llava_mocle.evaluation.official import ID, TEXT_OR_NUMBER, field
 from llava_mocle.evaluation.task import Source
-from llava_mocle.evaluation.tasks.medical_qa import MedicalQA, MedicalRecord
+from llava_mocle.evaluation.tasks.shared.medical_qa import MedicalQA, MedicalRecord
+from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field
 
 PUBLIC = "VQA_RAD Dataset Public.json"
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
-from llava_mocle.evaluation.official import ID, field, places, read_json
 from llava_mocle.evaluation.task import Item, Metric, Scores, Source, Task
-from llava_mocle.evaluation.tasks.uploads import write_upload
-from llava_mocle.evaluation.tasks.vqa_style import vqa_items, vqa_metrics
+from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.submissions import write_upload
+from llava_mocle.evaluation.tasks.shared.vqa_style import vqa_items, vqa_metrics
 
 TEST_DEV = "vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json"
 TEST = "vqav2/v2_OpenEnded_mscoco_test2015_questions.json"

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import yes_probability
-from llava_mocle.evaluation.official import field, places, read_jsonl
-from llava_mocle.evaluation.runner import Question
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.likelihoods import candidate_scores
-from llava_mocle.evaluation.tasks.prompt_styles import check_style
+from llava_mocle.evaluation.tasks.shared.likelihoods import candidate_scores
+from llava_mocle.evaluation.tasks.shared.official import field, places, read_jsonl
+from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 TEMPLATE = 'Based on the image, is this statement true or false? "{caption}"'
 # True words first. LLaVA-1.5 was trained on capitalised short answers, InstructBLIP on lower case.

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answers import make_answer
-from llava_mocle.evaluation.tasks.judge import Judge
+from llava_mocle.evaluation.answering.file import make_answer
 from llava_mocle.evaluation.tasks.llava_bench import FOLDER, RULES, LlavaBench
+from llava_mocle.evaluation.tasks.shared.judge import Judge
 from tests.evaluation.tasks.judge_server import judge_server
 from tests.evaluation.tasks.official_files import answers_to, data_root, edited, ready_items
 

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.judge import Judge
 from llava_mocle.evaluation.tasks.mm_vet import PROMPT_FILE, MMVet
+from llava_mocle.evaluation.tasks.shared.judge import Judge
 from tests.evaluation.tasks.judge_server import judge_server
 from tests.evaluation.tasks.official_files import answers_to, data_root, edited, ready_items
 

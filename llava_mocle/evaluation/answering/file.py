@@ -1,0 +1,228 @@
+"""Writing and resuming answer files: LLaVA's JSONL, an object with the keys of `FIELDS` a line."""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from llava_mocle.errors import DataError
+from llava_mocle.io.files import lock
+
+# Tells that an answer is this question's: question_id, prompt, and the dataset whose expert answers, if one is named.
+AnswerKey = tuple[Any, str, str | None]
+FIELDS = ("question_id", "prompt", "text", "answer_id", "model_id", "metadata")
+
+
+def make_answer(
+    question_id: str | int,
+    prompt: str,
+    text: str,
+    model_id: str,
+    metadata: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One answer record, its keys in LLaVA's order.
+
+    `answer_id` follows from the model and the question, so that a resumed or sharded run writes the same bytes as an
+    unbroken one.
+    """
+    answer_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{model_id}\n{question_id}\n{prompt}").hex
+    return {
+        "question_id": question_id,
+        "prompt": prompt,
+        "text": text,
+        "answer_id": answer_id,
+        "model_id": model_id,
+        "metadata": dict(metadata or {}),
+    }
+
+
+def read_answers(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """All complete answers of a file, in order.
+
+    A last line without its newline is what a killed run leaves behind: it is left out, not an error.
+
+    Raises:
+        DataError: a line is not JSON, misses a field, or answers a question (its id and its prompt) that an earlier
+            line answered.
+    """
+    complete, _ = _complete_lines(Path(path))
+    answers: list[dict[str, Any]] = []
+    first_line: dict[tuple[Any, str], int] = {}
+    for number, line in enumerate(complete, start=1):
+        if not line.strip():
+            continue
+        record = _parse(line, path, number)
+        question = (record["question_id"], record["prompt"])
+        if question in first_line:
+            raise DataError(
+                f"{path}, line {number}: question_id {question[0]!r} was already answered on line "
+                f"{first_line[question]}. Each question may stand once: remove one line, or pass --overwrite."
+            )
+        first_line[question] = number
+        answers.append(record)
+    return answers
+
+
+@dataclass(frozen=True)
+class AnswerRun:
+    """What all answers of one file share.
+
+    Attributes:
+        model_id: the model's name and fingerprint.
+        settings: entries of `metadata`; one that an answer lacks is not held against it.
+    """
+
+    model_id: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:
+        """Whether these answers may be continued.
+
+        Raises:
+            DataError: one is another model's, or was made with other settings.
+        """
+        for number, record in enumerate(records, start=1):
+            if record["model_id"] != self.model_id:
+                raise DataError(
+                    f"{path}, answer {number}: written by model {record['model_id']!r}, but this run's model is "
+                    f"{self.model_id!r}. Choose another answers file, or pass --overwrite to start anew."
+                )
+            for name, expected in self.settings.items():
+                found = record["metadata"].get(name, expected)
+                if found != expected:
+                    raise DataError(
+                        f"{path}, answer {number}: its {name} is {found!r}, but this run's is {expected!r}. "
+                        f"Use the same settings, choose another answers file, or pass --overwrite to start anew."
+                    )
+
+    def check_prefix(
+        self, path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], keys: Sequence[AnswerKey]
+    ) -> int:
+        """How many of these questions the records already answer.
+
+        Raises:
+            DataError: the answers are not those of the first questions, in order.
+        """
+        for number, (record, key) in enumerate(zip(records, keys, strict=False), start=1):
+            question_id, prompt, dataset = key
+            used = record["metadata"].get("dataset", dataset)
+            if used != dataset:
+                raise DataError(
+                    f"{path}, answer {number}: given by the expert of dataset {used!r}, but this run takes that of "
+                    f"{dataset!r}. Choose another answers file, or pass --overwrite to start anew."
+                )
+            found = (record["question_id"], record["prompt"])
+            if found != (question_id, prompt):
+                raise DataError(
+                    f"{path}, answer {number}: answers question {found[0]!r} ({found[1]!r}), but that place now has "
+                    f"{question_id!r} ({prompt!r}). The questions have changed since the file was written: choose "
+                    f"another answers file, or pass --overwrite."
+                )
+        return min(len(records), len(keys))
+
+
+class AnswerFile:
+    """An answer file open for appending; a context manager.
+
+    An existing file is continued: its answers are in `answers`, and a half-written last line is cut off. Every
+    `append` reaches the operating system before it returns, so a killed run loses at most the batch it was working on.
+    The file is this process's alone until it is closed.
+
+    Raises:
+        DataError: the file holds answers of another model or of other settings, is damaged, can't be written, or
+            another process is writing it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], run: AnswerRun, *, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self.run = run
+        self.answers: list[dict[str, Any]] = []
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: answers cannot be written there ({error.strerror}); choose another place."
+            ) from error
+        try:
+            self._claim(overwrite)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _claim(self, overwrite: bool) -> None:
+        if not lock(self._file.fileno(), self.path):
+            raise DataError(f"{self.path}: another process is writing answers there; wait for it, or choose another.")
+        if overwrite:
+            self._file.truncate(0)
+        self.answers = read_answers(self.path)
+        self.run.check(self.path, self.answers)
+        _cut_incomplete_line(self.path)
+
+    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Add answers, all of them or (if the process dies) a prefix whose last line may be cut."""
+        self._file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.answers.extend(dict(record) for record in records)
+
+    def check_prefix(self, keys: Sequence[AnswerKey]) -> int:
+        """How many of these questions the file already answers; see `AnswerRun.check_prefix`."""
+        return self.run.check_prefix(self.path, self.answers, keys)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "AnswerFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _parse(line: str, path: str | os.PathLike[str], number: int) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}). An answers file has one JSON "
+            f"object a line: repair the line, or pass --overwrite to answer everything again."
+        ) from error
+    missing = [field for field in FIELDS if not isinstance(record, dict) or field not in record]
+    if missing:
+        raise DataError(
+            f"{path}, line {number}: no field {missing[0]!r}; an answer has {', '.join(FIELDS)}. Is this an answers "
+            f"file? Choose another one, or pass --overwrite."
+        )
+    for name, kinds, expected in (("question_id", (str, int), "a text or a number"), ("prompt", str, "a text")):
+        if not isinstance(record[name], kinds):
+            raise DataError(
+                f"{path}, line {number}: {name!r} is {record[name]!r:.60}, expected {expected}. Is this an answers "
+                f"file? Choose another one, or pass --overwrite."
+            )
+    if not isinstance(record["metadata"], dict):
+        record["metadata"] = {}
+    return record
+
+
+def _complete_lines(path: Path) -> tuple[list[str], int]:
+    """The lines that end in a newline, and how many bytes they take."""
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    try:
+        text = content[:end].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}. Is this an answers file?") from error
+    return text.split("\n")[:-1], end
+
+
+def _cut_incomplete_line(path: Path) -> None:
+    _, end = _complete_lines(path)
+    if end < path.stat().st_size:
+        os.truncate(path, end)

@@ -1,0 +1,119 @@
+"""Multiple choice with one right option: an answer is a letter, or the options are ranked by likelihood.
+
+An option without text is none, but keeps its letter: the options "cat", "" and "dog" are A and C.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
+from typing import Any
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.metrics.options import letter_or_text, option_text, parse_option_letter
+from llava_mocle.evaluation.task import OPTION_LETTER, Item
+from llava_mocle.evaluation.tasks.shared.likelihoods import candidate_scores
+from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
+
+# An answer may spell its option out; as many as LLaVA's loader of questions generates.
+OPTION_TOKENS = 128
+
+
+def choice_question(question: str, options: Sequence[str], prompts: str) -> str:
+    """The prompt: LLaVA's has an option a line, the paper's all on one, joined as in its Tables 10 and 16.
+
+    >>> choice_question("Which?", ["cat", "dog"], "instructblip")
+    'Question: Which? Options: (a) cat (b) dog. Short answer:'
+    """
+    check_style(prompts)
+    if prompts == "llava":
+        pairs = zip(ascii_uppercase, options, strict=False)
+        return question + "".join(f"\n{letter}. {option}" for letter, option in pairs if option) + OPTION_LETTER
+    pairs = zip(ascii_lowercase, options, strict=False)
+    listed = " ".join(f"({letter}) {option}" for letter, option in pairs if option)
+    return f"Question: {question} Options: {listed}. Short answer:"
+
+
+def gold_index(answer: Any, options: Sequence[str], place: str) -> int:
+    """The right option's index from the file's index or letter.
+
+    Raises:
+        DataError: fewer than two options, or the answer is none of them.
+    """
+    letters = ascii_uppercase[: len(options)]
+    index = letters.find(answer) if isinstance(answer, str) and len(answer) == 1 else answer
+    count = sum(map(bool, options))
+    known = isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(options)
+    if not known or not options[index] or count < 2:
+        raise DataError(
+            f"{place}: the answer is {answer!r} with {count} options; expected two options or more and the "
+            "index or letter of one of them. Is this the file of a split without answers?"
+        )
+    return index
+
+
+def choice_item(
+    question_id: str | int,
+    question: str,
+    options: Sequence[Any],
+    answer: Any,
+    *,
+    images: tuple[Path, ...],
+    place: str,
+    prompts: str,
+    rewrite: Callable[[str], str] = str,
+    keys: Mapping[str, Any] | None = None,
+) -> Item:
+    """A multiple-choice question; its reference is the right option's index.
+
+    Args:
+        answer: the right option's index or letter.
+        prompts: "llava" asks for a letter; with "instructblip" the options are ranked.
+        rewrite: last change to the prompt of `choice_question`.
+        keys: further keys; `options` is always among them.
+
+    Raises:
+        DataError: see `gold_index`.
+    """
+    texts = tuple(str(option) for option in options)
+    asked = Question(
+        question_id=question_id,
+        prompt=rewrite(choice_question(question, texts, prompts)),
+        images=images,
+        source=place,
+        candidates=tuple(filter(None, texts)) if prompts == "instructblip" else (),
+    )
+    return Item(asked, gold_index(answer, texts, place), {**(keys or {}), "options": texts})
+
+
+def stated_option(text: str, options: Sequence[str]) -> int | None:
+    """A reading for benchmarks without an official one, its parts tried in order.
+
+    A letter in one of the usual forms; an option's text; what MMBench's matcher finds.
+    """
+    for reading in (parse_option_letter, option_text, letter_or_text):
+        index = reading(text, options)
+        if index is not None:
+            return index
+    return None
+
+
+def chosen(
+    item: Item,
+    answer: Mapping[str, Any],
+    parse: Callable[[str, Sequence[str]], int | None] = stated_option,
+) -> int | None:
+    """Index of the option that an answer chose; None where it can't be told.
+
+    Among ranked options the likeliest is chosen, and of equals the first that is wrong. Options of the same text are
+    the same choice.
+    """
+    options = item.keys["options"]
+    right = {index for index, option in enumerate(options) if option == options[item.reference]}
+    if item.question.candidates:
+        places = [index for index, option in enumerate(options) if option]
+        scores = dict(zip(places, candidate_scores(item, answer), strict=True))
+        best: int | None = max(places, key=lambda index: (scores[index], index not in right))
+    else:
+        best = parse(answer["text"], options)
+    return int(item.reference) if best in right else best

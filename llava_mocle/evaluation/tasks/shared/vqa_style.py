@@ -1,0 +1,109 @@
+"""What the benchmarks in VQA's file format share.
+
+questions: {"data_subtype": "val2014", "questions": [{"image_id": 42, "question": "Is it day?", "question_id": 42000}]}
+annotations: {"annotations": [{"question_id": 42000, "image_id": 42, "answer_type": "yes/no",
+              "answers": [{"answer": "yes", "answer_confidence": "yes", "answer_id": 1}]}]}
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.metrics.vqa import min_over_three, soft_accuracy
+from llava_mocle.evaluation.task import Item, Metric, mean_metric
+from llava_mocle.evaluation.tasks.shared.annotators import annotated
+from llava_mocle.evaluation.tasks.shared.coco_images import coco_image
+from llava_mocle.evaluation.tasks.shared.official import ID, field, field_or, places, read_json
+from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
+
+Accuracy = Callable[[str, Sequence[str]], float]
+
+
+def vqa_items(
+    questions: Path, annotations: Path | None, images: Path, image_prefix: str, prompts: str, subtype: str
+) -> list[Item]:
+    """Items of a questions file, in its order.
+
+    Args:
+        annotations: None where the answers are kept from us; `reference` is then None.
+        images: folder of the images, which are named as COCO's.
+        image_prefix: what stands before the image's number, such as "COCO_val2014_".
+        subtype: what the questions file's `data_subtype` starts with, if it has one.
+
+    Raises:
+        DataError: a file of another split, or a question without annotation.
+    """
+    data = read_json(questions)
+    found = data.get("data_subtype", subtype) if isinstance(data, dict) else subtype
+    if not str(found).startswith(subtype):
+        raise DataError(f"{questions}: data_subtype is {found!r}, expected {subtype!r}: the file of another split.")
+    known = _annotations(annotations) if annotations else {}
+    made = []
+    for place, record in places(questions, field(data, "questions", str(questions))):
+        question_id = field(record, "question_id", place, ID)
+        if annotations and question_id not in known:
+            raise DataError(f"{place}: question {question_id} has no annotation in {annotations}; is it of this split?")
+        question = Question(
+            question_id=question_id,
+            prompt=short_question(field(record, "question", place, str), prompts),
+            images=(coco_image(images, image_prefix, record, place),),
+            source=place,
+        )
+        reference, answer_type = known.get(question_id, (None, None))
+        made.append(Item(question, reference, {"answer_type": answer_type}))
+    return made
+
+
+def given_answers(record: Mapping[str, Any], place: str) -> tuple[dict[str, str], ...]:
+    """What each annotator answered: `answer`, and `raw_answer` where the file has it."""
+    return tuple(
+        {key: field(given, key, place, str) for key in ("answer", "raw_answer") if key == "answer" or key in given}
+        for given in annotated(record, "answers", place, dict)
+    )
+
+
+def _annotations(path: Path) -> dict[Any, tuple[tuple[dict[str, str], ...], str]]:
+    """Question id -> (answers, answer type)."""
+    found = {}
+    for place, record in places(path, field(read_json(path), "annotations", str(path))):
+        answer_type = field_or(record, "answer_type", place, str, "other")
+        found[field(record, "question_id", place, ID)] = (given_answers(record, place), answer_type)
+    return found
+
+
+def accuracies(
+    accuracy: Accuracy, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], key: str = "answer"
+) -> list[float]:
+    """One value an item; an answer without text is wrong, whatever the annotators said."""
+    return [
+        accuracy(a["text"], [given[key] for given in item.reference]) if a["text"].strip() else 0.0
+        for item, a in zip(items, answers, strict=True)
+    ]
+
+
+def vqa_metrics(
+    items: Sequence[Item], answers: Sequence[Mapping[str, Any]], types: Sequence[str] = ()
+) -> dict[str, Metric]:
+    """`accuracy`: min(n / 3, 1) over all annotators; `accuracy_official`: VQA's own mean over ten leave-one-out sets.
+
+    Args:
+        types: answer types that get an accuracy of their own.
+    """
+    values = accuracies(min_over_three, items, answers)
+    metrics = {
+        "accuracy": mean_metric(values),
+        "accuracy_official": mean_metric(accuracies(soft_accuracy, items, answers)),
+    }
+    return metrics | by_answer_type(items, values, types)
+
+
+def by_answer_type(items: Sequence[Item], values: Sequence[float], types: Sequence[str]) -> dict[str, Metric]:
+    """`accuracy_<type>` for each of `types`, from one value an item."""
+    return {
+        f"accuracy_{kind.replace('/', '_')}": mean_metric(
+            [value for item, value in zip(items, values, strict=True) if item.keys["answer_type"] == kind]
+        )
+        for kind in types
+    }

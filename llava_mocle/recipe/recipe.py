@@ -1,0 +1,186 @@
+"""One YAML file -> typed arguments. Its keys are dataclass fields; every key is also a command-line flag."""
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from llava_mocle.errors import ConfigError
+from llava_mocle.io.files import write_text
+from llava_mocle.recipe.keys import (
+    GROUPS,
+    AdapterArguments,
+    ClusterArguments,
+    DataArguments,
+    ModelArguments,
+    StageArguments,
+)
+from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
+from llava_mocle.recipe.values import allow_none, check_either, checked_value, give_way
+
+# How the cluster model is made: a recipe need not say it, and trains on what is in the cluster model's folder.
+CLUSTERING_KEYS = ("num_clusters", "cluster_encoder", "instruction_turns", "cluster_seed", "cluster_n_init")
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; `llava-mocle train --help` lists the keys")
+
+
+@dataclass
+class Recipe:
+    """A resolved recipe: defaults, then the YAML, then the overrides.
+
+    Attributes:
+        trainer: the keys of `MocleTrainingArguments` that are not ours.
+        source: the YAML's name.
+        given: the keys that the YAML or the overrides set; all others have their defaults.
+    """
+
+    model: ModelArguments
+    data: DataArguments
+    cluster: ClusterArguments
+    adapter: AdapterArguments
+    stage: StageArguments
+    trainer: dict[str, Any]
+    source: str | None = None
+    given: frozenset[str] = frozenset()
+
+    def training_arguments(self, **changes: Any) -> MocleTrainingArguments:
+        """Build the arguments `Trainer` takes. This initialises the device, so only training calls it."""
+        import torch
+
+        values = self.trainer | dataclasses.asdict(self.stage) | changes
+        if not torch.cuda.is_available():
+            values["use_cpu"] = True
+        try:
+            return MocleTrainingArguments(**values)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{self.source or 'command line'}: {error}") from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """All our keys, and Trainer's keys that differ from their defaults, ready for `yaml.safe_dump`."""
+        ours: dict[str, Any] = {}
+        for group in ("model", "data", "cluster", "adapter", "stage"):
+            ours |= dataclasses.asdict(getattr(self, group))
+        defaults = _trainer_defaults()
+        return ours | {key: value for key, value in self.trainer.items() if value != defaults[key]}
+
+
+def _make_parser() -> _Parser:
+    groups = [ModelArguments, DataArguments, ClusterArguments, AdapterArguments, MocleTrainingArguments]
+    parser = _Parser(groups, allow_abbrev=False)
+    allow_none(parser)
+    return parser
+
+
+@cache
+def _trainer_defaults() -> dict[str, Any]:
+    """Field name -> default of every `MocleTrainingArguments` field that is not one of `StageArguments`."""
+    parsed = vars(_make_parser().parse_args([]))
+    ours = {item.name for item in dataclasses.fields(StageArguments)}
+    names = [item.name for item in dataclasses.fields(MocleTrainingArguments) if item.init]
+    return {name: parsed[name] for name in names if name not in ours}
+
+
+def known_keys() -> list[str]:
+    """Every key a recipe may hold."""
+    own = [item.name for group in GROUPS.values() for item in dataclasses.fields(group)]
+    return sorted({*own, *_trainer_defaults()})
+
+
+def _nearest(key: str) -> str:
+    # Our own keys first: transformers has so many that one of them is always near.
+    own = [item.name for group in GROUPS.values() for item in dataclasses.fields(group)]
+    close = difflib.get_close_matches(key, own, n=1) or difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.0)
+    return f"did you mean {close[0]!r}?"
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a recipe's keys and check that each is known.
+
+    Raises:
+        ConfigError: no such file, not YAML, not a mapping, or an unknown key (names the nearest known one).
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such recipe; the ones that ship are in scripts/recipes/") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML recipe: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: found {type(values).__name__}, expected `key: value` lines")
+    known = set(known_keys())
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}; {_nearest(str(key))}")
+    return values
+
+
+def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """Resolve a recipe.
+
+    Args:
+        path: the YAML file; None takes everything from `overrides`.
+        overrides: command-line words, such as `["--lora_r", "16"]`; they win over the file.
+
+    Raises:
+        ConfigError: an unknown key or a value of the wrong type, with the key, the value and what was expected.
+    """
+    flags = _given_flags(overrides)
+    check_either("command line", flags)
+    parser = _make_parser()
+    values = read_yaml(path) if path is not None else {}
+    values = {key: checked_value(parser, str(path), key, value) for key, value in values.items()}
+    check_either(str(path), values)
+    give_way(values, flags)
+    # Text goes through argparse's own conversion (YAML reads 1e-4 as text); other values stay as they are.
+    parser.set_defaults(**values)
+    parsed = vars(parser.parse_args(list(overrides)))
+    made = {
+        name: group(**{item.name: parsed[item.name] for item in dataclasses.fields(group)})
+        for name, group in GROUPS.items()
+    }
+    trainer = {key: parsed[key] for key in _trainer_defaults()}
+    source = str(path) if path is not None else None
+    return Recipe(**made, trainer=trainer, source=source, given=frozenset({*values, *flags}))
+
+
+def _given_flags(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values that the command line sets, by key.
+
+    Raises:
+        ConfigError: a flag that is no key, or a word that belongs to no flag.
+    """
+    parser = _make_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    namespace, unknown = parser.parse_known_args(list(overrides))
+    for word in unknown:
+        if word.startswith("--"):
+            key = word[2:].split("=")[0].replace("-", "_")
+            raise ConfigError(f"unknown flag {word!r}; {_nearest(key)}")
+    if unknown:
+        raise ConfigError(f"unexpected words on the command line: {' '.join(unknown)}")
+    return vars(namespace)
+
+
+def write_recipe(recipe: Recipe, path: str | Path) -> None:
+    """Write a resolved recipe as YAML that `load_recipe` reads back to the same.
+
+    How the clusters were made stands in it only where the recipe says so: a default is no claim about the cluster
+    model that it names.
+    """
+    values = recipe.as_dict()
+    for item in dataclasses.fields(ClusterArguments):
+        if item.name in CLUSTERING_KEYS and item.name not in recipe.given and values[item.name] == item.default:
+            del values[item.name]
+    write_text(path, yaml.safe_dump(values, sort_keys=False))

@@ -1,0 +1,66 @@
+"""What a run is trained on, by content: files may change under a name that stays the same."""
+
+from pathlib import Path
+from typing import Any
+
+from llava_mocle.clustering import ClusterModel
+from llava_mocle.data.mixture import Mixture
+from llava_mocle.errors import ConfigError
+from llava_mocle.model.folders import CLUSTERS_FOLDER
+from llava_mocle.training.checkpoints.manifest import read_seal
+
+# Of a digest, what a message shows.
+_SHOWN = 16
+
+
+def content_of(train: Mixture, held_out: Mixture | None, routed_by: ClusterModel | None) -> dict[str, Any]:
+    """Facts for a checkpoint's seal.
+
+    Args:
+        routed_by: the cluster model that chooses experts; None where none does.
+
+    Returns:
+        `rows` and `held_out_rows` (dataset name -> digest of its rows), and `cluster_model` (its fingerprint).
+    """
+    return {
+        "rows": _digests(train),
+        "held_out_rows": _digests(held_out) if held_out is not None else {},
+        "cluster_model": routed_by.fingerprint if routed_by is not None else None,
+    }
+
+
+def _digests(mixture: Mixture) -> dict[str, str]:
+    found = {name: getattr(rows, "digest", None) for name, rows in mixture.rows.items()}
+    return {name: digest for name, digest in found.items() if digest is not None}
+
+
+def check_same_content(
+    checkpoint: Path, now: dict[str, Any], train: Mixture, held_out: Mixture | None, clusters: str | None
+) -> None:
+    """Refuse to go on from a checkpoint on other rows or another clustering; one that does not know its own is let by.
+
+    Args:
+        now: `content_of` this run.
+        clusters: the cluster model's folder, for the message.
+
+    Raises:
+        ConfigError: names the dataset's file or the cluster model's folder, with both values.
+    """
+    before = read_seal(checkpoint)
+    for kind, mixture in (("rows", train), ("held_out_rows", held_out)):
+        paths = {spec.name: spec.data_path for spec in mixture.specs} if mixture is not None else {}
+        for name, digest in now[kind].items():
+            then = before.get(kind, {}).get(name, digest)
+            if then != digest:
+                raise ConfigError(
+                    f"{paths[name]}: the {kind.replace('_', ' ').replace('held out', 'held-out')} of dataset {name!r} "
+                    f"are not those that {checkpoint} was trained with (digest {then[:_SHOWN]} then, "
+                    f"{digest[:_SHOWN]} now); restore the file, or choose another output_dir"
+                )
+    then, fingerprint = before.get("cluster_model"), now["cluster_model"]
+    if then is not None and fingerprint is not None and then != fingerprint:
+        raise ConfigError(
+            f"{clusters}: this is not the cluster model that {checkpoint} was trained with (fingerprint {then} then, "
+            f"{fingerprint} now); restore it (the checkpoint has a copy under {CLUSTERS_FOLDER}/), or choose another "
+            "output_dir"
+        )

@@ -1,0 +1,86 @@
+"""SIGTERM or SIGUSR1: end the step, save, and leave with an exit code that says "requeue me"."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from llava_mocle.errors import Preempted
+from llava_mocle.training.loop.callbacks import StopEarly
+from llava_mocle.training.processes.early_signals import SIGNALS
+
+
+class ValidationCutOff(Exception):
+    """Leaves a validation pass, which a scheduler may not wait for."""
+
+
+class Preemption(StopEarly):
+    """Stops at the end of a step, or in the middle of a validation pass, in which any rank was told to go.
+
+    Attributes:
+        signal_name: the signal this rank got; None before that.
+        resume: the recipe's key.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signal_name: str | None = None
+        self.resume = "auto"
+
+    @property
+    def command(self) -> str:
+        """What goes on from the checkpoint, in words."""
+        return "the same command" + (" with --resume auto" if self.resume == "never" else "")
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Handle the signals inside the block. Only the main thread may install handlers: elsewhere, do nothing."""
+        try:
+            before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        except ValueError:
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_name is None:
+            self.signal_name = signal.Signals(number).name
+            # Not print: the handler may run in the middle of one.
+            os.write(2, f"{self.signal_name}: saving as soon as this step is done, then leaving\n".encode())
+
+    def told(self, device: torch.device) -> bool:
+        """Whether any rank was told to go; all ranks ask together."""
+        told = torch.tensor(int(self.signal_name is not None), device=device)
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(told, op=dist.ReduceOp.MAX)
+        return bool(told.item())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """See `TrainerCallback`. All ranks stop at the same step, whichever of them got the signal."""
+        return self.stop(control) if self.told(args.device) and state.global_step < state.max_steps else control
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """See `TrainerCallback`.
+
+        Raises:
+            ValidationCutOff: on all ranks after the same batch.
+        """
+        if self.told(args.device):
+            raise ValidationCutOff
+        return control
+
+    def error(self, checkpoint: Path | None, step: int) -> Preempted:
+        """What to raise once the checkpoint is there."""
+        done = f"{checkpoint} was written after step {step}" if checkpoint else f"nothing was lost (step {step})"
+        return Preempted(
+            f"{self.signal_name or 'a signal to another rank'} came: {done}; {self.command} goes on from there"
+        )

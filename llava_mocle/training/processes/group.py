@@ -1,0 +1,92 @@
+"""Several processes: bringing them together, watching over them, and what DeepSpeed needs to run on a CPU."""
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from llava_mocle.errors import ConfigError, UserError
+from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
+from llava_mocle.training.processes.death_watch import Liveness
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def prepare_deepspeed(config: Any) -> None:
+    """Before `TrainingArguments` are made with a DeepSpeed configuration: the surroundings it takes for granted.
+
+    Raises:
+        ConfigError: DeepSpeed is not installed, or the file is not there.
+    """
+    if not config:
+        return
+    try:
+        import deepspeed.ops
+    except ImportError as error:
+        raise ConfigError(
+            "the recipe's `deepspeed` key needs DeepSpeed: pip install 'llava_mocle[deepspeed]', or pass --deepspeed ''"
+        ) from error
+    if isinstance(config, str) and not config.lstrip().startswith("{") and not Path(config).is_file():
+        raise ConfigError(f"deepspeed: {config}: no such file; the ones that ship are in zero_configs/")
+    # Without a launcher it would look for MPI.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for name, value in {
+        "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+    }.items():  # fmt: skip
+        os.environ.setdefault(name, value)
+    if not torch.cuda.is_available():
+        # It would be compiled for a minute at the first collective; gloo does without.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def on_main(function: Callable[[], T]) -> T:
+    """What `function` returns on the main process, on every process: looked up once, and the same for all."""
+    box = [function() if PartialState().is_main_process else None]
+    return cast(T, broadcast_object_list(box)[0])
+
+
+def start_collectives(args: MocleTrainingArguments) -> None:
+    """After `TrainingArguments`, before the model: bring up DeepSpeed's collectives where nothing else has."""
+    if not args.deepspeed or (dist.is_initialized() and torch.cuda.is_available()):
+        return
+    import deepspeed
+
+    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo")
+
+
+@contextmanager
+def watched(args: MocleTrainingArguments) -> Iterator[None]:
+    """Inside the block, a rank that dies ends the others, which name it (see `liveness`)."""
+    if not dist.is_initialized() or dist.get_world_size() < 2:
+        yield
+        return
+    token = on_main(lambda: secrets.token_hex(8))
+    liveness = Liveness(dist.get_rank(), dist.get_world_size(), token)
+    port = on_main(liveness.listen)
+    if liveness.rank != 0:
+        liveness.connect(os.environ.get("MASTER_ADDR", "127.0.0.1"), port)
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, UserError) and error.on_every_rank:
+            liveness.close()  # all ranks leave together, as agreed
+            raise
+        if not isinstance(error, UserError):
+            liveness.wait_for_news()
+        liveness.fail(f"{type(error).__name__}: {error}".splitlines()[0])
+        raise
+    liveness.close()

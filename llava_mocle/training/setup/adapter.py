@@ -1,0 +1,120 @@
+"""`AdapterArguments` -> `MocleConfig`, and which parameters each stage trains."""
+
+import re
+from math import prod
+
+from torch import nn
+
+from llava_mocle.adapter import MocleConfig
+from llava_mocle.errors import ConfigError
+from llava_mocle.model.gathering import whole_shape
+from llava_mocle.recipe.keys import AdapterArguments
+
+PROJECTOR = "multi_modal_projector"
+_LANGUAGE_MODEL = "language_model"
+
+
+def language_model_targets(names: str) -> str:
+    """A regular expression for linears of these names (comma-separated) in the language model, never the vision tower.
+
+    A name that is already a pattern (holds `.*`) is taken as it is.
+    """
+    parts = _target_names(names)
+    if len(parts) == 1 and ".*" in parts[0]:
+        return parts[0]
+    return rf".*{_LANGUAGE_MODEL}\..*\.({'|'.join(map(re.escape, parts))})"
+
+
+def _target_names(names: str) -> list[str]:
+    parts = [part.strip() for part in names.split(",") if part.strip()]
+    if not parts:
+        raise ConfigError("lora_target_modules is empty; give names such as up_proj,down_proj")
+    return parts
+
+
+def check_targets(names: str, model: nn.Module) -> None:
+    """Every name in a list of targets is that of a linear: a misspelt one would leave its sites out unnoticed.
+
+    A single pattern is left to the adapter, which refuses one that matches nothing.
+
+    Raises:
+        ConfigError: names those that match nothing, and the linears that there are.
+    """
+    parts = _target_names(names)
+    if len(parts) == 1 and ".*" in parts[0]:
+        return
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linears = [name for name in linears if f"{_LANGUAGE_MODEL}." in name]
+    missing = [part for part in parts if not any(re.fullmatch(language_model_targets(part), name) for name in linears)]
+    if missing:
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
+        raise ConfigError(
+            f"lora_target_modules is {names!r}, and the language model has no linear named {', '.join(missing)}; its "
+            f"linears are {known}"
+        )
+
+
+def adapter_config(
+    adapter: AdapterArguments, *, num_datasets: int, centroids: str | None, cluster_shape: tuple[int, int] | None = None
+) -> MocleConfig:
+    """The one `MocleConfig` of an adapter kind; the training code does not know which it runs.
+
+    Args:
+        adapter: the recipe's adapter keys.
+        num_datasets: what the dataset router chooses from.
+        centroids: the cluster model folder that the cluster embedding starts from.
+        cluster_shape: (K, D), where the cluster model is not at hand (a dry run); None reads it from `centroids`.
+    """
+    return MocleConfig(
+        task_type="CAUSAL_LM",
+        target_modules=language_model_targets(adapter.lora_target_modules),
+        modules_to_save=[PROJECTOR],
+        r=adapter.lora_r,
+        lora_alpha=adapter.lora_alpha,
+        lora_dropout=adapter.lora_dropout,
+        **_routing_options(adapter, num_datasets, centroids, cluster_shape),
+    )
+
+
+def _routing_options(
+    adapter: AdapterArguments, num_datasets: int, centroids: str | None, cluster_shape: tuple[int, int] | None
+) -> dict:
+    if adapter.adapter == "lora":
+        return {"router": "none", "num_experts": 1, "universal_expert": False, "top_k": 1}
+    options = {
+        "num_experts": adapter.num_experts,
+        "universal_expert": adapter.adapter == "mocle",
+        "top_k": adapter.top_k,
+        "temperature": adapter.gate_temperature,
+        "gate_noise_std": adapter.gate_noise_std,
+        "gate_mode": adapter.gate_mode,
+    }
+    if adapter.adapter == "dataset":
+        return options | {"router": "dataset", "num_clusters": num_datasets}
+    num_clusters, cluster_dim = cluster_shape or (None, None)
+    return options | {
+        "router": "cluster",
+        "centroids": centroids,
+        "num_clusters": num_clusters,
+        "cluster_dim": cluster_dim,
+    }
+
+
+def freeze_all_but_projector(model: nn.Module) -> None:
+    """Stage 1: only the projector is trained."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(f"{PROJECTOR}." in name)
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Number of values: all, trainable, and trainable of the adapter's experts, of its router, of the projector."""
+    from llava_mocle.training.setup.parameter_groups import group_of
+
+    counts = {"all": 0, "trainable": 0, "experts": 0, "router": 0, "projector": 0}
+    for name, parameter in model.named_parameters():
+        size = prod(whole_shape(parameter))
+        counts["all"] += size
+        if parameter.requires_grad:
+            counts["trainable"] += size
+            counts[group_of(name)] += size
+    return counts

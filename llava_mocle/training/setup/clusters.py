@@ -1,0 +1,123 @@
+"""A recipe's clusters: the model that it names, whether that is the one it describes, and the cluster of every row."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from llava_mocle.clustering import ClusterModel
+from llava_mocle.clustering.assign import read_assignments, route_texts
+from llava_mocle.clustering.encoder import SentenceEncoder
+from llava_mocle.data.mixture import Mixture
+from llava_mocle.errors import AssetError, ConfigError, UserError
+from llava_mocle.recipe.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ASSIGNMENTS_FILE = "assignments.parquet"
+# Recipe key -> field of the cluster model's config.json.
+_MADE_WITH = {
+    "num_clusters": "num_clusters",
+    "instruction_turns": "instruction_turns",
+    "cluster_seed": "seed",
+    "cluster_n_init": "n_init",
+}
+
+
+def needs_clusters(recipe: Recipe) -> bool:
+    """Whether this recipe routes by cluster."""
+    return recipe.stage.stage == "finetune" and recipe.adapter.adapter in ("mocle", "cluster")
+
+
+def load_clusters(recipe: Recipe) -> ClusterModel | None:
+    """The recipe's cluster model; an adapter that does not route by cluster goes without where there is none.
+
+    Raises:
+        ConfigError: it is needed and not named, or was made in another way than the recipe says.
+        ClusterModelError: it is needed, and missing or damaged.
+    """
+    path = recipe.cluster.cluster_model
+    if recipe.stage.stage == "pretrain":
+        return None
+    if needs_clusters(recipe):
+        if not path:
+            raise ConfigError(
+                f"cluster_model is not set, and adapter {recipe.adapter.adapter!r} routes by cluster; name the folder "
+                "that `llava-mocle cluster --recipe ...` writes"
+            )
+        return _load(recipe, path)
+    if path and Path(path).is_dir():
+        return _or_without(recipe, lambda: _load(recipe, str(path)))
+    return None
+
+
+def training_ids(recipe: Recipe, mixture: Mixture, model: ClusterModel | None) -> dict[str, np.ndarray] | None:
+    """Dataset -> the cluster of each of its rows, from the assignment table; None where none chooses an expert.
+
+    Raises:
+        UserError: as `read_assignments`.
+    """
+    if model is None or not needs_clusters(recipe):
+        return None
+    path = recipe.cluster.cluster_assignments or Path(str(recipe.cluster.cluster_model)) / ASSIGNMENTS_FILE
+    return read_assignments(path, mixture.rows, model)
+
+
+def held_out_ids(recipe: Recipe, mixture: Mixture, model: ClusterModel | None) -> dict[str, np.ndarray] | None:
+    """Dataset -> the cluster of each of its held-out rows, for the breakdown of the validation loss.
+
+    Raises:
+        UserError: the adapter routes by cluster, and the encoder is missing or another one.
+    """
+    if model is None:
+        return None
+
+    def assign() -> dict[str, np.ndarray]:
+        texts = route_texts(mixture.rows, model.rule)
+        return {name: model.assign(part)[0] for name, part in texts.items()}
+
+    return assign() if needs_clusters(recipe) else _or_without(recipe, assign)
+
+
+def _or_without(recipe: Recipe, function: Callable[[], T]) -> T | None:
+    """For an adapter that does not need it: what it gives, or a warning."""
+    try:
+        return function()
+    except UserError as error:
+        logger.warning(
+            "adapter %r does not route by cluster, so training goes on without the validation loss a cluster: %s",
+            recipe.adapter.adapter, error,
+        )  # fmt: skip
+        return None
+
+
+def _load(recipe: Recipe, path: str) -> ClusterModel:
+    model = ClusterModel.load(path)
+    for key, field in _MADE_WITH.items():
+        asked, found = getattr(recipe.cluster, key), getattr(model.config, field)
+        if key in recipe.given and asked != found:
+            raise _other(path, key, asked, found)
+    asked, found = recipe.cluster.cluster_encoder, model.config.encoder
+    if "cluster_encoder" in recipe.given and asked != found and not _same_weights(asked, model):
+        raise _other(path, "cluster_encoder", asked, found)
+    return model
+
+
+def _other(path: str, key: str, asked: Any, found: Any) -> ConfigError:
+    return ConfigError(
+        f"{key} is {asked!r}, but the cluster model {path} was made with {found!r}; set {key} to {found!r}, name "
+        "another folder as cluster_model, or replace this one: `llava-mocle cluster --recipe ... --overwrite`"
+    )
+
+
+def _same_weights(name: str, model: ClusterModel) -> bool:
+    """Whether an encoder of another name is the cluster model's; one that is not on this machine is believed."""
+    try:
+        return SentenceEncoder(name).weight_hash == model.config.encoder_weight_hash
+    except AssetError:
+        logger.warning("cluster_encoder %r is not here, so it cannot be compared with the cluster model's", name)
+        return True

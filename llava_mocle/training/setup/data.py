@@ -1,0 +1,83 @@
+"""Rows, cluster ids and datasets of a recipe, all validated before the first step."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+
+from llava_mocle.clustering import ClusterModel
+from llava_mocle.data.dataset import LlavaDataset
+from llava_mocle.data.mixture import Mixture
+from llava_mocle.model.load import LoadedModel
+from llava_mocle.recipe.recipe import Recipe
+from llava_mocle.training.checkpoints.data_identity import check_same_content, content_of
+from llava_mocle.training.setup.clusters import held_out_ids, load_clusters, needs_clusters, training_ids
+
+
+@dataclass
+class TrainingData:
+    """What a run trains and validates on.
+
+    Attributes:
+        content: what identifies it, for checkpoints (see `content`).
+    """
+
+    train: LlavaDataset
+    validation: LlavaDataset | None
+    dataset_names: list[str]
+    cluster_model: ClusterModel | None
+    content: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare_data(recipe: Recipe, loaded: LoadedModel, checkpoint: Path | None = None) -> TrainingData:
+    """Read and check every row, join images and cluster ids.
+
+    Held-out rows of a baseline get cluster ids too when the recipe's cluster model is there, so that its validation
+    loss is broken down in the same way.
+
+    Args:
+        checkpoint: what the run goes on from; it must have been trained on the same.
+
+    Raises:
+        UserError: before any step is taken.
+    """
+    specs = recipe.data.dataset_specs()
+    clusters = load_clusters(recipe)
+    # One process a machine parses, checks and measures the rows; the others map what it has written.
+    with PartialState().local_main_process_first():
+        mixture = Mixture.load(specs)
+        held_out = Mixture.load(specs, split="eval") if any(spec.eval_data_path for spec in specs) else None
+        content = content_of(mixture, held_out, clusters if needs_clusters(recipe) else None)
+        if checkpoint is not None:
+            check_same_content(checkpoint, content, mixture, held_out, recipe.cluster.cluster_model)
+        train = _dataset(recipe, loaded, mixture, training_ids(recipe, mixture, clusters))
+    validation = None
+    if held_out is not None:
+        validation = _dataset(recipe, loaded, held_out, held_out_ids(recipe, held_out, clusters))
+    return TrainingData(
+        train=train,
+        validation=validation,
+        dataset_names=[spec.name for spec in specs],
+        cluster_model=clusters,
+        content=content,
+    )
+
+
+def _dataset(
+    recipe: Recipe, loaded: LoadedModel, mixture: Mixture, cluster_ids: dict[str, np.ndarray] | None
+) -> LlavaDataset:
+    data = recipe.data
+    return LlavaDataset(
+        mixture,
+        loaded.tokenizer,
+        loaded.image_processor,
+        data.version,
+        cluster_ids,
+        image_token_id=loaded.image_token_id,
+        image_tokens_per_image=loaded.image_tokens_per_image,
+        max_length=data.model_max_length,
+        aspect_ratio=data.image_aspect_ratio,
+        corrupt_images=data.corrupt_images,
+    )

@@ -1,0 +1,96 @@
+"""The model a run starts from."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from torch import nn
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from llava_mocle.errors import CheckpointError, ConfigError
+from llava_mocle.model.build import build_llava
+from llava_mocle.model.folders import find_folder, is_original
+from llava_mocle.model.load import LoadedModel, load_model, load_projector
+from llava_mocle.recipe.recipe import Recipe
+from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+def load_start(recipe: Recipe, args: MocleTrainingArguments) -> LoadedModel:
+    """The model training starts from: frozen weights, with the projector of stage 1 where there is one."""
+    source = recipe.model
+    if not source.model_name_or_path:
+        raise ConfigError("model_name_or_path is not set; give a LLaVA folder, or a language model and vision_tower")
+    original = bool(source.vision_tower) and _is_original(source.model_name_or_path)
+    if not source.vision_tower or original:
+        path = source.model_name_or_path
+    else:
+        path = _joined_base(recipe, args)
+    dtype = source.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if args.bf16 and torch.cuda.is_available() else "float32"
+    tower = source.vision_tower if original else None
+    loaded = load_model(path, dtype=getattr(torch, dtype), attn=source.attn_implementation, vision_tower=tower)
+    if isinstance(loaded.model, PeftModel):
+        raise ConfigError(
+            f"{path}: is a trained adapter; start from its base folder, or use --resume to go on with its run"
+        )
+    if source.pretrain_mm_mlp_adapter:
+        load_projector(loaded.model, source.pretrain_mm_mlp_adapter)
+    if args.vision_feature_cache:
+        _cache_features(loaded.model, args.vision_feature_cache)
+    loaded.model.config.use_cache = loaded.model.config.get_text_config().use_cache = False
+    return loaded
+
+
+def _is_original(name: str) -> bool:
+    """Whether it is a folder of the original LLaVA code, which is a whole model but for its vision tower."""
+    try:
+        return is_original(find_folder(name, "a LLaVA folder, or a language model to join to vision_tower"))
+    except CheckpointError:
+        # A base that was joined before can still be there; if not, joining it says what is missing.
+        return False
+
+
+def _joined_base(recipe: Recipe, args: MocleTrainingArguments) -> str:
+    source = recipe.model
+    assert source.model_name_or_path
+    assert source.vision_tower
+    folder = Path(str(args.output_dir), "base")
+    template = recipe.data.version if recipe.data.version != "plain" else None
+    strategies = {None: None, "patch": "default", "full": "full"}
+    made_from = {
+        "language_model": source.model_name_or_path,
+        "vision_tower": source.vision_tower,
+        "template": template,
+        "vision_feature_layer": source.mm_vision_select_layer,
+        "vision_feature_select_strategy": strategies[source.mm_vision_select_feature],
+        "seed": args.seed,
+    }
+    stamp = folder.with_name("base_made_from.json")
+    with PartialState().main_process_first():
+        if not (folder / "config.json").is_file():
+            build_llava(out_dir=folder, **made_from)
+            stamp.write_text(json.dumps(made_from, indent=2))
+        elif not stamp.is_file() or json.loads(stamp.read_text()) != made_from:
+            raise ConfigError(
+                f"{folder}: was joined from other parts than this recipe names ({stamp.name} lists them); remove it, "
+                "or choose another output_dir"
+            )
+    return str(folder)
+
+
+def _cache_features(model: nn.Module, size: int) -> None:
+    if is_deepspeed_zero3_enabled():
+        # A rank that skips the tower would gather other weights than its peers.
+        logger.warning("vision_feature_cache is ignored: under ZeRO-3 every rank runs the tower in every step")
+        return
+    tower = model.model.vision_tower
+    if not hasattr(tower, "feature_cache_size"):
+        logger.warning("vision_feature_cache is ignored: %s keeps no features", type(tower).__name__)
+        return
+    tower.feature_cache_size = size

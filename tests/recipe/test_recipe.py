@@ -1,0 +1,134 @@
+"""Recipes: every one that ships resolves; a wrong key is named with the nearest right one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llava_mocle.errors import ConfigError
+from llava_mocle.recipe.recipe import load_recipe, write_recipe
+from llava_mocle.training.dry_run import dry_run
+
+RECIPES = sorted((Path(__file__).parents[2] / "scripts" / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_resolve(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.data.dataset_specs()
+    assert recipe.training_arguments(report_to="none").output_dir == recipe.trainer["output_dir"]
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(recipe.as_dict()))
+    assert load_recipe(again).as_dict() == recipe.as_dict()
+
+
+def test_the_papers_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    recipe = load_recipe("scripts/recipes/llava_v1_5_7b_mocle.yaml")
+    assert [spec.repeat for spec in recipe.data.dataset_specs()] == [1, 2, 9]
+    args = recipe.training_arguments(report_to="none")
+    assert (args.learning_rate, args.weight_decay, args.warmup_steps) == (1e-4, 0.0, 0.03)
+    assert args.lr_scheduler_type == "cosine"
+    assert args.activation_checkpointing_kwargs == {"use_reentrant": False}
+    text = dry_run(recipe)
+    # Worked by hand: 32 layers x 2 sites x 5 experts x 128 x (4096 + 11008) values; the gates are
+    # 64 sites x 4 experts x 384, the embedding 4 x 384; the projector 1024 -> 4096 -> 4096 with biases.
+    assert f"experts    {32 * 2 * 5 * 128 * (4096 + 11008):>14,}" in text
+    assert f"projector  {1024 * 4096 + 4096 + 4096 * 4096 + 4096:>14,}" in text
+    assert f"router     {64 * 4 * 384 + 4 * 384:>14,}" in text
+
+
+def test_stage_1_dry_run_trains_the_projector_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    text = dry_run(load_recipe("scripts/recipes/llava_v1_5_7b_pretrain.yaml"))
+    projector = 1024 * 4096 + 4096 + 4096 * 4096 + 4096
+    assert f"trainable  {projector:>14,}" in text
+    assert f"experts    {0:>14,}" in text
+
+
+def write(folder: Path, **values: object) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_unknown_keys_name_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"recipe.yaml: unknown key 'lora_rank'.*'lora_r"):
+        load_recipe(write(tmp_path, lora_rank=8))
+    with pytest.raises(ConfigError, match=r"--gate_temprature.*'gate_temperature'"):
+        load_recipe(None, ["--gate_temprature", "0.1"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lora_r": "many"}, "lora_r.*'many'"),
+        ({"adapter": "moe"}, "adapter is 'moe', expected one of mocle"),
+        ({"learning_rate": [1]}, r"learning_rate is \[1\]"),
+        ({"learning_rate": "fast"}, "learning_rate.*'fast'"),
+    ],
+)
+def test_wrong_values(tmp_path: Path, values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(write(tmp_path, **values))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "no data"),
+        ({"data_path": "a", "datasets": [{"name": "b", "data_path": "c"}]}, "both"),
+        ({"datasets": [{"name": "b"}]}, "'data_path' is missing"),
+        ({"datasets": [{"name": "b", "data_path": "c", "repeats": 2}]}, "unknown key 'repeats'"),
+        ({"datasets": [{"name": "b", "data_path": "c"}] * 2}, "used twice"),
+    ],
+)
+def test_wrong_datasets(tmp_path: Path, values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(write(tmp_path, **values)).data.dataset_specs()
+
+
+def test_the_command_line_wins(tmp_path: Path) -> None:
+    path = write(tmp_path, lora_r=8, learning_rate="1e-4", data_path="a.json", image_folder="images")
+    recipe = load_recipe(path, ["--lora_r", "16", "--datasets", "[]", "--bf16", "true"])
+    assert (recipe.adapter.lora_r, recipe.trainer["learning_rate"], recipe.trainer["bf16"]) == (16, 1e-4, True)
+    one = load_recipe(path).data.dataset_specs()
+    assert [(spec.name, spec.data_path, spec.image_folder) for spec in one] == [("train", "a.json", "images")]
+
+
+def test_one_dataset_on_the_command_line_replaces_the_list(tmp_path: Path) -> None:
+    path = write(tmp_path, datasets=[{"name": "b", "data_path": "c"}])
+    specs = load_recipe(path, ["--data_path", "mine.json"]).data.dataset_specs()
+    assert [spec.data_path for spec in specs] == ["mine.json"]
+
+
+def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, learning_rate="2e-4", data_path="a.json"), ["--bf16", "--max_steps", "7"])
+    write_recipe(recipe, tmp_path / "new" / "resolved.yaml")
+    again = load_recipe(tmp_path / "new" / "resolved.yaml")
+    assert again.as_dict() == recipe.as_dict()
+    assert (again.trainer["learning_rate"], again.trainer["max_steps"], again.trainer["bf16"]) == (2e-4, 7, True)
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such recipe"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    with pytest.raises(ConfigError, match=r"broken.yaml: not a YAML recipe"):
+        load_recipe(tmp_path / "broken.yaml")
+
+
+def test_dry_run_needs_a_configuration(tmp_path: Path) -> None:
+    path = write(tmp_path, model_name_or_path="nowhere", data_path="a.json")
+    with pytest.raises(ConfigError, match=r"'nowhere'.*if stage 1 is to write .*train that first.*--model_config"):
+        dry_run(load_recipe(path))
+
+
+def test_dry_run_of_stage_2_on_a_stage_1_folder(recipe_file, base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stage1"
+    folder.mkdir()
+    (folder / "mm_projector_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    on_folder = dry_run(load_recipe(recipe_file(model_name_or_path=str(folder)), ["--output_dir", "runs/x"]))
+    on_base = dry_run(load_recipe(recipe_file(model_name_or_path=str(base)), ["--output_dir", "runs/x"]))
+    assert on_folder.splitlines()[1:] == on_base.splitlines()[1:]

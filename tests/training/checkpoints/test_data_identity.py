@@ -1,0 +1,95 @@
+"""A run goes on only with the rows and the clustering it began with, whatever their files are called."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llava_mocle.clustering import ClusterModel
+from llava_mocle.clustering.assign import assign_rows, write_assignments
+from llava_mocle.clustering.instruction import InstructionRule, instruction_text
+from llava_mocle.data.rows import read_rows
+from llava_mocle.errors import ConfigError
+from llava_mocle.recipe.recipe import load_recipe
+from llava_mocle.training.checkpoints.manifest import SEAL_FILE
+from llava_mocle.training.run import train
+
+
+@pytest.fixture
+def own_mix(mix: list[dict], tmp_path: Path) -> list[dict]:
+    """The mix, with row files of its own."""
+    specs = []
+    for spec in mix:
+        paths = {key: shutil.copy(spec[key], tmp_path) for key in ("data_path", "eval_data_path")}
+        specs.append(spec | paths)
+    return specs
+
+
+def change_answer(path: str) -> None:
+    """Another answer: every instruction, and so the assignment table, stays right."""
+    rows = json.loads(Path(path).read_text())
+    rows[3]["conversations"][1]["value"] = "something else"
+    Path(path).write_text(json.dumps(rows))
+
+
+def make_again(folder: Path, mix: list[dict]) -> str:
+    """Another clustering of the same rows into the same folder; returns its fingerprint."""
+    rows = {spec["name"]: json.loads(Path(spec["data_path"]).read_text()) for spec in mix}
+    model = ClusterModel.fit(
+        [instruction_text(row, InstructionRule()) for row in rows["pictures"]], 2, progress=False, num_examples=1
+    )
+    shutil.rmtree(folder)
+    model.save(folder)
+    write_assignments(assign_rows(model, rows, progress=False), folder / "assignments.parquet")
+    return model.fingerprint
+
+
+@pytest.mark.parametrize("changes", [{}, {"adapter": "lora"}, {"stage": "pretrain"}], ids=["mocle", "lora", "pretrain"])
+@pytest.mark.parametrize(("key", "what"), [("data_path", "rows"), ("eval_data_path", "held-out rows")])
+def test_other_rows_are_refused(
+    recipe_file, own_mix: list[dict], tmp_path: Path, changes: dict, key: str, what: str
+) -> None:
+    recipe = recipe_file(datasets=own_mix, **changes)
+    train(load_recipe(recipe, ["--stop_after_steps", "2"]))
+    then = read_rows(own_mix[1][key]).digest
+    change_answer(own_mix[1][key])
+    message = (
+        rf"sums(_test)?\.json: the {what} of dataset 'sums' .*checkpoint-2 .*{then[:16]} then, \w+ now.*output_dir"
+    )
+    with pytest.raises(ConfigError, match=message):
+        train(load_recipe(recipe))
+
+
+def test_another_clustering_is_refused(recipe_file, mix: list[dict], clusters: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(clusters, tmp_path / "clusters"))
+    recipe = recipe_file(cluster_model=str(folder))
+    train(load_recipe(recipe, ["--stop_after_steps", "2"]))
+    then = ClusterModel.load(folder).fingerprint
+    now = make_again(folder, mix)
+    assert then != now
+    with pytest.raises(ConfigError, match=rf"{folder}: .*checkpoint-2 .*{then} then, {now} now\).*output_dir"):
+        train(load_recipe(recipe))
+    # One that does not say what it was trained on, as earlier releases wrote it, is let by.
+    seal = tmp_path / "run" / "checkpoint-2" / SEAL_FILE
+    older = json.loads(seal.read_text())
+    for fact in ("rows", "held_out_rows", "cluster_model"):
+        del older[fact]
+    seal.write_text(json.dumps(older))
+    assert train(load_recipe(recipe)).state.global_step == 4
+
+
+def test_a_finished_run_too(recipe_file, own_mix: list[dict]) -> None:
+    recipe = recipe_file(datasets=own_mix, save_strategy="steps", save_steps=4)
+    train(load_recipe(recipe))
+    change_answer(own_mix[0]["data_path"])
+    with pytest.raises(ConfigError, match="rows of dataset 'pictures'"):
+        train(load_recipe(recipe))
+
+
+def test_a_clustering_that_routes_nothing_may_change(recipe_file, mix: list[dict], clusters: Path, tmp_path) -> None:
+    folder = Path(shutil.copytree(clusters, tmp_path / "clusters"))
+    recipe = recipe_file(cluster_model=str(folder), adapter="dataset")
+    train(load_recipe(recipe, ["--stop_after_steps", "2"]))
+    make_again(folder, mix)
+    assert train(load_recipe(recipe)).state.global_step == 4

@@ -1,0 +1,77 @@
+"""A signal during a validation pass: the pass is given up, a checkpoint is written, and nothing of the run changes."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from llava_mocle.cli.main import main
+from llava_mocle.errors import Preempted
+from llava_mocle.recipe.recipe import load_recipe
+from llava_mocle.training.loop.trainer import MocleTrainer
+from llava_mocle.training.run import train
+
+
+class Signalled:
+    """Counts validation batches, and sends this process a signal in one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.batches, self.at = 0, 0
+        whole = MocleTrainer.prediction_step
+
+        def step(trainer: MocleTrainer, *args, **kwargs):
+            self.batches += 1
+            if self.batches == self.at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return whole(trainer, *args, **kwargs)
+
+        monkeypatch.setattr(MocleTrainer, "prediction_step", step)
+
+
+@pytest.fixture
+def signalled(monkeypatch: pytest.MonkeyPatch) -> Signalled:
+    return Signalled(monkeypatch)
+
+
+def history(trainer: MocleTrainer, key: str) -> dict[int, float]:
+    return {entry["step"]: entry[key] for entry in trainer.state.log_history if key in entry}
+
+
+def test_a_validation_pass_is_given_up(recipe_file, tmp_path: Path, signalled: Signalled, monkeypatch, capsys) -> None:
+    keys = {"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 1, "save_strategy": "no"}
+    whole = train(load_recipe(recipe_file(output_dir=str(tmp_path / "whole"), **keys)))
+    a_pass = signalled.batches // 2
+    assert a_pass > 2
+    recipe = recipe_file(output_dir=str(tmp_path / "parts"), **keys)
+    exit_file = tmp_path / "exit"
+    monkeypatch.setenv("LLAVA_MOCLE_EXIT_FILE", str(exit_file))
+    signalled.batches, signalled.at = 0, 2
+    assert main(["train", str(recipe)]) == 75
+    assert "checkpoint-2 was written after step 2" in capsys.readouterr().err
+    assert signalled.batches == 2
+    assert exit_file.read_text() == "75\n"
+    signalled.at = 0
+    resumed = train(load_recipe(recipe))
+    assert history(resumed, "loss") == history(whole, "loss")
+    # The pass at step 2 is not made up for: the run goes on with step 3.
+    assert history(resumed, "eval_loss") == {4: history(whole, "eval_loss")[4]}
+
+
+def test_the_last_pass_too(recipe_file, tmp_path: Path, signalled: Signalled) -> None:
+    keys = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 1}
+    recipe = recipe_file(**keys)
+    signalled.at = 1
+    with pytest.raises(Preempted, match="checkpoint-1 was written"):
+        train(load_recipe(recipe))
+    signalled.at = 0
+    train(load_recipe(recipe))
+    assert (tmp_path / "run" / "adapter_model.safetensors").exists()
+
+
+def test_a_pass_before_the_first_step(recipe_file, tmp_path: Path, signalled: Signalled) -> None:
+    signalled.at = 1
+    keys = {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True, "per_device_eval_batch_size": 1}
+    with pytest.raises(Preempted, match=r"nothing was lost \(step 0\)"):
+        train(load_recipe(recipe_file(**keys)))
+    assert not list((tmp_path / "run").glob("checkpoint-*"))

@@ -1,0 +1,210 @@
+"""Loader workers that are killed, and rows that cannot be loaded: one line with file and row, wherever it happens."""
+
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from multiprocessing.reduction import DupFd
+from pathlib import Path
+
+import pytest
+from torch.utils.data import DataLoader
+
+from llava_mocle.data.images import load_image
+from llava_mocle.errors import DataError
+from llava_mocle.recipe.recipe import load_recipe
+from llava_mocle.training.loop.trainer import MocleTrainer
+from llava_mocle.training.processes.loader_workers import NamingLoader, end_workers, naming_rows, settle
+from llava_mocle.training.run import train
+from tests.processes import children, descendants, ended, wait_until_gone
+from tests.training.ranks import ROOT, start
+from tests.training.test_restart import has_reached, wait_for
+
+ROW = r"pictures\.json: row \d+ \(id 'p\d+'\)"
+
+
+def kill_a_worker(trainer: MocleTrainer) -> None:
+    """Once a worker is at a row, which the test makes it stay at."""
+    until, before = time.time() + 30, []
+    while not before or trainer.train_dataset.rows_in_work() != before:
+        assert time.time() < until
+        before = trainer.train_dataset.rows_in_work()
+        time.sleep(0.5)
+    multiprocessing.active_children()[0].kill()
+    time.sleep(30)  # until torch's handler says so
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers stay at an image after the first few."""
+    parent, loaded = os.getpid(), []
+
+    def load(path):
+        assert os.getpid() != parent
+        loaded.append(path)
+        if len(loaded) > 6:
+            time.sleep(60)
+        return load_image(path)
+
+    monkeypatch.setattr("llava_mocle.data.dataset.load_image", load)
+
+
+@pytest.mark.parametrize("during", ["compute_loss", "save_model"])
+def test_killed_while_the_main_process_is_busy(recipe_file, stuck, monkeypatch, tmp_path: Path, during: str) -> None:
+    whole = getattr(MocleTrainer, during)
+
+    def busy(trainer: MocleTrainer, *args, **kwargs):
+        kill_a_worker(trainer)
+        return whole(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(MocleTrainer, during, busy)
+    keys = {"dataloader_num_workers": 1, "max_steps": 12, "save_strategy": "steps", "save_steps": 1}
+    keys |= {"dataloader_prefetch_factor": 12}
+    with pytest.raises(DataError, match=rf"a loader worker is gone \(DataLoader worker .*is killed.*{ROW}"):
+        train(load_recipe(recipe_file(**keys, group_by_modality_length=False)))
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_had_nothing_to_do() -> None:
+    with pytest.raises(DataError, match=r"worker \(pid 7\) is killed.*no worker was at a row"), naming_rows(None):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    with pytest.raises(RuntimeError, match="boom"), naming_rows(None):
+        raise RuntimeError("boom")
+
+
+def test_workers_are_ended_in_silence() -> None:
+    """And whoever listened for children before does so afterwards."""
+    heard = []
+    before = signal.signal(signal.SIGCHLD, lambda number, frame: heard.append(number))
+    try:
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        process.start()
+        end_workers()
+        assert process.exitcode == -signal.SIGKILL
+        assert heard == []
+        os.kill(os.getpid(), signal.SIGCHLD)
+        assert heard == [signal.SIGCHLD]
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def share_a_file(files: multiprocessing.SimpleQueue, then: multiprocessing.SimpleQueue) -> None:
+    """As a worker shares a batch's tensors."""
+    loader = settle(DataLoader([0]), seed=0)
+    loader.worker_init_fn(0)
+    reading, _ = os.pipe()
+    files.put(DupFd(reading))
+    then.get()
+    sys.excepthook(ValueError, ValueError("other errors are told"), None)
+
+
+def test_a_worker_is_silent_about_a_main_process_that_hangs_up(capfd) -> None:
+    """As it does in the middle of fetching a batch when it hears that another worker died."""
+    context = multiprocessing.get_context("fork")
+    files, then = context.SimpleQueue(), context.SimpleQueue()
+    process = context.Process(target=share_a_file, args=(files, then))
+    process.start()
+    file = files.get()
+    with socket.socket(socket.AF_UNIX) as hanging_up:
+        hanging_up.connect(file._id[0])
+    os.close(file.detach())  # the next one is served, after the first
+    then.put("served")
+    process.join(30)
+    assert process.exitcode == 0
+    said = capfd.readouterr().err
+    assert "other errors are told" in said
+    assert "Error" not in said.replace("ValueError", "")
+
+
+class Stuck(list):
+    """Rows at which a worker stays, and says so in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__([0])
+        self.folder = folder
+
+    def __getitem__(self, index: int) -> int:
+        (self.folder / f"{os.getpid()}.worker").touch()
+        time.sleep(60)
+        return index
+
+
+LOADER = """
+import sys
+from pathlib import Path
+from torch.utils.data import DataLoader
+from llava_mocle.training.processes.loader_workers import settle
+from tests.training.processes.test_loader_workers import Stuck
+
+if __name__ == "__main__":
+    loader = DataLoader(Stuck(Path(sys.argv[2])), num_workers=2, batch_size=1, multiprocessing_context=sys.argv[1])
+    next(iter(settle(loader, seed=0)))
+"""
+
+
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
+def test_no_worker_outlives_a_killed_main_process(tmp_path: Path, context: str) -> None:
+    """Not even one that is at a row: it would hold memory, and the output folder's lock."""
+    program = tmp_path / "loader.py"
+    program.write_text(LOADER)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, str(program), context, str(tmp_path)], env=environment)
+    with ended(process):
+        until = time.time() + 120
+        while not list(tmp_path.glob("*.worker")):
+            assert process.poll() is None
+            assert time.time() < until
+            time.sleep(0.05)
+        workers = descendants(process.pid)
+        assert int(next(tmp_path.glob("*.worker")).stem) in workers
+        process.kill()
+        process.wait()
+        assert wait_until_gone(workers) == []
+
+
+def test_a_naming_loader_is_its_loader() -> None:
+    class Loader(list):
+        dataset = "rows"
+
+    loader = NamingLoader(Loader([1, 2]))
+    assert (list(loader), len(loader), loader.dataset) == ([1, 2], 2, "rows")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_missing_held_out_image_is_named(recipe_file, mix: list[dict], tmp_path: Path, workers: int) -> None:
+    images = shutil.copytree(mix[0]["image_folder"], tmp_path / "images")
+    held_out = Path(mix[0]["eval_data_path"])
+    rows = json.loads(held_out.read_text())
+    rows[2]["image"] = "gone.png"
+    changed = tmp_path / "held_out.json"
+    changed.write_text(json.dumps(rows))
+    datasets = [mix[0] | {"image_folder": str(images), "eval_data_path": str(changed)}, mix[1]]
+    keys = {"datasets": datasets, "eval_strategy": "steps", "eval_steps": 1, "dataloader_num_workers": workers}
+    with pytest.raises(DataError, match=r"held_out\.json: row 2 .*gone\.png") as caught:
+        train(load_recipe(recipe_file(**keys)))
+    assert "Traceback" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_line_about_a_killed_worker(recipe_file, tmp_path: Path, count: int) -> None:
+    words = ["--dataloader_num_workers", "2", "--max_steps", "4000"]
+    ranks = start(tmp_path / "logs", recipe_file(), *words, count=count)
+    wait_for(has_reached(ranks, 8), ranks)
+    pid = ranks.processes[0].pid
+    workers = descendants(pid) if count == 1 else [child for own in children(pid) for child in descendants(own)]
+    os.kill(workers[-1], signal.SIGKILL)
+    codes = ranks.wait(60)
+    said = ranks.output()
+    assert codes[0] == 2, said[-3000:]
+    assert re.search(r"^error: a loader worker is gone", said, flags=re.MULTILINE)
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+    assert said.count("is killed by signal") <= 1
