@@ -6,7 +6,7 @@ import pytest
 
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.training.run import train
-from tests.tiny_run import base, clusters, mix, recipe_file  # noqa: F401
+from tests.tiny_run import base, clusters, encoder, mix, recipe_file  # noqa: F401
 
 
 @pytest.fixture
