@@ -172,7 +172,9 @@ def test_every_parameter_takes_part_when_all_samples_share_an_expert(changes):
         gradient = model.get_base_model().get_submodule(site).mocle_experts["default"].experts_A.grad
         norms = gradient.flatten(1).norm(dim=1)
         assert norms[expert[index]] > 0
-        unused = set(range(4)) - set(model.base_model._routing.routings["default"].gates.expert[index, 0].tolist())
+        unused = set(range(4)) - set(
+            model.base_model._routing.state.routings["default"].gates.expert[index, 0].tolist()
+        )
         assert unused
         assert all(norms[e] == 0 for e in unused)
 
