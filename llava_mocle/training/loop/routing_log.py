@@ -62,7 +62,7 @@ class RoutingLog:
         self.reset()
         if reduce is not None:
             means = reduce(means, reduction="mean")
-        sites = dict(zip(names, means.double().cpu(), strict=True))
+        sites = dict(zip(names, means.cpu().double(), strict=True))
         logs = {"routing/overturned": sites.pop("overturned").mean().item()}
         for group, members in self.groups.items():
             logs |= {f"routing/{group}/{name}": value[members].mean().item() for name, value in sites.items()}
