@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from llava_mocle.inference.routing_summary import summarize_routing
+from llava_mocle.inference.explanation import summarize_routing
 
 # Two clusters, two sites, three experts.
 GATES = torch.tensor(
