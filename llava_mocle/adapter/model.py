@@ -111,19 +111,15 @@ class MocleModel(BaseTuner):
     # ------ routing
 
     def _route(self, ids: Mapping[str, Any], rows: int | None) -> dict[str, Routing]:
-        """The routing of a batch for every active adapter that is routed and not merged.
+        """The routing of a batch for every active adapter that is routed and not merged; see `Route`.
 
-        The ids on a GPU and the chosen experts travel to the host together: the only time that a forward waits.
-
-        Args:
-            ids: the value of each routing input, None where it was not passed.
-            rows: B, where it is known.
+        The ids and the chosen experts travel to the host together: the only time that a forward waits for a GPU.
 
         Raises:
             RoutingError: the ids are missing, of a wrong dtype or length, or out of range.
         """
-        gates: dict[str, Gates] = {}
         checked: dict[str, Tensor] = {}
+        gates: dict[str, Gates] = {}
         for adapter_name in self.active_adapters:
             router = self._router(adapter_name)
             if router.id_name is None:
@@ -137,14 +133,11 @@ class MocleModel(BaseTuner):
             gates[adapter_name] = router(checked[adapter_name].clamp(0, count - 1), noisy=router.training)
         if not gates:
             return {}
-        unread = {name: value for name, value in checked.items() if value.device.type != "cpu"}
-        on_host = iter(copy_to_host([*unread.values(), *(gate.expert for gate in gates.values())]))
-        for adapter_name in unread:
-            id_name = cast(str, self._router(adapter_name).id_name)
-            check_range(id_name, next(on_host), cast(int, self._config(adapter_name).num_clusters))
+        on_host = copy_to_host([*(gate.expert for gate in gates.values()), *checked.values()])
         routings = {}
-        for adapter_name, experts in zip(gates, on_host, strict=True):
-            config = self._config(adapter_name)
+        for adapter_name, experts, values in zip(gates, on_host, on_host[len(gates) :], strict=False):
+            config, router = self._config(adapter_name), self._router(adapter_name)
+            check_range(cast(str, router.id_name), values, cast(int, config.num_clusters))
             routings[adapter_name] = Routing(gates[adapter_name], config.gate_mode, config.universal_expert, experts)
         return routings
 
