@@ -2,9 +2,9 @@
 
 from llava_mocle.adapter.collapse import collapse
 from llava_mocle.adapter.config import MocleConfig
-from llava_mocle.adapter.forward import ROUTING_INPUTS
 from llava_mocle.adapter.layer import MocleLinear
 from llava_mocle.adapter.model import MocleModel
+from llava_mocle.adapter.model_routing import ROUTING_INPUTS
 from llava_mocle.adapter.registration import register
 from llava_mocle.adapter.routing import RoutingStatistics
 

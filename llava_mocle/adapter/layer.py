@@ -10,8 +10,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
 from llava_mocle.adapter.config import MocleConfig
+from llava_mocle.adapter.model_routing import RoutingState
 from llava_mocle.adapter.product import collapsed_pair, grouped
-from llava_mocle.adapter.routing import Assignment, RoutingState
+from llava_mocle.adapter.routing import Assignment
 from llava_mocle.errors import ConfigError, RoutingError
 
 

@@ -1,29 +1,29 @@
-"""MocleModel: injects the sites, routes every forward once at the root, and looks after the adapters."""
+"""MocleModel: MoCLE behind PEFT's interface. Puts the sites into a model, and routes samples for its adapters."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
 from peft.config import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.integrations import init_empty_weights
 from torch import Tensor, nn
 
 from llava_mocle.adapter.config import MocleConfig
-from llava_mocle.adapter.forward import RootForward
 from llava_mocle.adapter.gating import gate_probabilities
-from llava_mocle.adapter.generation import Generation
+from llava_mocle.adapter.generation import batch_size, expansion
 from llava_mocle.adapter.layer import MocleLinear, StackedExperts
-from llava_mocle.adapter.merging import Merging
-from llava_mocle.adapter.router import ClusterRouter, Router, build_router, check_ids, initial_embedding
-from llava_mocle.adapter.routing import Routing, RoutingState, RoutingStatistics
+from llava_mocle.adapter.model_routing import ModelRouting
+from llava_mocle.adapter.router import ClusterRouter, Router, build_router, check_ids, check_range, initial_embedding
+from llava_mocle.adapter.routing import Gates, Routing, RoutingStatistics, copy_to_host
 from llava_mocle.adapter.targets import find_targets
 from llava_mocle.errors import ConfigError, RoutingError
 
 
-class MocleModel(RootForward, Merging):
+class MocleModel(BaseTuner):
     """The tuner behind `get_peft_model(model, MocleConfig(...))`; its methods are reachable on the PeftModel.
 
     `forward` and `generate` of the adapted model take `cluster_ids` (B,) long, or `dataset_ids` (B,) for
@@ -40,12 +40,8 @@ class MocleModel(RootForward, Merging):
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         self.mocle_router = nn.ModuleDict()
-        self._routing = RoutingState()
+        self._routing = ModelRouting(self._route)
         self._site_names: dict[str, list[str]] = {}
-        self._merged_cluster: dict[str, int | None] = {}
-        self._generation: Generation | None = None
-        self._adapters_enabled = True
-        self._hook_handles: list[Any] = []
 
     def inject_adapter(
         self,
@@ -75,11 +71,7 @@ class MocleModel(RootForward, Merging):
             self.mocle_router[adapter_name] = build_router(config, len(sites), embedding).train(model.training)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self._sync_router_grad()
-        if not self._hook_handles:
-            self._hook_handles = [
-                self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-                self.model.register_forward_hook(self._after_forward, always_call=True),
-            ]
+        self._routing.start_at(self.model)
 
     def _create_and_replace(
         self,
@@ -94,7 +86,7 @@ class MocleModel(RootForward, Merging):
         if isinstance(target, MocleLinear):
             target.update_layer(adapter_name, cast(MocleConfig, peft_config))
             return
-        layer = MocleLinear(cast(nn.Linear, target), adapter_name, cast(MocleConfig, peft_config), self._routing)
+        layer = MocleLinear(cast(nn.Linear, target), adapter_name, cast(MocleConfig, peft_config), self._routing.state)
         if adapter_name not in self.active_adapters:
             # An additional adapter is not trainable until it is activated.
             layer.requires_grad_(False)
@@ -116,6 +108,99 @@ class MocleModel(RootForward, Merging):
             experts = cast(StackedExperts, self._first_site(adapter_name).mocle_experts[adapter_name])
             self.mocle_router[adapter_name].to(experts.experts_A.dtype)
 
+    # ------ routing
+
+    def _route(self, ids: Mapping[str, Any], rows: int | None) -> dict[str, Routing]:
+        """The routing of a batch for every active adapter that is routed and not merged; see `Route`.
+
+        The ids and the chosen experts travel to the host together: the only time that a forward waits for a GPU.
+
+        Raises:
+            RoutingError: the ids are missing, of a wrong dtype or length, or out of range.
+        """
+        checked: dict[str, Tensor] = {}
+        gates: dict[str, Gates] = {}
+        for adapter_name in self.active_adapters:
+            router = self._router(adapter_name)
+            if router.id_name is None:
+                continue
+            if self._is_merged(adapter_name):
+                self._routing.check_merged(adapter_name, router.id_name, ids[router.id_name])
+                continue
+            count = cast(int, self._config(adapter_name).num_clusters)
+            checked[adapter_name] = check_ids(router.id_name, ids[router.id_name], count, rows)
+            # Clamped, because a GPU that is asked for a row that is not there stops without naming the id.
+            gates[adapter_name] = router(checked[adapter_name].clamp(0, count - 1), noisy=router.training)
+        if not gates:
+            return {}
+        on_host = copy_to_host([*(gate.expert for gate in gates.values()), *checked.values()])
+        routings = {}
+        for adapter_name, experts, values in zip(gates, on_host, on_host[len(gates) :], strict=False):
+            config, router = self._config(adapter_name), self._router(adapter_name)
+            check_range(cast(str, router.id_name), values, cast(int, config.num_clusters))
+            routings[adapter_name] = Routing(gates[adapter_name], config.gate_mode, config.universal_expert, experts)
+        return routings
+
+    def generate(self, *args: Any, cluster_ids: Any = None, dataset_ids: Any = None, **kwargs: Any) -> Any:
+        """The base model's `generate`, with one id per sample; beams and returned sequences follow their sample.
+
+        Raises:
+            RoutingError: the ids are missing, of a wrong dtype or length, or out of range.
+        """
+        ids = {"cluster_ids": cluster_ids, "dataset_ids": dataset_ids}
+        factor = expansion(kwargs, getattr(self.model, "generation_config", None))
+        with self._routing.generating(ids, batch_size(args, kwargs), factor):
+            return cast(Any, self.model).generate(*args, **kwargs)
+
+    # ------ merging one cluster into the base weights
+
+    @contextmanager
+    def _merging(self, adapter_names: list[str] | None, cluster: int | None) -> Iterator[None]:
+        routings = {}
+        for adapter_name in adapter_names or self.active_adapters:
+            if not self._is_merged(adapter_name):
+                routings[adapter_name] = self.cluster_routing(cluster, adapter_name)
+                continue
+            merged = self._routing.merged_clusters[adapter_name]
+            if cluster not in (None, merged):
+                raise RoutingError(
+                    f"cluster {merged} of adapter {adapter_name!r} is merged already; "
+                    f"call unmerge_adapter() before merging cluster {cluster}."
+                )
+        with self._routing.merging(cluster, routings):
+            yield
+
+    def merge_adapter(
+        self, adapter_names: list[str] | None = None, safe_merge: bool = False, cluster: int | None = None
+    ) -> None:
+        """Add one cluster's weights to the base weights; `unmerge_adapter()` takes them out again.
+
+        Raises:
+            RoutingError: no cluster was given, there is no such cluster, or another one is merged already.
+        """
+        with self._merging(adapter_names, cluster):
+            super().merge_adapter(adapter_names, safe_merge)
+
+    def merge_and_unload(
+        self,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+        cluster: int | None = None,
+    ) -> nn.Module:
+        """The plain model of one cluster. `cluster` is needed unless the router is "none", which takes none.
+
+        Raises:
+            RoutingError: no cluster was given, there is no such cluster, or one was given for router="none".
+        """
+        with self._merging(adapter_names, cluster):
+            return super().merge_and_unload(progressbar, safe_merge, adapter_names)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        model = super()._unload_and_optionally_merge(*args, **kwargs)  # type: ignore[func-returns-value]
+        self._routing.remove_starts()
+        return model
+
     # ------ what the adapters say about themselves
 
     @property
@@ -125,7 +210,7 @@ class MocleModel(RootForward, Merging):
 
     def last_routing(self, adapter_name: str | None = None) -> RoutingStatistics | None:
         """The routing of the last forward, detached; None before the first, after `generate` and for router="none"."""
-        routing = self._routing.routings.get(adapter_name or self.active_adapters[0])
+        routing = self._routing.state.routings.get(adapter_name or self.active_adapters[0])
         return None if routing is None else routing.statistics()
 
     @torch.no_grad()
@@ -181,6 +266,9 @@ class MocleModel(RootForward, Merging):
             raise ConfigError(f"there is no adapter {adapter_name!r}; there are: {', '.join(self.peft_config)}.")
         return cast(MocleConfig, self.peft_config[adapter_name])
 
+    def _is_merged(self, adapter_name: str) -> bool:
+        return adapter_name in self._first_site(adapter_name).merged_adapters
+
     def _first_site(self, adapter_name: str) -> MocleLinear:
         return cast(MocleLinear, self.model.get_submodule(self._site_names[adapter_name][0]))
 
@@ -196,13 +284,13 @@ class MocleModel(RootForward, Merging):
 
     def _enable_adapter_layers(self, enabled: bool = True) -> None:
         super()._enable_adapter_layers(enabled)
-        self._adapters_enabled = enabled
+        self._routing.enabled = enabled
         self._sync_router_grad()
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
         del self.mocle_router[adapter_name], self._site_names[adapter_name]
-        self._routing.clear()
+        self._routing.state.clear()
 
     def _sync_router_grad(self) -> None:
         """Gates and cluster embedding train exactly when the experts of their adapter do."""

@@ -177,6 +177,9 @@ def load_centroids(path: str | Path) -> Tensor:
 def check_ids(name: str, ids: Any, num_clusters: int, num_samples: int | None) -> Tensor:
     """The ids of a batch as an int64 tensor (B,), or an error that says what is wrong with them.
 
+    The range is checked here only for ids on the CPU. Reading ids on a GPU would make the CPU wait for it; their
+    range is checked with `check_range` once they have travelled to the host (see `copy_to_host`).
+
     Args:
         name: "cluster_ids" or "dataset_ids".
         ids: a tensor or a sequence of int.
@@ -184,7 +187,7 @@ def check_ids(name: str, ids: Any, num_clusters: int, num_samples: int | None) -
         num_samples: B where it is known from the other inputs.
 
     Raises:
-        RoutingError: missing, of a wrong dtype, shape or length, or out of range.
+        RoutingError: missing, of a wrong dtype, shape or length, or (on the CPU) out of range.
     """
     if ids is None:
         raise RoutingError(f"{name} is missing: this adapter routes every sample; pass {name}, a LongTensor (B,).")
@@ -200,10 +203,23 @@ def check_ids(name: str, ids: Any, num_clusters: int, num_samples: int | None) -
         raise RoutingError(
             f"{name} has {len(ids)} ids but the batch has {num_samples} samples; pass exactly one id per sample."
         )
-    outside = [i for i in ids.tolist() if not 0 <= i < num_clusters]
+    if ids.device.type == "cpu":
+        check_range(name, ids, num_clusters)
+    return ids.to(torch.long)
+
+
+def check_range(name: str, ids: Tensor, num_clusters: int) -> None:
+    """Refuse ids outside [0, num_clusters).
+
+    Args:
+        ids: integers on the CPU.
+
+    Raises:
+        RoutingError: naming the first of them and the range.
+    """
+    outside = [i for i in ids.flatten().tolist() if not 0 <= i < num_clusters]
     if outside:
         raise RoutingError(
             f"{name} holds {outside[:5]}; expected ids in [0, {num_clusters}), the clusters this adapter was made "
             "for. Assign the samples with the adapter's own cluster model."
         )
-    return ids.to(torch.long)

@@ -1,8 +1,8 @@
-"""The routing of one forward pass: what it holds, how it is handed to the sites, and how long it lives."""
+"""What a routing is: the gates that a router decided, and what each site makes of them."""
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from llava_mocle.adapter.gating import mixing_weights
-from llava_mocle.errors import RoutingError
 
 # What modules pass to each other are named tuples: ZeRO-3 and FSDP look for tensors in tuples to place their hooks.
 
@@ -39,7 +38,7 @@ class Assignment(NamedTuple):
         universal_weight: (B,), or None without a universal expert.
         order: (B * k,) int64: the pairs (sample, choice), row-major, sorted by expert.
         inverse: (B * k,) int64: where each pair went.
-        is_sorted: the pairs are in expert order already, so that nothing has to be moved.
+        is_sorted: whether the pairs are in expert order already, so that nothing has to be moved.
         runs: (expert, length) of each run of equal experts in that order.
     """
 
@@ -67,8 +66,22 @@ class RoutingStatistics:
     overturned: Tensor
 
 
+def copy_to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies on the CPU of int64 tensors of any shapes. They travel together, so that the CPU waits for a GPU once."""
+    device = tensors[0].device
+    flat = torch.cat([tensor.flatten().to(device) for tensor in tensors]).cpu()
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
 class Routing:
     """The routing of B samples at all S sites of one adapter.
+
+    Args:
+        gates: what the router decided.
+        mode: the adapter's `gate_mode`.
+        universal: whether the adapter has a universal expert.
+        experts: `gates.expert` on the host, from a caller who has it already. Else it is copied from the device.
 
     Attributes:
         gates: what the router decided.
@@ -76,26 +89,27 @@ class Routing:
         universal_weight: (S, B), or None without a universal expert.
     """
 
-    def __init__(self, gates: Gates, mode: str, universal: bool) -> None:
+    def __init__(self, gates: Gates, mode: str, universal: bool, experts: Tensor | None = None) -> None:
         self.gates = gates
         self.mode = mode
         self.weight, self.universal_weight = mixing_weights(gates.gate, mode, universal)
+        self._experts = copy_to_host([gates.expert])[0] if experts is None else experts
         self._sites = self._split()
 
     def _split(self) -> list[Assignment]:
-        pairs = self.gates.expert.flatten(1)
-        in_order, order = pairs.sort(dim=1, stable=True)
-        # The one transfer to the host in a forward: the sites need run lengths as Python numbers.
-        pairs_host, in_order_host = torch.stack((pairs, in_order)).tolist()
-        no_universal = [None] * len(pairs_host)
+        order = self.gates.expert.flatten(1).argsort(dim=1, stable=True)
+        # The sites need run lengths as Python numbers.
+        pairs = self._experts.flatten(1).tolist()
+        pairs_in_order = [sorted(row) for row in pairs]
+        no_universal = [None] * len(pairs)
         columns = zip(
             self.gates.expert.unbind(0),
             self.weight.unbind(0),
             no_universal if self.universal_weight is None else self.universal_weight.unbind(0),
             order.unbind(0),
             order.argsort(dim=1).unbind(0),
-            (found == wanted for found, wanted in zip(pairs_host, in_order_host, strict=True)),
-            (tuple((e, len(list(group))) for e, group in groupby(row)) for row in in_order_host),
+            (found == wanted for found, wanted in zip(pairs, pairs_in_order, strict=True)),
+            (tuple((e, len(list(group))) for e, group in groupby(row)) for row in pairs_in_order),
             strict=True,
         )
         return [Assignment(*column) for column in columns]
@@ -111,7 +125,8 @@ class Routing:
     def repeat(self, factor: int) -> Routing:
         """Every sample `factor` times in a row: how `generate` lays out beams and returned sequences."""
         gates = Gates(*(part.repeat_interleave(factor, dim=1) for part in self.gates))
-        return Routing(gates, self.mode, universal=self.universal_weight is not None)
+        experts = self._experts.repeat_interleave(factor, dim=1)
+        return Routing(gates, self.mode, self.universal_weight is not None, experts)
 
     def statistics(self) -> RoutingStatistics:
         """See `RoutingStatistics`."""
@@ -123,91 +138,3 @@ class Routing:
             universal_weight=None if universal is None else universal.detach(),
             overturned=self.gates.clean_logits.argmax(dim=-1) != self.gates.expert[..., 0],
         )
-
-
-class _Pending:
-    """Lives as long as the autograd graph of one forward's gates; `done` once their gradient was computed."""
-
-    def __init__(self) -> None:
-        self.done = False
-
-    def mark(self, _gradient: Tensor) -> None:
-        self.done = True
-
-
-def _is_pending(ref: weakref.ref[_Pending]) -> bool:
-    pending = ref()
-    return pending is not None and not pending.done
-
-
-def _in_backward() -> bool:
-    """Whether autograd is running: then a site is being recomputed by gradient checkpointing."""
-    return torch._C._current_graph_task_id() != -1
-
-
-class RoutingState:
-    """Hands the current routing to the sites, from the start of a root forward until the next one starts.
-
-    It stays after the forward because gradient checkpointing recomputes the sites during backward. A site that is
-    called at any other time outside the root's forward gets an error, never an earlier batch's routing.
-    """
-
-    def __init__(self) -> None:
-        self.routings: dict[str, Routing] = {}
-        self.merging: dict[str, Routing | None] = {}
-        self._running = False
-        self._current: list[weakref.ref[_Pending]] = []
-        self._replaced: list[weakref.ref[_Pending]] = []
-
-    def start(self, routings: dict[str, Routing]) -> None:
-        """Take over the routing of a forward that begins now."""
-        self.routings = routings
-        self._running = True
-        self._replaced = [ref for ref in self._replaced + self._current if _is_pending(ref)]
-        self._current = []
-        for routing in routings.values():
-            if routing.gates.gate.requires_grad:
-                pending = _Pending()
-                # The hook is owned by the graph: it goes when the graph goes, backward or not.
-                routing.gates.gate.register_hook(pending.mark)
-                self._current.append(weakref.ref(pending))
-
-    def finish(self) -> None:
-        """The root's forward is over; what remains is for recomputation only."""
-        self._running = False
-
-    def clear(self) -> None:
-        self.routings = {}
-        self._running = False
-
-    def assignment(self, adapter: str, site: int, rows: int) -> Assignment:
-        """The assignment of a site for an input of `rows` samples.
-
-        Raises:
-            RoutingError: no forward of the whole model is running, the routing belongs to a later forward, or the
-                number of rows is not the number of routed samples.
-        """
-        routing = self.routings.get(adapter)
-        if routing is None or not (self._running or _in_backward()):
-            raise RoutingError(
-                "an adapted module was called outside the forward of its model, so no sample has a cluster; "
-                "call the whole model with its routing ids."
-            )
-        if not self._running and any(_is_pending(ref) for ref in self._replaced):
-            raise RoutingError(
-                "gradient checkpointing recomputes a forward whose routing was replaced by a later forward; "
-                "call backward after every forward, or switch gradient checkpointing off."
-            )
-        if routing.num_samples != rows:
-            raise RoutingError(
-                f"an adapted module got a batch of {rows} rows while {routing.num_samples} samples were routed; "
-                "adapt only modules whose first dimension is the sample (not a vision tower, not flattened tokens)."
-            )
-        return routing.site(site)
-
-    def __deepcopy__(self, _memo: dict) -> RoutingState:
-        # Tensors of a live autograd graph cannot be copied, and a copied model has seen no forward yet.
-        return RoutingState()
-
-    def __reduce__(self) -> tuple:
-        return RoutingState, ()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from llava_mocle.analysis.style import PALETTE, UNIVERSAL_COLOR, ink_on, new_figure, save_figure, save_table, styled
-from llava_mocle.inference.routing_summary import RoutingSummary, summarize_routing
+from llava_mocle.inference.explanation import RoutingSummary, summarize_routing
 
 
 @styled

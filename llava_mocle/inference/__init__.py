@@ -8,14 +8,14 @@ _EXPORTS = {
     "Request": "request",
     "Prediction": "request",
     "Ranking": "request",
-    "Explanation": "request",
-    "RoutingSummary": "routing_summary",
-    "summarize_routing": "routing_summary",
+    "Explanation": "explanation",
+    "RoutingSummary": "explanation",
+    "summarize_routing": "explanation",
 }
 __all__ = sorted(_EXPORTS)
 
 
-# Lazy, so that reading answers or drawing gates does not cost the import of torch and transformers.
+# Imported on first use: reading answers or drawing gates needs neither torch nor transformers.
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)

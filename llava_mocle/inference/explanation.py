@@ -1,12 +1,87 @@
-"""Why a prompt takes the experts it takes."""
+"""Why a prompt takes the experts it takes: its cluster, and what the gates of that cluster do."""
 
-from typing import Any
+from __future__ import annotations
 
-from llava_mocle.clustering import ClusterModel
-from llava_mocle.inference.request import Explanation
-from llava_mocle.inference.routing_summary import summarize_routing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from llava_mocle.clustering import ClusterModel
 
 NEAREST_INSTRUCTIONS = 5
+
+
+@dataclass(frozen=True)
+class RoutingSummary:
+    """What the gates of K clusters do, averaged over S sites with E experts.
+
+    Attributes:
+        mean_gates: (K, E) mean gate probability.
+        expert_share: (K, E) share of the sites at which the expert has the largest gate.
+        applied_weight: (K, E) mean weight with which the expert enters the output (0 where it isn't chosen).
+        universal_weight: (K,) mean of 1 - G_max; None without a universal expert.
+        num_sites: S.
+    """
+
+    mean_gates: np.ndarray
+    expert_share: np.ndarray
+    applied_weight: np.ndarray
+    universal_weight: np.ndarray | None
+    num_sites: int
+
+
+def summarize_routing(
+    gates: Any, *, top_k: int = 1, universal: bool = True, gate_mode: str = "paper"
+) -> RoutingSummary:
+    """Average clean gates (K, S, E) over the sites.
+
+    A chosen expert enters the output with G_e (`gate_mode` "paper") or G_e squared ("released"), the universal one
+    with 1 - G_max.
+
+    Args:
+        gates: a tensor or array of softmax probabilities, as `MocleModel.clean_gates` returns them.
+    """
+    probabilities = np.asarray(gates.detach().float().cpu() if hasattr(gates, "detach") else gates, dtype=np.float64)
+    num_experts = probabilities.shape[-1]
+    order = np.argsort(-probabilities, axis=-1, kind="stable")
+    kept = np.zeros_like(probabilities, dtype=bool)
+    np.put_along_axis(kept, order[..., :top_k], True, axis=-1)
+    chosen = order[..., 0][..., None] == np.arange(num_experts)
+    weights = probabilities**2 if gate_mode == "released" else probabilities
+    return RoutingSummary(
+        mean_gates=probabilities.mean(axis=1),
+        expert_share=chosen.mean(axis=1),
+        applied_weight=np.where(kept, weights, 0.0).mean(axis=1),
+        universal_weight=(1 - probabilities.max(axis=-1)).mean(axis=1) if universal else None,
+        num_sites=probabilities.shape[1],
+    )
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a prompt takes the experts it takes; the gates are averaged over the sites, and empty without a gate.
+
+    Attributes:
+        route_text: the text that was embedded.
+        cluster_id: the cluster of the prompt.
+        cluster_distance: as in `Prediction`.
+        nearest_instructions: training instructions nearest the cluster's centroid.
+        mean_gates: (E,) mean clean gate of each expert.
+        expert_share: (E,) share of the sites at which the expert is chosen.
+        universal_weight: mean weight of the universal expert; None without one.
+        num_sites: the number of sites; 0 where no gate looks at the cluster.
+    """
+
+    route_text: str
+    cluster_id: int
+    cluster_distance: float | None
+    nearest_instructions: tuple[str, ...]
+    mean_gates: tuple[float, ...]
+    expert_share: tuple[float, ...]
+    universal_weight: float | None
+    num_sites: int
 
 
 def explain_routing(

@@ -16,15 +16,14 @@ from llava_mocle.data.images import load_image, process_image, to_rgb
 from llava_mocle.data.templates import get_template
 from llava_mocle.data.tokenize import tokenize_prompt, tokenize_row
 from llava_mocle.errors import CheckpointError, DataError
-from llava_mocle.inference.explanation import explain_routing
-from llava_mocle.inference.generation import decode, find_stopping, generation_config, left_pad
+from llava_mocle.inference.explanation import Explanation, explain_routing
+from llava_mocle.inference.generation import TieRecorder, decode, find_stopping, generation_config, left_pad
 from llava_mocle.inference.model_id import model_id
-from llava_mocle.inference.near_ties import TieRecorder
-from llava_mocle.inference.placement import choose_placement
 from llava_mocle.inference.prompt_router import PromptRouter, dataset_id, dataset_names
 from llava_mocle.inference.ranking import log_likelihoods
-from llava_mocle.inference.request import Explanation, ImageInput, Prediction, Ranking, Request
+from llava_mocle.inference.request import ImageInput, Prediction, Ranking, Request
 from llava_mocle.model.load import LoadedModel, load_model
+from llava_mocle.model.placement import choose_placement
 
 
 class Predictor:
@@ -134,7 +133,7 @@ class Predictor:
         """Answer requests of any mixture: with and without images, of several clusters, of several lengths.
 
         Greedy answers in float32 are, token for token, those of each request alone: a row that comes to a near tie is
-        answered again by itself (see `ties`). With beams, a tie of about 1e-5 may still fall otherwise; in half
+        answered again by itself (see `TieRecorder`). With beams, a tie of about 1e-5 may still fall otherwise; in half
         precision, one of about 1e-2.
 
         Args:

@@ -1,4 +1,4 @@
-"""What a `Predictor` takes and gives."""
+"""What goes into a `Predictor` and what comes out: requests, predictions, rankings."""
 
 import os
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class Request:
     """One question.
 
     Attributes:
-        prompt: the human turn; `<image>` marks where images go, and is put in front where there is none.
+        prompt: the human turn. `<image>` marks where an image goes; without marks, all images go in front.
         images: None, one image, or several: paths or PIL images.
-        cluster_id: this cluster instead of the one that the text falls into.
-        route_text: the text that routes, instead of the prompt.
+        cluster_id: a cluster to use instead of the one that the text falls into.
+        route_text: a text to route by, instead of the prompt.
         dataset: name or index of the dataset; only models routed by dataset use it, and they need it.
     """
 
@@ -42,7 +42,7 @@ class Prediction:
 
     Attributes:
         text: the answer, stripped, without the end of turn.
-        cluster_id: the cluster that it was routed by; None for a model without a cluster model.
+        cluster_id: the cluster that the answer was routed by; None for a model without a cluster model.
         cluster_distance: Euclidean distance of the routing text's embedding from the cluster's centroid; None where
             there is no cluster or the caller chose it.
         num_tokens: tokens generated, the end of turn not counted.
@@ -71,25 +71,3 @@ class Ranking:
     def best(self) -> int:
         """Index of the likeliest candidate, the first of equals."""
         return max(range(len(self.scores)), key=self.scores.__getitem__)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why a prompt takes the experts it takes; the gates are averaged over the sites, and empty without a gate.
-
-    Attributes:
-        route_text: the text that was embedded.
-        nearest_instructions: training instructions nearest the cluster's centroid.
-        mean_gates: (E,) mean clean gate of each expert.
-        expert_share: (E,) share of the sites at which the expert is chosen.
-        universal_weight: mean weight of the universal expert; None without one.
-    """
-
-    route_text: str
-    cluster_id: int
-    cluster_distance: float | None
-    nearest_instructions: tuple[str, ...]
-    mean_gates: tuple[float, ...]
-    expert_share: tuple[float, ...]
-    universal_weight: float | None
-    num_sites: int

@@ -14,7 +14,6 @@ from transformers import AutoConfig, LlavaForConditionalGeneration
 from llava_mocle.clustering.instruction import IMAGE_TOKEN
 from llava_mocle.errors import CheckpointError
 from llava_mocle.model.adapters import attach_adapter, load_cluster_model
-from llava_mocle.model.dtypes import choose_attention, parse_dtype
 from llava_mocle.model.folders import (
     ADAPTER_CONFIG,
     PROJECTOR_CONFIG,
@@ -28,6 +27,7 @@ from llava_mocle.model.image_tokens import image_tokens_per_image
 from llava_mocle.model.legacy import DERIVED_SUFFIXES
 from llava_mocle.model.loading import load_reported, refuse_gaps
 from llava_mocle.model.original import load_original
+from llava_mocle.model.placement import choose_attention, parse_dtype
 from llava_mocle.model.processing import (
     check_image_size,
     choose_template,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from llava_mocle.adapter import MocleModel
 
@@ -17,22 +18,20 @@ class RoutingLog:
 
     Per site group (the linear's own name, such as `up_proj`): mean weight of the chosen expert (`gate`), share of
     samples each expert got (`expert_0`...), and mean universal weight. Over all sites: share of choices that the
-    noise overturned.
+    noise overturned. Sums stay on the routing's device, so that a GPU is waited for only when they are logged.
     """
 
     def __init__(self, tuner: MocleModel) -> None:
         self.tuner = tuner
-        groups: dict[str, list[int]] = defaultdict(list)
+        self.groups: dict[str, list[int]] = defaultdict(list)
         for index, site in enumerate(tuner.sites):
-            groups[site.rsplit(".", 1)[-1]].append(index)
-        self.groups = {name: torch.tensor(indices) for name, indices in groups.items()}
+            self.groups[site.rsplit(".", 1)[-1]].append(index)
         self.reset()
 
     def reset(self) -> None:
         """Start a new average."""
-        self._sums: dict[str, float] = defaultdict(float)
+        self._sums: dict[str, Tensor] = {}
         self._forwards = 0
-        self.device = torch.device("cpu")
 
     def add(self) -> None:
         """Take in the routing of the last forward."""
@@ -40,17 +39,15 @@ class RoutingLog:
         if routing is None:
             return
         self._forwards += 1
-        self.device = routing.gate.device
         experts = self.tuner.peft_config[self.tuner.active_adapters[0]].num_experts
-        for name, rows in self.groups.items():
-            index, gate = routing.expert[rows], routing.gate[rows]
-            self._sums[f"routing/{name}/gate"] += gate.float().mean().item()
-            shares = torch.bincount(index.flatten().cpu(), minlength=experts).float() / index.numel()
-            for expert in range(experts):
-                self._sums[f"routing/{name}/expert_{expert}"] += shares[expert].item()
-            if routing.universal_weight is not None:
-                self._sums[f"routing/{name}/universal"] += routing.universal_weight[rows].float().mean().item()
-        self._sums["routing/overturned"] += routing.overturned.float().mean().item()
+        # The mean over the samples at every site, (S,) each.
+        means = {"gate": routing.gate.float().mean(dim=1), "overturned": routing.overturned.float().mean(dim=1)}
+        for expert in range(experts):
+            means[f"expert_{expert}"] = (routing.expert == expert).float().mean(dim=1)
+        if routing.universal_weight is not None:
+            means["universal"] = routing.universal_weight.float().mean(dim=1)
+        for name, value in means.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def pop(self, reduce: Callable[..., Any] | None = None) -> Mapping[str, float]:
         """The averages since the last call; empty when there was no forward.
@@ -61,11 +58,15 @@ class RoutingLog:
         if not self._forwards:
             return {}
         names = sorted(self._sums)
-        values = torch.tensor([self._sums[name] / self._forwards for name in names], device=self.device)
+        means = torch.stack([self._sums[name] for name in names]) / self._forwards  # (statistics, S)
         self.reset()
         if reduce is not None:
-            values = reduce(values, reduction="mean")
-        return dict(zip(names, values.tolist(), strict=True))
+            means = reduce(means, reduction="mean")
+        sites = dict(zip(names, means.cpu().double(), strict=True))
+        logs = {"routing/overturned": sites.pop("overturned").mean().item()}
+        for group, members in self.groups.items():
+            logs |= {f"routing/{group}/{name}": value[members].mean().item() for name, value in sites.items()}
+        return logs
 
 
 def warn_of_idle_experts(gates: torch.Tensor, sites: list[str]) -> list[str]:

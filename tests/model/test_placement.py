@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from llava_mocle.errors import ConfigError
-from llava_mocle.model.dtypes import choose_attention, parse_dtype
+from llava_mocle.model.placement import choose_attention, choose_placement, parse_dtype
 
 
 def pretend(monkeypatch, *, flash_attn, gpu):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        "llava_mocle.model.dtypes.importlib.util.find_spec",
+        "llava_mocle.model.placement.importlib.util.find_spec",
         lambda name: (object() if flash_attn else None) if name == "flash_attn" else find_spec(name),
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
@@ -47,3 +47,16 @@ def test_dtype_names():
     assert parse_dtype("auto") == "auto"
     with pytest.raises(ConfigError, match="float8"):
         parse_dtype("float8")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_machine_without_a_gpu():
+    assert choose_placement(None, None) == (torch.device("cpu"), torch.float32)
+    assert choose_placement("cpu", "bfloat16") == (torch.device("cpu"), "bfloat16")
+    with pytest.raises(ConfigError, match="device 'cuda:9' cannot be used"):
+        choose_placement("cuda:9", None)
+
+
+def test_a_device_that_torch_does_not_know():
+    with pytest.raises(ConfigError, match="device 'gpu' cannot be used"):
+        choose_placement("gpu", None)

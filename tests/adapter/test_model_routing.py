@@ -1,16 +1,20 @@
-"""What a forward pass does with its ids, and how long the routing lives."""
+"""What a forward pass does with its ids, where a routing starts, and how long it lives."""
 
 import copy
+import io
+import pickle
 from functools import partial
 
 import pytest
 import torch
 from peft import get_peft_model
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from llava_mocle.errors import ConfigError, RoutingError
 
-from .helpers import config, plain_lora, tiny_llama, tiny_peft, token_ids
+from .fake_device import DeviceTensor, move
+from .helpers import TwoSites, config, plain_lora, tiny_llama, tiny_peft, token_ids
 
 BATCH = token_ids(3)
 IDS = torch.tensor([4, 0, 2])
@@ -172,7 +176,9 @@ def test_every_parameter_takes_part_when_all_samples_share_an_expert(changes):
         gradient = model.get_base_model().get_submodule(site).mocle_experts["default"].experts_A.grad
         norms = gradient.flatten(1).norm(dim=1)
         assert norms[expert[index]] > 0
-        unused = set(range(4)) - set(model.base_model._routing.routings["default"].gates.expert[index, 0].tolist())
+        unused = set(range(4)) - set(
+            model.base_model._routing.state.routings["default"].gates.expert[index, 0].tolist()
+        )
         assert unused
         assert all(norms[e] == 0 for e in unused)
 
@@ -218,3 +224,206 @@ def test_data_parallel_replicas_are_refused():
     replica = model.get_base_model()._replicate_for_data_parallel()
     with pytest.raises(ConfigError, match="torchrun"):
         replica(input_ids=BATCH, cluster_ids=IDS)
+
+
+def test_a_copied_or_pickled_state_has_no_routing():
+    model = tiny_peft().train()
+    model(input_ids=BATCH, cluster_ids=IDS)
+    state = model.base_model._routing.state
+    assert state.routings
+    assert copy.deepcopy(state).routings == {}
+    stream = io.BytesIO()
+    pickle.dump(state, stream)
+    assert pickle.loads(stream.getvalue()).routings == {}
+
+
+# ------ the number of times that a forward waits for its device
+
+
+def on_device(second=False, **changes):
+    model = get_peft_model(TwoSites(), config(task_type=None, target_modules=["first", "second"], **changes))
+    if second:
+        model.add_adapter("second", config(task_type=None, target_modules=["second"]))
+        model.base_model.set_adapter(["default", "second"])
+    move(model)
+    return model, DeviceTensor(torch.randn(3, 7))
+
+
+@pytest.fixture
+def reads():
+    DeviceTensor.reads.clear()
+    return DeviceTensor.reads
+
+
+@pytest.mark.parametrize("changes", [{}, {"universal_expert": False, "top_k": 2}, {"gate_mode": "released"}])
+@torch.no_grad()
+def test_a_forward_reads_its_device_once(reads, changes):
+    model, x = on_device(**changes)
+    output = model(x, cluster_ids=DeviceTensor(IDS))
+    assert isinstance(output, DeviceTensor)
+    assert reads == ["aten._to_copy.default"]
+
+
+@torch.no_grad()
+def test_a_forward_with_several_adapters_reads_its_device_once(reads):
+    model, x = on_device(second=True)
+    model(x, cluster_ids=DeviceTensor(IDS))
+    assert reads == ["aten._to_copy.default"]
+    with pytest.raises(RoutingError, match=r"cluster_ids holds \[7\]"):
+        model(x, cluster_ids=DeviceTensor(torch.tensor([0, 7, 1])))
+
+
+@pytest.mark.parametrize(("bad", "words"), [([0, 1, 5], r"holds \[5\].*\[0, 5\)"), ([-1, 6, 0], r"holds \[-1, 6\]")])
+@torch.no_grad()
+def test_ids_on_a_device_are_refused_before_any_site_runs(reads, bad, words):
+    model, x = on_device()
+    called = []
+    model.get_base_model().first.register_forward_pre_hook(lambda *_: called.append("first"))
+    with pytest.raises(RoutingError, match=words):
+        model(x, cluster_ids=DeviceTensor(torch.tensor(bad)))
+    assert (called, len(reads)) == ([], 1)
+    model(x, cluster_ids=DeviceTensor(IDS))
+    assert called == ["first"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_training_forward_waits_for_a_gpu_once():
+    model = get_peft_model(TwoSites(), config(task_type=None, target_modules=["first", "second"])).cuda()
+    x, ids = torch.randn(3, 7, device="cuda"), IDS.cuda()
+    model(x, cluster_ids=ids).sum().backward()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with pytest.warns(UserWarning, match="synchroniz") as waits:
+            model(x, cluster_ids=ids)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) == 1
+
+
+# ------ a second place where a routing starts
+
+
+class Inner(nn.Module):
+    """As a language model: its `generate` calls its own forward, twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([TwoSites(7, 6, 7)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def generate(self, x, num_beams=1):
+        x = x.repeat_interleave(num_beams, dim=0)
+        return self(self(x))
+
+
+class Outer(nn.Module):
+    """As InstructBLIP: a forward through its own, and a `generate` that passes its own forward by."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Inner()
+
+    def forward(self, x):
+        return self.inner(self.inner(2 * x))
+
+    def generate(self, input_ids, **options):
+        return self.inner.generate(2 * input_ids, **options)
+
+
+def outer_model(starts_inside=True):
+    torch.manual_seed(0)
+    model = get_peft_model(Outer(), config(task_type=None, target_modules=["first", "second"], gate_noise_std=5.0))
+    if starts_inside:
+        model.base_model._routing.start_at(model.get_base_model().inner)
+    return model
+
+
+X = torch.randn(3, 7, generator=torch.Generator().manual_seed(5))
+
+
+def test_a_generate_that_passes_the_root_by_needs_the_inner_start():
+    with pytest.raises(RoutingError, match="outside the forward"):
+        outer_model(starts_inside=False).base_model.generate(input_ids=X, cluster_ids=IDS)
+    model = outer_model().eval()
+    expected = model(X, cluster_ids=IDS)
+    assert torch.equal(model.base_model.generate(input_ids=X, cluster_ids=IDS), expected)
+    beams = model.base_model.generate(input_ids=X, cluster_ids=IDS, num_beams=2)
+    assert (beams - expected.repeat_interleave(2, dim=0)).abs().max() < 1e-5
+    assert model.base_model.last_routing() is None
+
+
+def test_an_inner_start_keeps_the_routing_of_the_running_forward():
+    """With noise, two routings of one batch differ. Both calls of the inner module must use the outer one's."""
+    model = outer_model().train()
+    seen = []
+    site = model.get_base_model().inner.layers[0].first.mocle_experts["default"]
+    site.register_forward_pre_hook(lambda _, args: seen.append(args[1].weight.detach().clone()))
+    output = model(X, cluster_ids=IDS)
+    assert len(seen) == 2
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0][:, 0], model.base_model.last_routing().weight[0])
+    output.sum().backward()
+    # Alone, the inner module starts routings of its own.
+    inner = model.get_base_model().inner
+    inner(X, cluster_ids=IDS)
+    assert not torch.equal(seen[2], seen[0])
+    with pytest.raises(RoutingError, match="cluster_ids is missing"):
+        inner(X)
+    with pytest.raises(RoutingError, match="outside the forward"):
+        inner.layers[0](X)
+
+
+def test_an_inner_call_with_ids_of_its_own_is_routed_by_them():
+    class Contrasting(Outer):
+        def forward(self, x):
+            return self.inner(x, cluster_ids=IDS.flip(0))
+
+    model = get_peft_model(Contrasting(), config(task_type=None, target_modules=["first", "second"])).eval()
+    inner = model.get_base_model().inner
+    model.base_model._routing.start_at(inner)
+    assert torch.equal(model(X, cluster_ids=IDS), inner(X, cluster_ids=IDS.flip(0)))
+
+
+def test_recomputing_an_inner_start_keeps_its_routing():
+    class Checkpointed(Outer):
+        def forward(self, x):
+            return checkpoint(self.inner, x, use_reentrant=False)
+
+    def run(kind):
+        torch.manual_seed(0)
+        model = get_peft_model(
+            kind(), config(task_type=None, target_modules=["first", "second"], gate_noise_std=5.0)
+        ).train()
+        model.base_model._routing.start_at(model.get_base_model().inner)
+        torch.manual_seed(1)
+        model(X, cluster_ids=IDS).sum().backward()
+        return [p.grad for p in model.parameters() if p.requires_grad]
+
+    class Plain(Outer):
+        def forward(self, x):
+            return self.inner(x)
+
+    for found, expected in zip(run(Checkpointed), run(Plain), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_a_copied_model_routes_by_its_own_starts():
+    model = outer_model().eval()
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.base_model.mocle_router["default"].gate_weight.zero_()
+    assert torch.equal(twin.base_model.generate(input_ids=X, cluster_ids=IDS), twin(X, cluster_ids=IDS))
+    assert not torch.equal(twin(X, cluster_ids=IDS), model(X, cluster_ids=IDS))
+
+
+def test_unloading_removes_every_start():
+    model = outer_model()
+    plain = model.unload()
+    assert torch.equal(plain(X), Outer.forward(plain, X))
+    for module in (plain, plain.inner):
+        assert not module._forward_pre_hooks
+        assert not module._forward_hooks

@@ -1,4 +1,4 @@
-"""Weight dtypes and attention kernels by the names people give them."""
+"""Where a model runs: the device, the dtype of the weights, and the attention kernel."""
 
 import importlib.util
 import logging
@@ -21,8 +21,36 @@ _DTYPES = {
 _KERNELS = ("auto", "flash_attention_2", "sdpa", "eager")
 
 
+def choose_placement(
+    device: str | torch.device | None, dtype: str | torch.dtype | None
+) -> tuple[torch.device, str | torch.dtype]:
+    """The device to run on and the dtype of the weights, with the defaults for what is None.
+
+    The default device is the GPU if there is one. The default dtype is bfloat16 on a GPU that has it, else float32.
+
+    Raises:
+        ConfigError: the device is not there, or torch cannot use it.
+    """
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0].strip()
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used ({reason}); leave --device out for the GPU if there is one, or "
+            "take cpu."
+        ) from error
+    if dtype is None:
+        dtype = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return place, dtype
+
+
 def parse_dtype(dtype: Any) -> Any:
-    """A torch dtype from its name ("bfloat16", "bf16", ...); "auto" (as saved) stays "auto"."""
+    """A torch dtype from its name ("bfloat16", "bf16", ...); "auto" (as saved) stays "auto".
+
+    Raises:
+        ConfigError: an unknown name.
+    """
     if isinstance(dtype, torch.dtype) or dtype == "auto":
         return dtype
     if dtype not in _DTYPES:
