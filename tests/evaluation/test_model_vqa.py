@@ -84,7 +84,7 @@ def test_other_settings_are_refused_until_overwritten(work, tmp_path, capsys):
         ('{"question_id": null, "text": "Why?"}\n', "'question_id' is None"),
         ('{"question_id": 1, "text": "Why?"}\n{"question_id"\n', "line 2: not JSON"),
         ('{"question_id": 1, "text": "Why?", "image": 3}\n', "'image' is 3"),
-        ('[{"question_id": 1, "text": "Why?"}, 3]', "record 1: 3 is not a question"),
+        ('[{"question_id": 1, "text": "Why?"}, 3]', "record 1: found 3, expected an object"),
         ('[{"question_id": 1, ', "line 1: not JSON"),
     ],
 )

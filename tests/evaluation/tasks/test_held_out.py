@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.domain import answer_priors, evaluate_rows
+from llava_mocle.evaluation.suite import SuiteSettings
+from llava_mocle.evaluation.tasks.held_out import answer_priors, evaluate_rows
 from tests.evaluation.fakes import FakePredictor
 
 
@@ -35,7 +36,7 @@ ANSWERS = {
 def test_benchmarks_results_are_not_replaced(tmp_path, shapes):
     (tmp_path / "results.json").write_text('{"kind": "benchmarks"}')
     with pytest.raises(DataError, match="'benchmarks'"):
-        evaluate_rows(FakePredictor(ANSWERS), {"shapes": (shapes, tmp_path)}, tmp_path, overwrite=True)
+        evaluate_rows(FakePredictor(ANSWERS), {"shapes": (shapes, tmp_path)}, tmp_path, SuiteSettings(overwrite=True))
     assert (tmp_path / "results.json").read_text() == '{"kind": "benchmarks"}'
     assert not (tmp_path / "answers").exists()
 
@@ -79,7 +80,7 @@ def test_rows_are_routed_by_the_training_rule_and_told_their_dataset(tmp_path, s
 def test_domains_limit_and_resumption(tmp_path, shapes):
     domains = {"shapes": (shapes, tmp_path), "words": ([row(0, "2 + 2?", "4"), row(1, "3 + 3?", "6")], "")}
     first = FakePredictor(ANSWERS)
-    limited = evaluate_rows(first, domains, tmp_path / "out", limit=1)
+    limited = evaluate_rows(first, domains, tmp_path / "out", SuiteSettings(limit=1))
     assert [limited["domains"][name]["n"] for name in domains] == [1, 1]
     second = FakePredictor(ANSWERS | {"2 + 2?": "four", "3 + 3?": "6"})
     results = evaluate_rows(second, domains, tmp_path / "out")
