@@ -14,7 +14,7 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.llava_cli import make_parser, run_program
-from llava_mocle.evaluation.tasks.shared.official import places, read_json, read_text
+from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json, read_text
 
 
 def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]:
@@ -29,13 +29,6 @@ def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]
         raise DataError(f"{file}: no such question file.")
     questions = []
     for place, record in _records(file):
-        for field, kinds in (("question_id", (str, int)), ("text", (str,))):
-            value = record.get(field)
-            if not isinstance(value, kinds) or isinstance(value, bool):
-                found = "is missing" if field not in record else f"is {value!r}"
-                raise DataError(
-                    f'{place}: {field!r} {found}; a question is {{"question_id": ..., "image": ..., "text": "..."}}.'
-                )
         images = record.get("image") or []
         names = [images] if isinstance(images, str) else images
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -44,8 +37,8 @@ def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]
             )
         questions.append(
             Question(
-                question_id=record["question_id"],
-                prompt=record["text"],
+                question_id=field(record, "question_id", place, ID),
+                prompt=field(record, "text", place, str),
                 images=tuple(Path(image_folder) / name for name in names),
                 route_text=record.get("route_text"),
                 source=place,

@@ -53,7 +53,7 @@ class SuiteSettings:
 
 
 class Results(Protocol):
-    """Where scores go: `BenchmarkResults`, or `HeldOutResults` of held-out rows."""
+    """Where scores go: `BenchmarkResults`, or `HeldOutResults` for held-out rows."""
 
     def prepare(self, asked: Sequence[Asked]) -> None:
         """Before the first answer: check whether the scores may go there. Raises DataError."""
@@ -111,23 +111,7 @@ def evaluate_tasks(
     failures: dict[str, str] = {}  # not the exceptions, whose frames would keep tensors in memory
     for task, items in prepared:
         try:
-            answers = answer_together(
-                predictor,
-                [item.question for item in items],
-                folder / "answers" / f"{task.name}.jsonl",
-                part,
-                batch_size=settings.batch_size,
-                settings=GenerationSettings(max_new_tokens=settings.new_tokens(task), num_beams=settings.num_beams),
-                overwrite=settings.overwrite,
-                description=task.name,
-            )
-            if answers is not None:
-                # Submission files first: they are there even if a judge cannot be reached.
-                files = task.submission(items, answers, folder / "submissions" / task.name)
-                entry = score_task(task, items, answers, limit=settings.limit)
-                entry["submission"] = [str(path.relative_to(folder)) for path in files]
-                entry["settings"] = _effective(predictor, task, items, settings)
-                recorded = results.record(task, items, answers, entry)
+            recorded = _run(predictor, task, items, folder, settings, part, results) or recorded
         except PartnerLost:
             raise
         except Exception as error:
@@ -140,6 +124,36 @@ def evaluate_tasks(
         lines = [f"{len(failures)} of {len(tasks)} tasks failed; {again} goes on with them:"]
         raise TasksFailed("\n  ".join([*lines, *(f"{name}: {error}" for name, error in failures.items())]), recorded)
     return recorded
+
+
+def _run(
+    predictor: "Predictor",
+    task: Task,
+    items: Sequence[Item],
+    folder: Path,
+    settings: SuiteSettings,
+    part: Part,
+    results: Results,
+) -> dict[str, Any]:
+    """Answer and score one task; returns what `results.json` now holds, {} where another process scores."""
+    answers = answer_together(
+        predictor,
+        [item.question for item in items],
+        folder / "answers" / f"{task.name}.jsonl",
+        part,
+        batch_size=settings.batch_size,
+        settings=GenerationSettings(settings.new_tokens(task), settings.num_beams),
+        overwrite=settings.overwrite,
+        description=task.name,
+    )
+    if answers is None:
+        return {}
+    # Submission files first: they are there even if a judge cannot be reached.
+    files = task.submission(items, answers, folder / "submissions" / task.name)
+    entry = score_task(task, items, answers, limit=settings.limit)
+    entry["submission"] = [str(path.relative_to(folder)) for path in files]
+    entry["settings"] = _effective(predictor, task, items, settings)
+    return results.record(task, items, answers, entry)
 
 
 def _prepare(

@@ -244,7 +244,7 @@ def answer_priors(train_rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
         overall[answer] += 1
         by_question.setdefault(question_text(_first_turn(row, "human", place)), Counter())[answer] += 1
     if not overall:
-        raise DataError("There are no training rows to take the majority answer from: leave them out or add some.")
+        raise DataError("The training rows that give the majority answer are empty: leave them out, or add rows.")
     return _most_frequent(overall), {question: _most_frequent(counts) for question, counts in by_question.items()}
 
 
