@@ -5,10 +5,9 @@ import logging
 
 import pytest
 
-from llava_mocle.errors import ConfigError, DataError
+from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.file import read_answers
 from llava_mocle.evaluation.answering.together import Part
-from llava_mocle.evaluation.registry import all_tasks, get_tasks
 from llava_mocle.evaluation.scores.results import read_results
 from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks
 from llava_mocle.evaluation.task import Scores, mean_metric
@@ -243,23 +242,3 @@ def test_a_missing_image_and_a_duplicate_id_stop_before_the_first_answer(root, t
     with pytest.raises(DataError, match=r"gone\.png, which does not exist"):
         evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_every_benchmark_says_what_it_is() -> None:
-    for name, task in all_tasks().items():
-        assert name == task.name
-        for word in (task.title, task.split, task.metric):
-            assert word
-        assert task.sources
-        for source in task.sources:
-            assert source.what
-            assert source.origin
-            assert not source.path.startswith("/")
-
-
-def test_task_names() -> None:
-    assert [task.name for task in get_tasks("pope, pope")] == ["pope"]
-    with pytest.raises(ConfigError, match="did you mean 'pope'"):
-        get_tasks("popes")
-    with pytest.raises(ConfigError, match="no task named"):
-        get_tasks(" ,")

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.errors import DataError
@@ -165,7 +164,7 @@ class AnswerFile:
             self._file.truncate(0)
         self.answers = read_answers(self.path)
         self.run.check(self.path, self.answers)
-        _cut_incomplete_line(self.path)
+        os.truncate(self.path, _complete_lines(self.path)[1])
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Add answers. If the process dies meanwhile, the first of them may be there, and the last line may be cut."""
@@ -181,9 +180,7 @@ class AnswerFile:
     def __enter__(self) -> "AnswerFile":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
 
@@ -225,9 +222,3 @@ def _complete_lines(path: Path) -> tuple[list[str], int]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}. Is this an answers file?") from error
     return text.split("\n")[:-1], end
-
-
-def _cut_incomplete_line(path: Path) -> None:
-    _, end = _complete_lines(path)
-    if end < path.stat().st_size:
-        os.truncate(path, end)

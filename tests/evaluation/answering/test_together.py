@@ -1,4 +1,4 @@
-"""Questions shared out over processes: what is there is kept, what is another run's is refused, all go on alike."""
+"""Questions divided over processes: what is there is kept, what is another run's is refused, all go on alike."""
 
 import json
 import os
