@@ -19,8 +19,9 @@ from llava_mocle.evaluation.answering.together import Part
 from llava_mocle.evaluation.metrics.normalize import exact_match, normalize_answer
 from llava_mocle.evaluation.scores.provenance import command, items_digest, versions
 from llava_mocle.evaluation.scores.results import RESULTS_FILE, Asked, check_model, read_file, write_json
+from llava_mocle.evaluation.scores.statistics import bootstrap_interval
 from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks, plain_metric, score_clusters
-from llava_mocle.evaluation.task import Item, Scores, Task, mean_metric
+from llava_mocle.evaluation.task import Item, Metric, Scores, Task
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
@@ -119,7 +120,7 @@ class HeldOutRows(Task):
             texts["majority"] = [majority] * len(items)
             texts["question_prior"] = [by_question.get(question_text(item.question.prompt), majority) for item in items]
         metrics = {
-            name: mean_metric([exact_match(t, item.reference) for t, item in zip(given, items, strict=True)], scale=1.0)
+            name: _fraction([exact_match(text, item.reference) for text, item in zip(given, items, strict=True)])
             for name, given in texts.items()
         }
         unparsed = sum(not normalize_answer(text) for text in texts["exact_match"])
@@ -173,6 +174,11 @@ class HeldOutResults:
         }
         write_json(self.path, results)
         return results
+
+
+def _fraction(values: Sequence[float]) -> Metric:
+    """The mean of one value an item, from 0 to 1 as `results.json` has always had it, and not in percent."""
+    return Metric(sum(values) / len(values), bootstrap_interval(values), len(values), tuple(values))
 
 
 def _domain(task: HeldOutRows, items: Sequence[Item], entry: Mapping[str, Any]) -> dict[str, Any]:
