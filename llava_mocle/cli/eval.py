@@ -1,7 +1,7 @@
 """Score a model: on the paper's benchmarks (--tasks), or on held-out rows (--recipe, --rows).
 
-Answers are appended to answers/<name>.jsonl (LLaVA's format) as they are made, and a run that was stopped continues
-where it was; scores go to results.json. Under torchrun the questions are shared out over the processes.
+Answers are appended to answers/<name>.jsonl (LLaVA's format) as they are made. A run that was stopped goes on where it
+was. Scores go to results.json. Under torchrun the questions are divided over the processes.
 
 examples:
   llava-mocle eval prepare                             which benchmarks there are, and which files are missing
@@ -13,10 +13,14 @@ examples:
 """
 
 import argparse
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llava_mocle.cli.model_flags import add_model_flags, check_dataset, load_predictor
+
+if TYPE_CHECKING:
+    from llava_mocle.evaluation.task import Task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts", choices=["llava", "instructblip"], default="llava", help="with --tasks: LLaVA's, or Table 11's"
     )
-    parser.add_argument("--num-chunks", type=int, help="answer one of so many shards, without scoring")
-    parser.add_argument("--chunk-idx", type=int, help="which one, from 0; run without both to join and score")
+    parser.add_argument("--num-chunks", type=int, help="answer one of so many parts, without scoring")
+    parser.add_argument("--chunk-idx", type=int, help="which part, from 0; run without both flags to join and score")
     parser.add_argument(
         "--dataset",
         metavar="NAME",
@@ -74,45 +78,84 @@ def run(args: argparse.Namespace) -> int:
     for flag in ("model", "output"):
         if not getattr(args, flag):
             raise ConfigError(f"--{flag} is missing; `llava-mocle eval --help` shows examples.")
-    if args.tasks:
-        from llava_mocle.cli.eval_tasks import evaluate
-
-        return evaluate(args)
-    if not (args.recipe or args.rows):
+    if not (args.tasks or args.recipe or args.rows):
         raise ConfigError("nothing to score: give --tasks, --recipe or --rows.")
-    return _evaluate_rows(args)
+    return _evaluate(args)
 
 
-def _evaluate_rows(args: argparse.Namespace) -> int:
-    domains, train_rows = _recipe_rows(args.recipe) if args.recipe else _file_rows(args)
+def _evaluate(args: argparse.Namespace) -> int:
+    from llava_mocle.cli.eval_tables import print_domains, print_tasks
+    from llava_mocle.errors import ConfigError
+    from llava_mocle.evaluation.answering.together import part_of_this_process
+    from llava_mocle.evaluation.suite import SuiteSettings, TasksFailed, evaluate_tasks
+    from llava_mocle.evaluation.tasks.held_out import evaluate_rows
 
-    from llava_mocle.cli.eval_sharing import make_shard
-    from llava_mocle.cli.eval_tables import print_domains
-    from llava_mocle.evaluation.domain import evaluate_rows
-
-    shard = make_shard(args)
+    part = part_of_this_process(args.num_chunks, args.chunk_idx)
+    if part.has_partners and args.device is None:
+        args.device = _device_of_rank()
+    settings = SuiteSettings(
+        limit=args.limit,
+        batch_size=args.batch_size,
+        num_beams=args.num_beams,
+        prompts=args.prompts,
+        max_new_tokens=args.max_new_tokens,
+        dataset=args.dataset,
+        overwrite=args.overwrite,
+    )
+    # What is asked is read before the model, which takes longer.
+    tasks = _benchmarks(args) if args.tasks else []
+    domains, train_rows = ({}, None) if args.tasks else _recipe_rows(args.recipe) if args.recipe else _file_rows(args)
     predictor = load_predictor(args)
     check_dataset(args, predictor)
-    results = evaluate_rows(
-        predictor,
-        domains,
-        args.output,
-        batch_size=args.batch_size,
-        max_new_tokens=args.max_new_tokens or 32,
-        num_beams=args.num_beams,
-        train_rows=train_rows,
-        limit=args.limit,
-        overwrite=args.overwrite,
-        dataset=args.dataset,
-        shard=shard,
-    )
+    if tasks and predictor.router == "dataset" and args.dataset is None:
+        raise ConfigError(f"{args.model}: is routed by dataset; --dataset NAME says whose expert answers.")
+    failed: TasksFailed | None = None
+    try:
+        if tasks:
+            results = evaluate_tasks(predictor, tasks, args.data_root, args.output, settings, part=part)
+        else:
+            results = evaluate_rows(predictor, domains, args.output, settings, train_rows=train_rows, part=part)
+    except TasksFailed as error:
+        failed, results = error, error.results
     if results:
-        print_domains(results)
+        (print_tasks if tasks else print_domains)(results)
         print(f"{Path(args.output) / 'results.json'}")
+    if failed:
+        raise failed
     return 0
 
 
+def _device_of_rank() -> str | None:
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None
+
+
+def _benchmarks(args: argparse.Namespace) -> "list[Task]":
+    """The benchmarks of `--tasks`, whose files are there, with the judge that grades them."""
+    from llava_mocle.errors import ConfigError
+    from llava_mocle.evaluation.registry import get_tasks
+    from llava_mocle.evaluation.tasks.shared.judge import Judge, JudgedTask
+    from llava_mocle.evaluation.tasks.shared.medical_qa import MedicalQA
+
+    if bool(args.judge_url) != bool(args.judge_model):
+        raise ConfigError("--judge-url and --judge-model go together; one of them is missing.")
+    tasks, judge = get_tasks(args.tasks), None
+    if args.judge_url:
+        log = Path(args.output) / "judge.jsonl"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        judge = Judge(args.judge_url, args.judge_model, log=log)
+    for task in tasks:
+        task.check(Path(args.data_root))
+        if isinstance(task, JudgedTask):
+            task.judge = judge
+        if isinstance(task, MedicalQA):
+            task.legacy = args.legacy_llava_med
+    return tasks
+
+
 def _recipe_rows(recipe_path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The held-out rows of a recipe's datasets, and their training rows."""
     from llava_mocle.data.rows import read_rows
     from llava_mocle.errors import ConfigError
     from llava_mocle.recipe.recipe import load_recipe
@@ -128,6 +171,7 @@ def _recipe_rows(recipe_path: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _file_rows(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The rows of `--rows` and `--train-rows`; the file's name is the domain's."""
     from llava_mocle.data.rows import read_rows
 
     name = Path(args.rows).stem

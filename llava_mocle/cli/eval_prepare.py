@@ -9,13 +9,14 @@ if TYPE_CHECKING:
 
 
 def prepare(names: str | None, data_root: str) -> int:
-    """Print which files of the benchmarks are there; those of named benchmarks are also read, without unpacking images.
+    """Print which files of the benchmarks are there. Those of named benchmarks are also read, without unpacking images.
 
     Args:
-        names: benchmarks separated by commas, or all; None: of every benchmark whether its files are there.
+        names: benchmarks separated by commas, or all; None: look for the files of every benchmark, and read none.
 
     Returns:
-        0 when nothing that is needed is missing and what was read is as published, as far as that is known; else 1.
+        0: every needed file is there, and those that were read hold as many questions as published, where that number
+        is known. 1: otherwise.
     """
     from llava_mocle.cli.console import table_console
     from llava_mocle.evaluation.registry import get_tasks
@@ -26,7 +27,7 @@ def prepare(names: str | None, data_root: str) -> int:
     whole = [task for task in tasks if not any(source.needed for source in missing[task])]
     right = len(whole) == len(tasks)
     if names is None:
-        print("The files were looked for, but not read; for that name tasks: llava-mocle eval prepare TASKS")
+        print("The files were looked for, but not read. To read them too: llava-mocle eval prepare TASKS")
         return 0 if right else 1
     for task in whole:
         as_published, found = _reading(task, root)
@@ -49,7 +50,7 @@ def _table(root: Path, missing: "Mapping[Task, list[Source]]") -> Any:
 
 
 def _reading(task: "Task", root: Path) -> tuple[bool, str]:
-    """Whether a task's files are as published, as far as that is known, and in words what they hold."""
+    """Whether a task's files hold as many questions as published, where that is known; and the same in words."""
     from llava_mocle.errors import DataError
 
     try:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _name_and_folder(word: str) -> tuple[str, str]:
-    """The parts of NAME=FOLDER, name "" where the word is a folder alone; both may hold "=" (runs/lr=1e-4)."""
+    """NAME and FOLDER of NAME=FOLDER. NAME is "" where there is a folder alone. Both may hold "=" (runs/lr=1e-4)."""
     whole = ("", word)
     splits = [(word[:place], word[place + 1 :]) for place, letter in enumerate(word[:-1]) if letter == "="]
     for name, folder in (whole, *splits):

@@ -1,13 +1,14 @@
-"""LLaVA's evaluation flags, and answering their questions: what its four programs have in common here."""
+"""What LLaVA's four evaluation programs have in common here: their flags, and answering their questions."""
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from llava_mocle.errors import ConfigError, UserError
-from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions, split_chunks
+from llava_mocle.evaluation.answering.parts import part_of
+from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions
 from llava_mocle.evaluation.task import OPTION_LETTER
 
 Asked = TypeVar("Asked", bound=Question)
@@ -28,8 +29,8 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument("--question-file", required=True)
     parser.add_argument("--answers-file", required=True)
     parser.add_argument("--conv-mode", help="prompt template; default: the one that the model was trained with")
-    parser.add_argument("--num-chunks", type=int, default=1)
-    parser.add_argument("--chunk-idx", type=int, default=0)
+    parser.add_argument("--num-chunks", type=int, default=1, help="divide the questions into so many parts")
+    parser.add_argument("--chunk-idx", type=int, default=0, help="which part to answer, from 0")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): greedy; otherwise sample")
     parser.add_argument("--top_p", type=float)
     parser.add_argument("--num_beams", type=int, default=1)
@@ -47,9 +48,37 @@ def add_single_prompt_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--single-pred-prompt", action="store_true", help=f"end every prompt with {OPTION_LETTER!r}")
 
 
-def answer(args: argparse.Namespace, questions: Sequence[Question]) -> list[dict[str, Any]]:
-    """Answer the chunk of `questions` that `args` names, and return the answer records."""
-    chunk = split_chunks(questions[: args.limit], args.num_chunks, args.chunk_idx)
+def run_program(
+    parser: argparse.ArgumentParser,
+    read: Callable[[argparse.Namespace], list[Asked]],
+    argv: Sequence[str] | None,
+    finish: Callable[[str, list[Asked]], None] | None = None,
+) -> int:
+    """Parse the flags, read the questions, answer them.
+
+    Args:
+        finish: called last, with the answers file and the questions.
+
+    Returns:
+        0 when every question is answered, 2 for a mistake in the input.
+    """
+    args = parser.parse_args(argv)
+    try:
+        for flag in ("limit", "batch_size"):
+            value = getattr(args, flag)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{flag.replace('_', '-')} {value}: must be at least 1.")
+        questions = read(args)
+        _answer(args, part_of(questions[: args.limit], args.num_chunks, args.chunk_idx))
+        if finish is not None:
+            finish(args.answers_file, questions)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _answer(args: argparse.Namespace, questions: Sequence[Question]) -> None:
     from llava_mocle.inference import Predictor
 
     predictor = Predictor.from_pretrained(
@@ -61,45 +90,13 @@ def answer(args: argparse.Namespace, questions: Sequence[Question]) -> list[dict
         vision_tower=args.vision_tower,
         encoder=args.encoder,
     )
-    settings = GenerationSettings(
-        max_new_tokens=args.max_new_tokens,
-        num_beams=args.num_beams,
-        temperature=args.temperature,
-        top_p=args.top_p,
-    )
-    return answer_questions(
+    settings = GenerationSettings(args.max_new_tokens, args.num_beams, args.temperature, args.top_p)
+    answer_questions(
         predictor,
-        chunk,
+        questions,
         args.answers_file,
         batch_size=args.batch_size,
         settings=settings,
         overwrite=args.overwrite,
         description=Path(args.question_file).name,
     )
-
-
-def run_program(
-    parser: argparse.ArgumentParser,
-    read: Callable[[argparse.Namespace], list[Asked]],
-    argv: Sequence[str] | None,
-    finish: Callable[[str, list[Asked]], None] | None = None,
-) -> int:
-    """Parse, read, answer; 0 when every question is answered, 2 for a mistake in the input.
-
-    Args:
-        finish: called last, with the answers file and the questions.
-    """
-    args = parser.parse_args(argv)
-    try:
-        for flag in ("limit", "batch_size"):
-            value = getattr(args, flag)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{flag.replace('_', '-')} {value}: must be at least 1.")
-        questions = read(args)
-        answer(args, questions)
-        if finish is not None:
-            finish(args.answers_file, questions)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0

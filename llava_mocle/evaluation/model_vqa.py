@@ -1,8 +1,8 @@
 """Answer a LLaVA question file: `python -m llava_mocle.evaluation.model_vqa`, with LLaVA's flags and answer format.
 
-The question file is JSONL, a line being `{"question_id": 0, "image": "a.jpg", "text": "What is this?"}`; `image` may be
-missing (a text question) or a list. Answers are appended as they are made, and a run that was stopped continues where
-it was. Decoding is greedy unless --temperature or --num_beams says otherwise.
+The question file is JSONL. A line is `{"question_id": 0, "image": "a.jpg", "text": "What is this?"}`; `image` may be
+missing (a text question) or a list. Answers are appended as they are made. A run that was stopped goes on where it was.
+Decoding is greedy unless --temperature or --num_beams says otherwise.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.llava_cli import make_parser, run_program
-from llava_mocle.evaluation.tasks.shared.official import read_text
+from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json, read_text
 
 
 def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]:
@@ -29,13 +29,6 @@ def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]
         raise DataError(f"{file}: no such question file.")
     questions = []
     for place, record in _records(file):
-        for field, kinds in (("question_id", (str, int)), ("text", (str,))):
-            value = record.get(field)
-            if not isinstance(value, kinds) or isinstance(value, bool):
-                found = "is missing" if field not in record else f"is {value!r}"
-                raise DataError(
-                    f'{place}: {field!r} {found}; a question is {{"question_id": ..., "image": ..., "text": "..."}}.'
-                )
         images = record.get("image") or []
         names = [images] if isinstance(images, str) else images
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -44,8 +37,8 @@ def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]
             )
         questions.append(
             Question(
-                question_id=record["question_id"],
-                prompt=record["text"],
+                question_id=field(record, "question_id", place, ID),
+                prompt=field(record, "text", place, str),
                 images=tuple(Path(image_folder) / name for name in names),
                 route_text=record.get("route_text"),
                 source=place,
@@ -70,27 +63,19 @@ def _records(file: Path) -> list[tuple[str, dict[str, Any]]]:
     """(place, record) of every record of a JSON list or JSONL file."""
     text = read_text(file)
     if text.lstrip().startswith("["):
-        try:
-            listed = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}, line {error.lineno}: not JSON ({error.msg}).") from error
-        pairs = [(f"{file}, record {number}", record) for number, record in enumerate(listed)]
-    else:
-        pairs = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                pairs.append((f"{file}, line {number}", _parse_line(line, f"{file}, line {number}")))
-    for place, record in pairs:
-        if not isinstance(record, dict):
-            raise DataError(f"{place}: {record!r} is not a question; expected a JSON object.")
-    return pairs
+        return list(places(file, read_json(file)))
+    numbered = [(f"{file}, line {number}", line) for number, line in enumerate(text.split("\n"), start=1)]
+    return [(place, _parse_line(line, place)) for place, line in numbered if line.strip()]
 
 
-def _parse_line(line: str, place: str) -> Any:
+def _parse_line(line: str, place: str) -> dict[str, Any]:
     try:
-        return json.loads(line)
+        record = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno}).") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{place}: found {record!r:.60}, expected an object.")
+    return record
 
 
 if __name__ == "__main__":

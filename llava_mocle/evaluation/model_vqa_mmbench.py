@@ -1,13 +1,12 @@
 """Answer an MMBench table: `python -m llava_mocle.evaluation.model_vqa_mmbench`, with LLaVA's flags.
 
-The question file is MMBench's TSV with base64 images, unpacked into a folder beside it. With --all-rounds each
-question is asked once for every rotation of its options; the answer of round r > 0 has the id "<index>-<r>", as every
-answer of a file has an id of its own. The answers get LLaVA's further fields (round_id, options, option_char) once all
-are there.
+The question file is MMBench's TSV. Its base64 images are unpacked into a folder beside it. With --all-rounds each
+question is asked once for every rotation of its options. The answer of round r > 0 then has the id "<index>-<r>", since
+every answer needs an id of its own. Once all answers are there, they get LLaVA's further fields (round_id, options,
+option_char).
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.evaluation.answering.file import read_answers
+from llava_mocle.evaluation.answering.file import read_answers, write_answers
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
 from llava_mocle.evaluation.task import OPTION_LETTER
 from llava_mocle.evaluation.tasks.shared.embedded_images import unpack_image
 from llava_mocle.evaluation.tasks.shared.official import field, places, read_table
-from llava_mocle.io.files import write_text
 
 LETTERS = "ABCD"
 SUFFIXES = {"en": OPTION_LETTER, "cn": "\n请直接回答选项字母。"}
@@ -82,7 +80,7 @@ def complete_answers(answers_file: str | Path, questions: Sequence[RoundQuestion
         rounds[answer["question_id"]].complete(answer) if answer["question_id"] in rounds else answer
         for answer in read_answers(answers_file)
     ]
-    write_text(answers_file, "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers))
+    write_answers(answers_file, answers)
 
 
 def _is_empty(text: str | None) -> bool:

@@ -1,17 +1,21 @@
-"""Running benchmarks: questions, answers, scores; in one process or in shards."""
+"""The evaluation pipeline: a task's questions, their answers, its scores.
+
+`evaluate_tasks` is the whole way. Benchmarks and held-out rows (`tasks/held_out.py`) both go through it:
+
+    Task.items -> answer_together -> Task.score -> score_task -> record, which writes results.json
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llava_mocle.errors import DataError, UserError
-from llava_mocle.evaluation.answering.parts import PartnerLost, Shard, describe_failure
 from llava_mocle.evaluation.answering.run import GenerationSettings, check_questions
-from llava_mocle.evaluation.answering.together import answer_shared
+from llava_mocle.evaluation.answering.together import Part, PartnerLost, answer_together, describe_failure
 from llava_mocle.evaluation.scores.provenance import items_digest
-from llava_mocle.evaluation.scores.results import check_replacement, check_results, record_scores, remove_scores
+from llava_mocle.evaluation.scores.results import Asked, BenchmarkResults
 from llava_mocle.evaluation.task import Item, Metric, Task
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
 
@@ -20,16 +24,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Answers = Sequence[Mapping[str, Any]]
+
 
 @dataclass(frozen=True)
 class SuiteSettings:
-    """How benchmarks are run.
+    """How tasks are run.
 
     Attributes:
         limit: only the first questions of each; the scores then say so.
         prompts: "llava" or "instructblip", see `Task.items`.
         max_new_tokens: None: each task's own.
-        dataset: the training dataset that every question takes the expert of, for models routed by dataset.
+        dataset: the training dataset whose expert answers every question, for models routed by dataset.
+        overwrite: answer and score everything anew.
     """
 
     limit: int | None = None
@@ -45,8 +52,18 @@ class SuiteSettings:
         return self.max_new_tokens or task.max_new_tokens
 
 
+class Results(Protocol):
+    """Where scores go: `BenchmarkResults`, or `HeldOutResults` for held-out rows."""
+
+    def prepare(self, asked: Sequence[Asked]) -> None:
+        """Before the first answer: check whether the scores may go there. Raises DataError."""
+
+    def record(self, task: Any, items: Sequence[Item], answers: Answers, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep one task's entry; return what `results.json` now holds."""
+
+
 class TasksFailed(UserError):
-    """Some benchmarks could not be answered or scored; the others were.
+    """Some tasks could not be answered or scored; the others were.
 
     Attributes:
         results: what `results.json` holds.
@@ -64,16 +81,18 @@ def evaluate_tasks(
     out_dir: str | Path,
     settings: SuiteSettings | None = None,
     *,
-    shard: Shard | None = None,
+    part: Part | None = None,
+    results: Results | None = None,
 ) -> dict[str, Any]:
-    """Answer and score benchmarks; writes `answers/<task>.jsonl`, `submissions/<task>/` and `results.json`.
+    """Answer and score tasks; writes `answers/<task>.jsonl`, `submissions/<task>/` and `results.json`.
 
-    Every task's files and questions are checked before the first answer. A task is scored as soon as it is answered,
-    and one that fails costs nothing of the others.
+    Every task's files and questions are checked before the first answer. A task is scored as soon as it is answered. If
+    one fails, the others are still answered and scored.
 
     Args:
         root: LLaVA's playground/data/eval.
-        shard: the part of the questions that this process answers.
+        part: which part of the questions this process answers; default: all.
+        results: where the scores go; default: those of benchmarks in `out_dir`.
 
     Returns:
         What `results.json` holds, of all tasks scored into `out_dir` so far; empty where this process only answers.
@@ -82,18 +101,17 @@ def evaluate_tasks(
         TasksFailed: after all others were done, whatever exception each of these failed with.
         Exception: that of a single task.
         PartnerLost: a process that runs together with this one is gone.
-        UserError: before the first answer: missing or wrong files, no questions, or scores in `out_dir` that are
-            another model's or judge's, or of more questions.
+        UserError: before the first answer: files are missing or wrong, there are no questions, or `out_dir` holds
+            scores that may not be replaced (see `BenchmarkResults.prepare`).
     """
-    settings, shard, root, folder = settings or SuiteSettings(), shard or Shard(), Path(root), Path(out_dir)
-    prepared = shard.together(lambda: _prepare(predictor, tasks, root, folder, settings, shard))
-    results: dict[str, Any] = {}
-    failures: dict[str, str] = {}  # not the exceptions, whose frames would hold on to tensors
+    settings, part, folder = settings or SuiteSettings(), part or Part(), Path(out_dir)
+    results = results or BenchmarkResults(folder, predictor.model_id, str(predictor.path), overwrite=settings.overwrite)
+    prepared = part.together(lambda: _prepare(tasks, Path(root), settings, part, results))
+    recorded: dict[str, Any] = {}
+    failures: dict[str, str] = {}  # not the exceptions, whose frames would keep tensors in memory
     for task, items in prepared:
         try:
-            answers = _answer(predictor, task, items, folder, settings, shard)
-            if answers is not None:
-                results = _record(predictor, task, items, answers, folder, settings)
+            recorded = _run(predictor, task, items, folder, settings, part, results) or recorded
         except PartnerLost:
             raise
         except Exception as error:
@@ -103,27 +121,51 @@ def evaluate_tasks(
             logger.error("%s failed: %s", task.name, failures[task.name], exc_info=not isinstance(error, UserError))
     if failures:
         again = "the same command without --overwrite" if settings.overwrite else "the same command"
-        lines = [f"{len(failures)} of {len(tasks)} benchmarks failed; {again} goes on with them:"]
-        raise TasksFailed("\n  ".join([*lines, *(f"{name}: {error}" for name, error in failures.items())]), results)
-    return results
+        lines = [f"{len(failures)} of {len(tasks)} tasks failed; {again} goes on with them:"]
+        raise TasksFailed("\n  ".join([*lines, *(f"{name}: {error}" for name, error in failures.items())]), recorded)
+    return recorded
+
+
+def _run(
+    predictor: "Predictor",
+    task: Task,
+    items: Sequence[Item],
+    folder: Path,
+    settings: SuiteSettings,
+    part: Part,
+    results: Results,
+) -> dict[str, Any]:
+    """Answer and score one task; returns what `results.json` now holds, {} where another process scores."""
+    answers = answer_together(
+        predictor,
+        [item.question for item in items],
+        folder / "answers" / f"{task.name}.jsonl",
+        part,
+        batch_size=settings.batch_size,
+        settings=GenerationSettings(settings.new_tokens(task), settings.num_beams),
+        overwrite=settings.overwrite,
+        description=task.name,
+    )
+    if answers is None:
+        return {}
+    # Submission files first: they are there even if a judge cannot be reached.
+    files = task.submission(items, answers, folder / "submissions" / task.name)
+    entry = score_task(task, items, answers, limit=settings.limit)
+    entry["submission"] = [str(path.relative_to(folder)) for path in files]
+    entry["settings"] = _effective(predictor, task, items, settings)
+    return results.record(task, items, answers, entry)
 
 
 def _prepare(
-    predictor: "Predictor", tasks: Sequence[Task], root: Path, folder: Path, settings: SuiteSettings, shard: Shard
+    tasks: Sequence[Task], root: Path, settings: SuiteSettings, part: Part, results: Results
 ) -> list[tuple[Task, list[Item]]]:
     for task in tasks:
         task.check(root)
-    # One of the processes that run together does this for all; chunks started by hand each on their own.
-    answers_for_itself = shard.joins or not shard.in_company
-    if answers_for_itself:
-        check_results(folder, predictor.model_id, overwrite=settings.overwrite)
     prepared = [(task, _items(task, root, settings)) for task in tasks]
     for task, items in prepared:
         check_questions([item.question for item in items])
-        if answers_for_itself and not settings.overwrite:
-            check_replacement(folder, task.name, len(items), _judge(task, items))
         published = task.published_n(len(items))
-        if shard.index == 0 and settings.limit is None and published not in (None, len(items)):
+        if part.index == 0 and settings.limit is None and published not in (None, len(items)):
             logger.warning(
                 "%s: its files hold %d questions, but the published ones %d; numbers do not compare with published "
                 "ones.",
@@ -131,8 +173,9 @@ def _prepare(
                 len(items),
                 published,
             )
-    if answers_for_itself and settings.overwrite:
-        remove_scores(folder, predictor.model_id, [task.name for task in tasks])
+    # Of processes that run together, one does this for all; each part that is started by hand does it by itself.
+    if part.joins or not part.has_partners:
+        results.prepare([Asked(task.name, len(items), _judge(task, items)) for task, items in prepared])
     return prepared
 
 
@@ -146,39 +189,8 @@ def _items(task: Task, root: Path, settings: SuiteSettings) -> list[Item]:
     return [replace(item, question=replace(item.question, dataset=settings.dataset)) for item in items]
 
 
-def _answer(
-    predictor: "Predictor", task: Task, items: Sequence[Item], folder: Path, settings: SuiteSettings, shard: Shard
-) -> list[dict[str, Any]] | None:
-    return answer_shared(
-        predictor,
-        [item.question for item in items],
-        folder / "answers" / f"{task.name}.jsonl",
-        shard,
-        batch_size=settings.batch_size,
-        settings=GenerationSettings(max_new_tokens=settings.new_tokens(task), num_beams=settings.num_beams),
-        overwrite=settings.overwrite,
-        description=task.name,
-    )
-
-
-def _record(
-    predictor: "Predictor",
-    task: Task,
-    items: Sequence[Item],
-    answers: Sequence[Mapping[str, Any]],
-    folder: Path,
-    settings: SuiteSettings,
-) -> dict[str, Any]:
-    """Submission files first: a judge that can't be reached costs none."""
-    files = task.submission(items, answers, folder / "submissions" / task.name)
-    entry = score_task(task, items, answers, limit=settings.limit)
-    entry["submission"] = [str(path.relative_to(folder)) for path in files]
-    entry["settings"] = _effective(predictor, task, items, settings)
-    return record_scores(folder, task.name, entry, predictor.model_id, str(predictor.path))
-
-
 def _effective(predictor: "Predictor", task: Task, items: Sequence[Item], settings: SuiteSettings) -> dict[str, Any]:
-    """The settings as they came out for a task, under the names that its answers carry."""
+    """The settings that took effect for a task, under the names that its answers carry."""
     given = asdict(replace(settings, max_new_tokens=settings.new_tokens(task)))
     del given["overwrite"]
     return given | {"predictor": predictor.settings, "judge": _judge(task, items)}
@@ -188,12 +200,11 @@ def _judge(task: Task, items: Sequence[Item]) -> dict[str, Any] | None:
     return task.judged_by(items) if isinstance(task, JudgedTask) else None
 
 
-def score_task(
-    task: Task, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], *, limit: int | None = None
-) -> dict[str, Any]:
+def score_task(task: Task, items: Sequence[Item], answers: Answers, *, limit: int | None = None) -> dict[str, Any]:
     """One task's entry of `results.json`: its metrics with intervals, unparsed answers, and the headline a cluster."""
     scores = task.score(items, answers)
-    metrics = {name: _plain(metric) for name, metric in scores.metrics.items()}
+    cluster_metric = task.cluster_metric or scores.headline
+    asked = [(item.question, item.reference) for item in items]
     return {
         "title": task.title,
         "split": task.split,
@@ -202,35 +213,31 @@ def score_task(
         "n": len(items),
         "official_n": task.published_n(len(items)),
         "limit": limit,
-        "items_digest": _digest(items),
+        "items_digest": items_digest([(q.question_id, q.prompt, q.candidates, reference) for q, reference in asked]),
         "unparsed": scores.unparsed,
-        "metrics": metrics,
-        "cluster_metric": task.cluster_metric or scores.headline,
-        "clusters": _by_cluster(task, items, answers, task.cluster_metric or scores.headline),
+        "metrics": {name: plain_metric(metric) for name, metric in scores.metrics.items()},
+        "cluster_metric": cluster_metric,
+        "clusters": score_clusters(task, items, answers, cluster_metric),
     }
 
 
-def _digest(items: Sequence[Item]) -> str:
-    asked = [(item.question, item.reference) for item in items]
-    return items_digest([(q.question_id, q.prompt, q.candidates, reference) for q, reference in asked])
-
-
-def _plain(metric: Metric) -> dict[str, Any]:
+def plain_metric(metric: Metric) -> dict[str, Any]:
+    """A metric as JSON. `items` is one text with a number an item, in order: a paired comparison of runs needs them."""
     plain = asdict(metric) | {"interval": list(metric.interval) if metric.interval else None}
-    # One number an item, in order: a paired comparison of two runs needs them.
     plain["items"] = None if metric.items is None else " ".join(f"{value:g}" for value in metric.items)
     return plain
 
 
-def _by_cluster(task: Task, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
-    groups: dict[str, list[int]] = {}
+def score_clusters(task: Task, items: Sequence[Item], answers: Answers, metric: str) -> dict[str, Any]:
+    """One metric for each cluster (its id as a text, in order); empty for a model without clusters."""
+    groups: dict[int, list[int]] = {}
     for index, answer in enumerate(answers):
         cluster = answer["metadata"].get("cluster_id")
         if cluster is not None:
-            groups.setdefault(str(cluster), []).append(index)
+            groups.setdefault(int(cluster), []).append(index)
     found = {}
-    for cluster, rows in sorted(groups.items(), key=lambda pair: int(pair[0])):
+    for cluster, rows in sorted(groups.items()):
         part = task.score([items[row] for row in rows], [answers[row] for row in rows]).metrics.get(metric)
         if part is not None:
-            found[cluster] = {"n": part.n, "value": part.value, "interval": list(part.interval or ()) or None}
+            found[str(cluster)] = {"n": part.n, "value": part.value, "interval": list(part.interval or ()) or None}
     return found

@@ -131,8 +131,8 @@ class Task(ABC):
             on a part of the questions.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
+    name: str
+    title: str
     split: ClassVar[str]
     metric: ClassVar[str]
     sources: ClassVar[tuple[Source, ...]]

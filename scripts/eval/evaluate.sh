@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it: `evaluate TASKS MODEL [flags of llava-mocle eval]`, shared out over the visible GPUs.
+# Sourced by the scripts beside it: `evaluate TASKS MODEL [flags of llava-mocle eval]`, divided over the visible GPUs.
 #
 # Files lie below playground/data/eval, in LLaVA's layout (DATA_ROOT names another folder): `llava-mocle eval prepare TASK`
 # says which, where they come from, and what is missing. Results go to MODEL/eval (OUTPUT names another folder), and a run

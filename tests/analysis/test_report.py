@@ -7,7 +7,7 @@ from PIL import Image
 
 from llava_mocle.analysis.report import describe_clusters, score_difference, write_report
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.domain import evaluate_rows
+from llava_mocle.evaluation.tasks.held_out import evaluate_rows
 from tests.evaluation.fakes import FakePredictor
 
 EVIL = "<script>alert('x')</script> & \"quotes\""

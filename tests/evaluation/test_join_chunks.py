@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions, split_chunks
+from llava_mocle.evaluation.answering.parts import part_of
+from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions
 from llava_mocle.evaluation.join_chunks import main
 from tests.evaluation.fakes import FakePredictor
 
@@ -18,7 +19,7 @@ def parts(tmp_path: Path) -> list[Path]:
     (tmp_path / "q.jsonl").write_text("\n".join(lines))
     files = [tmp_path / f"a.jsonl.part-{index}-of-12" for index in range(12)]
     for index, file in enumerate(files):
-        answer_questions(FakePredictor(), split_chunks(QUESTIONS, 12, index), file)
+        answer_questions(FakePredictor(), part_of(QUESTIONS, 12, index), file)
     return files
 
 
@@ -41,7 +42,7 @@ def test_a_missing_unfinished_or_foreign_part_changes_nothing(parts, tmp_path, c
     cases = [(content[:-20], "part-1-of-12: 1 answers to 2 questions"), (parts[2].read_bytes(), "answers question 2 ")]
     other, beams = FakePredictor(model_id="other@1"), GenerationSettings(num_beams=5)
     for predictor, settings, said in ((other, None, "other@1"), (FakePredictor(), beams, "num_beams=5")):
-        answer_questions(predictor, split_chunks(QUESTIONS, 12, 1), parts[1], settings=settings, overwrite=True)
+        answer_questions(predictor, part_of(QUESTIONS, 12, 1), parts[1], settings=settings, overwrite=True)
         cases.append((parts[1].read_bytes(), said))
     for changed, said in cases:
         parts[1].write_bytes(changed)
@@ -49,7 +50,7 @@ def test_a_missing_unfinished_or_foreign_part_changes_nothing(parts, tmp_path, c
         assert said in capsys.readouterr().err
     parts[1].unlink()
     assert join(tmp_path) == 2
-    assert "part-1-of-12: is not there" in capsys.readouterr().err
+    assert "part-1-of-12: this part is not there" in capsys.readouterr().err
     assert (tmp_path / "a.jsonl").read_text() == "as it was"
 
 

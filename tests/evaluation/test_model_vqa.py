@@ -79,12 +79,15 @@ def test_other_settings_are_refused_until_overwritten(work, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"text": "Why?"}\n', "line 1: 'question_id' is missing"),
-        ('{"question_id": 1}\n', "line 1: 'text' is missing"),
-        ('{"question_id": null, "text": "Why?"}\n', "'question_id' is None"),
+        ('{"text": "Why?"}\n', "line 1: no 'question_id', only text"),
+        ('{"question_id": 1}\n', "line 1: no 'text', only question_id"),
+        (
+            '{"question_id": null, "text": "Why?"}\n',
+            "line 1: field 'question_id' is None, expected a text or a whole number",
+        ),
         ('{"question_id": 1, "text": "Why?"}\n{"question_id"\n', "line 2: not JSON"),
         ('{"question_id": 1, "text": "Why?", "image": 3}\n', "'image' is 3"),
-        ('[{"question_id": 1, "text": "Why?"}, 3]', "record 1: 3 is not a question"),
+        ('[{"question_id": 1, "text": "Why?"}, 3]', "record 1: found 3, expected an object"),
         ('[{"question_id": 1, ', "line 1: not JSON"),
     ],
 )

@@ -1,14 +1,13 @@
-"""Benchmarks from files to results.json, in one process and in shards."""
+"""Benchmarks from files to results.json, in one process and in parts."""
 
 import json
 import logging
 
 import pytest
 
-from llava_mocle.errors import ConfigError, DataError
+from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.file import read_answers
-from llava_mocle.evaluation.answering.parts import Shard
-from llava_mocle.evaluation.registry import all_tasks, get_tasks
+from llava_mocle.evaluation.answering.together import Part
 from llava_mocle.evaluation.scores.results import read_results
 from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks
 from llava_mocle.evaluation.task import Scores, mean_metric
@@ -41,29 +40,29 @@ def test_scores_and_files(root, tmp_path) -> None:
     assert ranked["metadata"]["scores"] == [-6.0, -5.0, -7.0]
 
 
-def test_shards_equal_one_run(root, tmp_path) -> None:
+def test_parts_equal_one_run(root, tmp_path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = evaluate_tasks(FakePredictor(), [Letters()], root, whole)["tasks"]
     for index in (2, 0, 1):
-        assert evaluate_tasks(FakePredictor(), [Letters()], root, parts, shard=Shard(index, 3, joins=False)) == {}
+        assert evaluate_tasks(FakePredictor(), [Letters()], root, parts, part=Part(index, 3, joins=False)) == {}
     joined = evaluate_tasks(FakePredictor(), [Letters()], root, parts)["tasks"]
     assert joined == expected
-    assert evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path / "one", shard=Shard(0, 1, joins=False)) == {}
+    assert evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path / "one", part=Part(0, 1, joins=False)) == {}
     assert [path.name for path in (tmp_path / "one" / "answers").iterdir()] == ["letters.0of1-0to11.jsonl"]
     name = "answers/letters.jsonl"
     assert (parts / name).read_bytes() == (whole / name).read_bytes()
     assert [path.name for path in (parts / "answers").iterdir()] == ["letters.jsonl"]
 
 
-def test_an_unfinished_shard_is_told(root, tmp_path) -> None:
+def test_an_unfinished_part_is_told(root, tmp_path) -> None:
     for index in (0, 2):
-        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, shard=Shard(index, 3, joins=False))
-    with pytest.raises(DataError, match=r"of 3 shards of letters\.jsonl, 1 are not there"):
+        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, part=Part(index, 3, joins=False))
+    with pytest.raises(DataError, match=r"letters\.jsonl was begun in 3 parts, and 1 of them are not there"):
         evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
-    evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, shard=Shard(1, 3, joins=False))
+    evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, part=Part(1, 3, joins=False))
     cut = tmp_path / "answers" / "letters.1of3-0to11.jsonl"
     cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(DataError, match="hold 10 answers to 11 questions"):
+    with pytest.raises(DataError, match=r"letters\.1of3-0to11\.jsonl: 3 answers to 4 questions"):
         evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
 
 
@@ -80,22 +79,22 @@ def test_other_answers_are_not_overwritten(root, tmp_path) -> None:
     assert all(record["model_id"] == "other@1" for record in read_answers(tmp_path / "answers" / "letters.jsonl"))
 
 
-def test_shards_replace_an_older_whole_file(root, tmp_path) -> None:
-    """Overwritten in shards, then joined: the shards are newer, whatever the whole file held."""
+def test_parts_replace_an_older_whole_file(root, tmp_path) -> None:
+    """Overwritten in parts, then joined: the parts are newer, whatever the whole file held."""
     evaluate_tasks(FakePredictor(dict.fromkeys(PROMPTS, "old")), [Letters()], root, tmp_path)
     for index in range(2):
         settings = SuiteSettings(overwrite=True)
-        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, settings, shard=Shard(index, 2, joins=False))
+        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, settings, part=Part(index, 2, joins=False))
     asked = FakePredictor()
     entry = evaluate_tasks(asked, [Letters()], root, tmp_path)["tasks"]["letters"]
     assert asked.batches == []
     assert entry["metrics"]["accuracy"]["value"] == pytest.approx(100 * 9 / 11)
 
 
-def test_overwrite_in_one_process_forgets_shards(root, tmp_path) -> None:
+def test_overwrite_in_one_process_forgets_parts(root, tmp_path) -> None:
     for index in range(2):
         old = FakePredictor(dict.fromkeys(PROMPTS, "old"))
-        evaluate_tasks(old, [Letters()], root, tmp_path, shard=Shard(index, 2, joins=False))
+        evaluate_tasks(old, [Letters()], root, tmp_path, part=Part(index, 2, joins=False))
     entry = evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, SuiteSettings(overwrite=True))["tasks"][
         "letters"
     ]
@@ -103,13 +102,13 @@ def test_overwrite_in_one_process_forgets_shards(root, tmp_path) -> None:
     assert [path.name for path in (tmp_path / "answers").iterdir()] == ["letters.jsonl"]
 
 
-def test_a_stale_set_of_shards_is_not_taken(root, tmp_path) -> None:
+def test_a_stale_set_of_parts_is_not_taken(root, tmp_path) -> None:
     old = FakePredictor(dict.fromkeys(PROMPTS, "old"))
     for index in range(2):
-        evaluate_tasks(old, [Letters()], root, tmp_path, shard=Shard(index, 2, joins=False))
+        evaluate_tasks(old, [Letters()], root, tmp_path, part=Part(index, 2, joins=False))
     for index in range(3):
-        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, shard=Shard(index, 3, joins=False))
-    with pytest.raises(DataError, match="complete sets of 2 and of 3 shards"):
+        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, part=Part(index, 3, joins=False))
+    with pytest.raises(DataError, match="has all parts of 2 and all of 3"):
         evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
     other = FakePredictor(model_id="other@1")
     for path in (tmp_path / "answers").glob("*of3*"):
@@ -123,20 +122,20 @@ def test_a_pilot_does_not_keep_the_full_run_from_being_shared_out(root, tmp_path
     asked = []
     for index in range(2):
         predictor = FakePredictor()
-        evaluate_tasks(predictor, [Letters()], root, tmp_path, shard=Shard(index, 2, joins=False))
+        evaluate_tasks(predictor, [Letters()], root, tmp_path, part=Part(index, 2, joins=False))
         asked.append(sum(map(len, predictor.batches)))
     assert all(asked)
     entry = evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)["tasks"]["letters"]
     assert entry["n"] == 11
 
 
-def test_chunks_by_hand_meet_another_models_scores_before_they_answer(root, tmp_path) -> None:
+def test_parts_by_hand_meet_another_models_scores_before_they_answer(root, tmp_path) -> None:
     evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)
     other, overwrite = FakePredictor(model_id="other@1"), SuiteSettings(overwrite=True)
     with pytest.raises(DataError, match="is of the model fake@00000000"):
-        evaluate_tasks(other, [Letters()], root, tmp_path, shard=Shard(0, 2, joins=False))
+        evaluate_tasks(other, [Letters()], root, tmp_path, part=Part(0, 2, joins=False))
     for index in range(2):
-        evaluate_tasks(other, [Letters()], root, tmp_path, overwrite, shard=Shard(index, 2, joins=False))
+        evaluate_tasks(other, [Letters()], root, tmp_path, overwrite, part=Part(index, 2, joins=False))
     asked = len(other.batches)
     assert evaluate_tasks(other, [Letters()], root, tmp_path)["model_id"] == "other@1"
     assert len(other.batches) == asked
@@ -212,7 +211,7 @@ def test_another_number_of_questions_than_published_is_told_once(root, tmp_path,
         name = "published"
         official_n = 12
 
-    run_together(2, lambda shard: evaluate_tasks(FakePredictor(), [Published()], root, tmp_path, shard=shard))
+    run_together(2, lambda part: evaluate_tasks(FakePredictor(), [Published()], root, tmp_path, part=part))
     assert caplog.text.count("published: its files hold 11 questions, but the published ones 12") == 1
     assert read_results(tmp_path)["tasks"]["published"]["official_n"] == 12
     caplog.clear()
@@ -243,23 +242,3 @@ def test_a_missing_image_and_a_duplicate_id_stop_before_the_first_answer(root, t
     with pytest.raises(DataError, match=r"gone\.png, which does not exist"):
         evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_every_benchmark_says_what_it_is() -> None:
-    for name, task in all_tasks().items():
-        assert name == task.name
-        for word in (task.title, task.split, task.metric):
-            assert word
-        assert task.sources
-        for source in task.sources:
-            assert source.what
-            assert source.origin
-            assert not source.path.startswith("/")
-
-
-def test_task_names() -> None:
-    assert [task.name for task in get_tasks("pope, pope")] == ["pope"]
-    with pytest.raises(ConfigError, match="did you mean 'pope'"):
-        get_tasks("popes")
-    with pytest.raises(ConfigError, match="no task named"):
-        get_tasks(" ,")

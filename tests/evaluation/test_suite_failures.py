@@ -3,7 +3,7 @@
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.parts import PartnerLost, Shard
+from llava_mocle.evaluation.answering.together import Part, PartnerLost
 from llava_mocle.evaluation.suite import SuiteSettings, TasksFailed, evaluate_tasks
 from tests.evaluation.fakes import FakePredictor
 from tests.evaluation.together import run_together
@@ -32,7 +32,7 @@ class Broken(Letters):
 
 
 def test_a_benchmark_that_fails_costs_nothing_of_the_others(root, tmp_path) -> None:
-    with pytest.raises(TasksFailed, match=r"1 of 3 benchmarks failed.*\n  broken: the judge does not answer") as caught:
+    with pytest.raises(TasksFailed, match=r"1 of 3 tasks failed.*\n  broken: the judge does not answer") as caught:
         evaluate_tasks(FakePredictor(), [Letters(), Broken(), OtherLetters()], root, tmp_path)
     assert list(caught.value.results["tasks"]) == ["letters", "other_letters"]
     assert caught.value.exit_code == 2
@@ -54,9 +54,7 @@ class Faulty(Letters):
 
 
 def test_a_mistake_in_one_scorer_costs_nothing_of_the_others(root, tmp_path, caplog) -> None:
-    with pytest.raises(
-        TasksFailed, match=r"1 of 3 benchmarks failed.*\n  faulty: AttributeError: 'NoneType'"
-    ) as caught:
+    with pytest.raises(TasksFailed, match=r"1 of 3 tasks failed.*\n  faulty: AttributeError: 'NoneType'") as caught:
         evaluate_tasks(FakePredictor(), [Letters(), Faulty(), OtherLetters()], root, tmp_path)
     assert list(caught.value.results["tasks"]) == ["letters", "other_letters"]
     assert "return None.metrics" in caplog.text  # the traceback
@@ -78,7 +76,7 @@ def test_a_mistake_while_answering_costs_nothing_of_the_others(root, tmp_path) -
 
 def test_processes_together_go_on_after_a_mistake_in_a_scorer(root, tmp_path) -> None:
     tasks = [Faulty(), Letters()]
-    found = run_together(2, lambda shard: evaluate_tasks(FakePredictor(), tasks, root, tmp_path, shard=shard))
+    found = run_together(2, lambda part: evaluate_tasks(FakePredictor(), tasks, root, tmp_path, part=part))
     assert "faulty: AttributeError" in str(found[0])
     assert list(found[0].results["tasks"]) == ["letters"]
     assert found[1] == {}
@@ -92,7 +90,7 @@ def test_processes_together_agree_on_what_failed(root, tmp_path) -> None:
             return super().predict_batch(requests, **settings)
 
     tasks = [Letters(), Short()]
-    found = run_together(2, lambda shard: evaluate_tasks(Blind(), tasks, root, tmp_path, shard=shard))
+    found = run_together(2, lambda part: evaluate_tasks(Blind(), tasks, root, tmp_path, part=part))
     assert ["letters: 9.png cannot be decoded" in str(error) for error in found] == [True, True]
     assert list(found[0].results["tasks"]) == ["short"]
     assert found[1].results == {}
@@ -105,9 +103,9 @@ def test_one_process_out_of_memory_costs_nothing_of_the_other_benchmarks(root, t
                 raise RuntimeError("out of memory")
             return super().predict_batch(requests, **settings)
 
-    def work(shard):
-        predictor = Full() if shard.index == 1 else FakePredictor()
-        return evaluate_tasks(predictor, [Letters(), Short()], root, tmp_path, shard=shard)
+    def work(part):
+        predictor = Full() if part.index == 1 else FakePredictor()
+        return evaluate_tasks(predictor, [Letters(), Short()], root, tmp_path, part=part)
 
     found = run_together(2, work)
     assert ["letters: RuntimeError: out of memory" in str(error) for error in found] == [True, True]
@@ -121,7 +119,5 @@ def test_a_process_that_is_gone_ends_the_others(root, tmp_path) -> None:
         return []
 
     with pytest.raises(PartnerLost, match=r"is gone \(Connection closed by peer\).*The same command goes on"):
-        evaluate_tasks(
-            FakePredictor(), [Letters(), OtherLetters()], root, tmp_path, shard=Shard(0, 2, exchange=exchange)
-        )
+        evaluate_tasks(FakePredictor(), [Letters(), OtherLetters()], root, tmp_path, part=Part(0, 2, exchange=exchange))
     assert not list((tmp_path / "answers").glob("other_letters*"))

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 from llava_mocle.errors import UserError
-from llava_mocle.evaluation.answering.parts import Shard
+from llava_mocle.evaluation.answering.together import Part
 
 
-def run_together(count: int, work: Callable[[Shard], Any]) -> list[Any]:
-    """What `work(shard)` returns, or the `UserError` that it raises, for every shard."""
+def run_together(count: int, work: Callable[[Part], Any]) -> list[Any]:
+    """What `work(part)` returns, or the `UserError` that it raises, for every part."""
     board: list[str | None] = [None] * count
     barrier = threading.Barrier(count, timeout=30)
     found: list[Any] = [None] * count
@@ -23,7 +23,7 @@ def run_together(count: int, work: Callable[[Shard], Any]) -> list[Any]:
             return messages
 
         try:
-            found[index] = work(Shard(index, count, joins=index == 0, exchange=exchange))
+            found[index] = work(Part(index, count, joins=index == 0, exchange=exchange))
         except UserError as error:
             found[index] = error
 

@@ -1,4 +1,4 @@
-"""Writing and resuming answer files: LLaVA's JSONL, an object with the keys of `FIELDS` a line."""
+"""Answers files: LLaVA's JSONL, one object with the keys of `FIELDS` a line. Reading, appending, resuming."""
 
 import json
 import os
@@ -6,14 +6,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.io.files import lock
+from llava_mocle.io.files import lock, write_text
 
-# Tells that an answer is this question's: question_id, prompt, and the dataset whose expert answers, if one is named.
-AnswerKey = tuple[Any, str, str | None]
+if TYPE_CHECKING:
+    from llava_mocle.evaluation.answering.run import Question
+
 FIELDS = ("question_id", "prompt", "text", "answer_id", "model_id", "metadata")
 
 
@@ -26,8 +26,8 @@ def make_answer(
 ) -> dict[str, Any]:
     """One answer record, its keys in LLaVA's order.
 
-    `answer_id` follows from the model and the question, so that a resumed or sharded run writes the same bytes as an
-    unbroken one.
+    `answer_id` follows from the model and the question. So a run that was stopped, or divided into parts, writes the
+    same bytes as one that was not.
     """
     answer_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{model_id}\n{question_id}\n{prompt}").hex
     return {
@@ -43,7 +43,7 @@ def make_answer(
 def read_answers(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """All complete answers of a file, in order.
 
-    A last line without its newline is what a killed run leaves behind: it is left out, not an error.
+    A killed run leaves a last line without a newline. Such a line is left out; it is no error.
 
     Raises:
         DataError: a line is not JSON, misses a field, or answers a question (its id and its prompt) that an earlier
@@ -67,23 +67,28 @@ def read_answers(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return answers
 
 
+def write_answers(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:
+    """Write a whole answers file at once, in place of the one that is there."""
+    write_text(path, _lines(records))
+
+
 @dataclass(frozen=True)
 class AnswerRun:
     """What all answers of one file share.
 
     Attributes:
         model_id: the model's name and fingerprint.
-        settings: entries of `metadata`; one that an answer lacks is not held against it.
+        settings: entries that `metadata` must have. An answer without such an entry is accepted.
     """
 
     model_id: str
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:
-        """Whether these answers may be continued.
+        """Check that these answers were made by this model with these settings.
 
         Raises:
-            DataError: one is another model's, or was made with other settings.
+            DataError: one was not.
         """
         for number, record in enumerate(records, start=1):
             if record["model_id"] != self.model_id:
@@ -100,37 +105,35 @@ class AnswerRun:
                     )
 
     def check_prefix(
-        self, path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], keys: Sequence[AnswerKey]
+        self, path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], questions: "Sequence[Question]"
     ) -> int:
         """How many of these questions the records already answer.
 
         Raises:
             DataError: the answers are not those of the first questions, in order.
         """
-        for number, (record, key) in enumerate(zip(records, keys, strict=False), start=1):
-            question_id, prompt, dataset = key
-            used = record["metadata"].get("dataset", dataset)
-            if used != dataset:
+        for number, (record, question) in enumerate(zip(records, questions, strict=False), start=1):
+            used = record["metadata"].get("dataset", question.dataset)
+            if used != question.dataset:
                 raise DataError(
                     f"{path}, answer {number}: given by the expert of dataset {used!r}, but this run takes that of "
-                    f"{dataset!r}. Choose another answers file, or pass --overwrite to start anew."
+                    f"{question.dataset!r}. Choose another answers file, or pass --overwrite to start anew."
                 )
-            found = (record["question_id"], record["prompt"])
-            if found != (question_id, prompt):
+            if (record["question_id"], record["prompt"]) != (question.question_id, question.prompt):
                 raise DataError(
-                    f"{path}, answer {number}: answers question {found[0]!r} ({found[1]!r}), but that place now has "
-                    f"{question_id!r} ({prompt!r}). The questions have changed since the file was written: choose "
-                    f"another answers file, or pass --overwrite."
+                    f"{path}, answer {number}: answers question {record['question_id']!r} ({record['prompt']!r}), but "
+                    f"question {number} is now {question.question_id!r} ({question.prompt!r}). The questions have "
+                    "changed since the file was written: choose another answers file, or pass --overwrite."
                 )
-        return min(len(records), len(keys))
+        return min(len(records), len(questions))
 
 
 class AnswerFile:
     """An answer file open for appending; a context manager.
 
-    An existing file is continued: its answers are in `answers`, and a half-written last line is cut off. Every
-    `append` reaches the operating system before it returns, so a killed run loses at most the batch it was working on.
-    The file is this process's alone until it is closed.
+    An existing file is continued: its answers are in `answers`, and a half-written last line is cut off. What `append`
+    writes is on the disk before it returns, so a killed run loses at most the batch it was working on. No other process
+    can open the file for appending until it is closed.
 
     Raises:
         DataError: the file holds answers of another model or of other settings, is damaged, can't be written, or
@@ -161,29 +164,28 @@ class AnswerFile:
             self._file.truncate(0)
         self.answers = read_answers(self.path)
         self.run.check(self.path, self.answers)
-        _cut_incomplete_line(self.path)
+        os.truncate(self.path, _complete_lines(self.path)[1])
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Add answers, all of them or (if the process dies) a prefix whose last line may be cut."""
-        self._file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        """Add answers. If the process dies meanwhile, the first of them may be there, and the last line may be cut."""
+        self._file.write(_lines(records))
         self._file.flush()
         os.fsync(self._file.fileno())
         self.answers.extend(dict(record) for record in records)
 
-    def check_prefix(self, keys: Sequence[AnswerKey]) -> int:
+    def check_prefix(self, questions: "Sequence[Question]") -> int:
         """How many of these questions the file already answers; see `AnswerRun.check_prefix`."""
-        return self.run.check_prefix(self.path, self.answers, keys)
-
-    def close(self) -> None:
-        self._file.close()
+        return self.run.check_prefix(self.path, self.answers, questions)
 
     def __enter__(self) -> "AnswerFile":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def _lines(records: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def _parse(line: str, path: str | os.PathLike[str], number: int) -> dict[str, Any]:
@@ -220,9 +222,3 @@ def _complete_lines(path: Path) -> tuple[list[str], int]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}. Is this an answers file?") from error
     return text.split("\n")[:-1], end
-
-
-def _cut_incomplete_line(path: Path) -> None:
-    _, end = _complete_lines(path)
-    if end < path.stat().st_size:
-        os.truncate(path, end)

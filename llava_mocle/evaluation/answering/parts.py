@@ -1,90 +1,135 @@
-"""Which part of the questions a process answers, and its file; parts are joined in order once all are complete."""
+"""Parts: the questions are divided into consecutive parts, each is answered into a file, and the files are joined.
+
+`join_parts` is the one joiner. `Division` names the part files of `llava-mocle eval`, and finds those of earlier runs.
+LLaVA's programs leave the names of the files to the user.
+"""
 
 import hashlib
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from llava_mocle.errors import DataError, UserError
-from llava_mocle.evaluation.answering.file import AnswerKey, AnswerRun, read_answers
-from llava_mocle.io.files import write_text
+from llava_mocle.errors import ConfigError, DataError
+from llava_mocle.evaluation.answering.file import AnswerRun, read_answers, write_answers
+from llava_mocle.evaluation.answering.run import Question
 
-T = TypeVar("T")
-
-
-def _alone(error: str | None) -> list[str]:
-    return [error] if error else []
+_SETTINGS = ("generation", "predictor")
 
 
-class PartnerLost(UserError):
-    """A process that answers together with this one has ended early."""
+def check_part(count: int, index: int | None) -> None:
+    """
+    Raises:
+        ConfigError: there is no part `index` of `count`.
+    """
+    if count < 1 or index is None or not 0 <= index < count:
+        raise ConfigError(f"--chunk-idx {index} of --num-chunks {count}: indices go from 0 to num_chunks - 1.")
 
 
-def describe_failure(error: Exception) -> str:
-    """A user error's message; of any other, its kind too."""
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+def part_of(questions: Sequence[Question], count: int, index: int) -> list[Question]:
+    """Part `index` of `count` consecutive parts, divided as LLaVA does; all parts, in order, give the whole."""
+    check_part(count, index)
+    size = -(-len(questions) // count)
+    return list(questions[index * size : (index + 1) * size])
 
 
-@dataclass(frozen=True)
-class Shard:
-    """This process among those that answer the same questions.
+def join_parts(
+    whole: Path,
+    files: Sequence[Path],
+    questions: Sequence[Question],
+    run: AnswerRun | None = None,
+    *,
+    start: int = 0,
+    replace: bool = False,
+) -> list[dict[str, Any]]:
+    """Write `whole` from the files of its parts, in the order of the questions. The files stay.
+
+    Args:
+        questions: all of them. Those from `start` on are divided over `files`; `whole` answers the ones before.
+        run: what the answers must share; None: what the first of them says.
+        replace: the answers in `whole` may be those of another run.
+
+    Returns:
+        The answers, one a question.
+
+    Raises:
+        DataError: a part is missing or unfinished, answers other questions, or is of another model or other settings;
+            or so are the answers in `whole`. Nothing is changed then.
+    """
+    joined = []
+    for index, file in enumerate(files):
+        part = part_of(questions[start:], len(files), index)
+        if not file.exists():
+            raise DataError(
+                f"{file}: this part is not there. Run part {index} of {len(files)}, then join again. Processes that "
+                "answer together must all write to the same folder: is it on a shared filesystem?"
+            )
+        records = read_answers(file)
+        if run is None and records:
+            settings = {name: records[0]["metadata"].get(name, "") for name in _SETTINGS}
+            run = AnswerRun(records[0]["model_id"], settings)
+        if run is not None:
+            run.check(file, records)
+            run.check_prefix(file, records, part)
+        if len(records) != len(part):
+            raise DataError(
+                f"{file}: {len(records)} answers to {len(part)} questions; finish this part, then join again."
+            )
+        joined += records
+    there = [] if replace or not whole.exists() else read_answers(whole)
+    if len(there) < start:
+        raise DataError(f"{whole}: {len(there)} answers, but the parts beside it go on after {start}; remove them.")
+    if run is not None:
+        run.check(whole, there)
+        run.check_prefix(whole, there[:start], questions)
+    joined = there[:start] + joined
+    write_answers(whole, joined)
+    return joined
+
+
+@dataclass(frozen=True, order=True)
+class Division:
+    """One way in which the questions of an answers file were divided, and the files of its parts.
 
     Attributes:
-        index, count: it answers chunk `index` of `count`.
-        joins: whether it also joins the parts and scores them. One of several processes that run together does; of
-            chunks that are started by hand none, but a later run over all questions.
-        exchange: gives what went wrong here (None: nothing) to the processes that run together with this one, waits
-            for them, and returns what went wrong anywhere.
+        whole: the file that all answers go into in the end.
+        count: how many parts there are.
+        start, total: questions `start` to `total` are divided; those before are answered in `whole`.
+        replaces: the `content_name` of `whole` where the answers are to replace it; "" where they are added to it.
     """
 
-    index: int = 0
-    count: int = 1
-    joins: bool = True
-    exchange: Callable[[str | None], list[str]] = _alone
+    whole: Path
+    count: int
+    start: int
+    total: int
+    replaces: str = ""
+
+    def file(self, index: int) -> Path:
+        """The file of part `index`."""
+        mark = f".instead-of-{self.replaces}" if self.replaces else ""
+        name = f"{self.whole.stem}.{index}of{self.count}-{self.start}to{self.total}{mark}{self.whole.suffix}"
+        return self.whole.with_name(name)
 
     @property
-    def in_company(self) -> bool:
-        """Whether other processes run together with this one."""
-        return self.exchange is not _alone
+    def files(self) -> list[Path]:
+        return [self.file(index) for index in range(self.count)]
 
-    def together(self, work: Callable[[], T]) -> T:
-        """Do `work`, and wait until the other processes have done theirs.
+    @property
+    def missing(self) -> list[int]:
+        """The parts that have no file."""
+        return [index for index, file in enumerate(self.files) if not file.exists()]
 
-        Raises:
-            Exception: it could not be done here.
-            DataError: it could not be done elsewhere; so all processes raise something, and may go on alike.
-            PartnerLost: another process is gone.
-        """
-        error: Exception | None = None
-        try:
-            result = work()
-        except Exception as raised:
-            error = raised
-        try:
-            messages = self.exchange(describe_failure(error) if error else None)
-        except RuntimeError as lost:
-            raise PartnerLost(
-                f"another process of this evaluation is gone ({lost}); its own words, if any, stand above. The same "
-                "command goes on with what is answered."
-            ) from error or lost
-        if error:
-            raise error
-        if messages:
-            raise DataError(messages[0])
-        return result
+    @property
+    def finished(self) -> bool:
+        """Whether the parts hold an answer to every question."""
+        return not self.missing and sum(len(read_answers(file)) for file in self.files) == self.total - self.start
 
-    def answers_file(self, whole: Path, start: int, total: int, instead_of: str = "") -> Path:
-        """Where this shard's answers go, given where all of them will be.
-
-        Args:
-            start, total: questions `start` to `total` are shared out, those before are in `whole` already.
-            instead_of: the `content_name` of the whole file that these answers are to replace, if there is one.
-        """
-        mark = f".instead-of-{instead_of}" if instead_of else ""
-        return whole.with_name(f"{whole.stem}.{self.index}of{self.count}-{start}to{total}{mark}{whole.suffix}")
+    def join(self, questions: Sequence[Question], run: AnswerRun) -> list[dict[str, Any]]:
+        """`join_parts`, and remove the part files of `whole`. Returns and raises as `join_parts`."""
+        joined = join_parts(self.whole, self.files, questions, run, start=self.start, replace=self.replaces != "")
+        remove_parts(self.whole)
+        return joined
 
 
 def content_name(whole: Path) -> str:
@@ -92,140 +137,72 @@ def content_name(whole: Path) -> str:
     return hashlib.sha256(whole.read_bytes()).hexdigest()[:12] if whole.exists() else ""
 
 
-@dataclass(frozen=True)
-class _Set:
-    """The files of one sharing-out: index -> path."""
-
-    count: int
-    start: int
-    instead_of: str
-    files: dict[int, Path]
-
-    @property
-    def complete(self) -> bool:
-        return len(self.files) == self.count
-
-    def read(self, whole: Path) -> list[dict[str, Any]]:
-        """The answers that were in `whole` before, and its own."""
-        before = read_answers(whole)[: self.start] if self.start and whole.exists() else []
-        return before + [record for index in range(self.count) for record in read_answers(self.files[index])]
-
-
-def _sets(whole: Path, total: int | None = None) -> list[_Set]:
-    """All sharings-out beside `whole` (up to question `total`, if given)."""
+def find_divisions(whole: Path) -> list[Division]:
+    """Every division of which a part file lies beside `whole`."""
     stem, suffix = re.escape(whole.stem), re.escape(whole.suffix)
-    pattern = re.compile(rf"{stem}\.(\d+)of(\d+)-(\d+)to(\d+)(?:\.instead-of-([0-9a-f]+))?{suffix}")
-    found: dict[tuple[int, int, int, str], dict[int, Path]] = {}
-    for path in whole.parent.glob(f"{whole.stem}.*of*-*to*{whole.suffix}"):
-        match = pattern.fullmatch(path.name)
-        if match:
-            index, count, start, end = map(int, match.groups()[:4])
-            found.setdefault((count, start, end, match[5] or ""), {})[index] = path
-    return [
-        _Set(count, start, instead_of, files)
-        for (count, start, end, instead_of), files in sorted(found.items())
-        if total in (None, end)
-    ]
+    pattern = re.compile(rf"{stem}\.\d+of(\d+)-(\d+)to(\d+)(?:\.instead-of-([0-9a-f]+))?{suffix}")
+    names = [pattern.fullmatch(path.name) for path in whole.parent.glob(f"*of*-*to*{whole.suffix}")]
+    return sorted({Division(whole, int(n[1]), int(n[2]), int(n[3]), n[4] or "") for n in names if n})
 
 
-def remove_shards(whole: Path, index: int | None = None) -> None:
-    """Remove the shards of `whole`, of runs of any size; only those of one index, if given."""
-    for found in _sets(whole):
-        for number, path in found.files.items():
+def remove_parts(whole: Path, index: int | None = None) -> None:
+    """Remove the part files of `whole`, of every division; only those of part `index`, if given."""
+    for division in find_divisions(whole):
+        for number, file in enumerate(division.files):
             if index in (None, number):
-                path.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
 
 
-def _live_sets(whole: Path, total: int) -> list[_Set]:
-    """The sharings-out that still count: once `whole` has every answer, only such as were made to replace it."""
-    sets = _sets(whole, total)
-    finished = whole.exists() and len(read_answers(whole)) >= total
-    return [found for found in sets if found.instead_of == content_name(whole)] if finished else sets
+def join_earlier_parts(whole: Path, questions: Sequence[Question], run: AnswerRun, count: int) -> None:
+    """Before a run of `count` processes: join the parts that an earlier run left beside `whole`.
 
-
-def _missing(whole: Path, found: _Set, remedy: str) -> DataError:
-    lacking = ", ".join(str(index) for index in range(found.count) if index not in found.files)
-    return DataError(f"{whole.parent}: of {found.count} shards of {whole.name}, {lacking} are not there; {remedy}")
-
-
-def join_shards(whole: Path, keys: Sequence[AnswerKey], run: AnswerRun) -> None:
-    """Join the complete shards beside `whole` into it, in the order of the questions, and remove all shards.
-
-    Nothing happens where there are none, or `whole` is finished and none were written to replace it.
+    Unfinished parts stay where this run can go on with them, which takes several processes and as many parts. Nothing
+    happens where there are no parts. Nor does it where `whole` has every answer and no part was made to replace it.
 
     Raises:
-        DataError: shards are missing or unfinished, of another model or settings, or of other questions, or there are
-            several complete sets; nothing is changed then.
+        DataError: parts are unfinished and this run cannot go on with them, or two divisions are complete, or as
+            `join_parts`; nothing is changed then.
     """
-    live = _live_sets(whole, len(keys))
-    complete = [found for found in live if found.complete]
+    total = len(questions)
+    divisions = [division for division in find_divisions(whole) if division.total == total]
+    if whole.exists() and len(read_answers(whole)) >= total:
+        divisions = [division for division in divisions if division.replaces == content_name(whole)]
+    complete = [division for division in divisions if not division.missing]
     if len(complete) > 1:
         raise DataError(
-            f"{whole.parent}: {whole.name} has complete sets of {' and of '.join(str(s.count) for s in complete)} "
-            "shards; remove all but the one that is meant."
+            f"{whole.parent}: {whole.name} has all parts of {' and all of '.join(str(d.count) for d in complete)}; "
+            "remove those that are not meant."
         )
-    if complete:
-        _join(whole, complete[0], keys, run)
-    elif live:
-        raise _missing(
-            whole,
-            max(live, key=lambda found: len(found.files) / found.count),
-            "run them (--num-chunks, --chunk-idx), or remove those that are, to answer the rest in one process.",
-        )
-
-
-def join_own(whole: Path, keys: Sequence[AnswerKey], run: AnswerRun, count: int, start: int) -> None:
-    """`join_shards` with those that the processes of this run have just written.
-
-    Raises:
-        DataError: as `join_shards`; or some are not to be seen from here.
-    """
-    sets = [
-        found for found in _sets(whole, len(keys)) if (found.count, found.start, found.instead_of) == (count, start, "")
-    ]
-    found = sets[0] if sets else _Set(count, start, "", {})
-    if not found.complete:
-        raise _missing(whole, found, "every process must write to the same folder: is it on a shared filesystem?")
-    _join(whole, found, keys, run)
-
-
-def join_if_finished(whole: Path, keys: Sequence[AnswerKey], run: AnswerRun, count: int) -> None:
-    """Before `count` processes start: `join_shards` where that can be done; what they can go on with is left.
-
-    Raises:
-        DataError: finished shards of another model or settings, or of other questions; or unfinished ones of another
-            number of processes.
-    """
-    live = _live_sets(whole, len(keys))
-    finished = [found for found in live if found.complete and len(found.read(whole)) == len(keys)]
-    if len(finished) == 1:
-        _join(whole, finished[0], keys, run)
+    if complete and (count == 1 or complete[0].finished):
+        complete[0].join(questions, run)
         return
-    others = sorted({found.count for found in live if found not in finished and found.count != count})
+    others = [division for division in divisions if count == 1 or division.count != count]
     if others:
+        begun = min(others, key=lambda division: len(division.missing) / division.count)
+        lacking = f", and {', '.join(map(str, begun.missing))} of them are not there" if begun.missing else ""
         raise DataError(
-            f"{whole.parent}: {whole.name} was begun with {others[0]} processes, and these are {count}. Go on with "
-            f"{others[0]}; or finish each part (--num-chunks {others[0]} --chunk-idx 0, 1, ...); or pass --overwrite, "
-            f"or remove {whole.stem}.*of{others[0]}-*, to share out anew."
+            f"{whole.parent}: {whole.name} was begun in {begun.count} parts{lacking}; this run has {count}. Go on with "
+            f"{begun.count} processes; or finish each part (--num-chunks {begun.count} --chunk-idx 0, 1, ...); or pass "
+            f"--overwrite, or remove {whole.stem}.*of{begun.count}-*, to start anew."
         )
 
 
-def shared_start(whole: Path, answered: int, total: int, count: int) -> int:
-    """From which question on `count` processes share out: as those that began have, else from the first unanswered."""
-    if answered >= total:
-        return answered
-    begun = [found.start for found in _sets(whole, total) if found.count == count and not found.instead_of]
-    return min((start for start in begun if start <= answered), default=answered)
+def divide(whole: Path, questions: Sequence[Question], run: AnswerRun, count: int, index: int) -> Division:
+    """The division in which this run answers part `index` of `count`.
 
+    What `whole` answers already is kept, and the rest divided: as an earlier run of as many parts has begun, else from
+    the first question without an answer. A part that was begun to replace `whole` goes on doing so.
 
-def _join(whole: Path, found: _Set, keys: Sequence[AnswerKey], run: AnswerRun) -> None:
-    path, records = found.files[0], found.read(whole)
-    run.check(path, records)
-    if len(records) != len(keys):
-        raise DataError(
-            f"{whole.parent}: the {found.count} shards of {whole.name} hold {len(records)} answers to {len(keys)} "
-            "questions; finish every shard first."
-        )
-    run.check_prefix(path, records, keys)
-    write_text(whole, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
-    remove_shards(whole)
+    Raises:
+        DataError: the answers in `whole` are of another model, other settings or other questions.
+    """
+    total = len(questions)
+    anew = Division(whole, count, 0, total, content_name(whole))
+    if anew.file(index).exists():
+        return anew
+    there = read_answers(whole) if whole.exists() else []
+    run.check(whole, there)
+    answered = run.check_prefix(whole, there, questions)
+    begun = [d.start for d in find_divisions(whole) if (d.count, d.total, d.replaces) == (count, total, "")]
+    start = min((start for start in begun if start <= answered < total), default=answered)
+    return Division(whole, count, start, total)

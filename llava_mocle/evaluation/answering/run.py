@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from llava_mocle.errors import ConfigError, DataError
-from llava_mocle.evaluation.answering.file import AnswerFile, AnswerKey, AnswerRun, make_answer
+from llava_mocle.evaluation.answering.file import AnswerFile, AnswerRun, make_answer
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
@@ -25,9 +25,9 @@ class Question:
         question_id: unique among the questions of a run.
         prompt: the question; `<image>` is put in front where it is missing and there are images.
         images: image files.
-        route_text: the text that routes, where it isn't the prompt's own.
+        route_text: the text that chooses the cluster; None: the prompt itself.
         dataset: the dataset that it belongs to; models routed by dataset need it.
-        source: file and row, for error messages.
+        source: its file and row, for error messages.
         candidates: answers to rank by likelihood; empty where the answer is generated.
     """
 
@@ -42,7 +42,7 @@ class Question:
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How answers are generated; greedy unless told otherwise. The fields are `Predictor.predict`'s arguments."""
+    """How answers are generated; greedily by default. The fields are arguments of `Predictor.predict_batch`."""
 
     max_new_tokens: int = 128
     num_beams: int = 1
@@ -50,7 +50,7 @@ class GenerationSettings:
     top_p: float | None = None
 
     def describe(self) -> str:
-        """One line that tells two settings apart; kept with every answer."""
+        """One line with all settings. Every answer carries it."""
         return " ".join(f"{name}={value}" for name, value in asdict(self).items() if value is not None)
 
 
@@ -58,8 +58,8 @@ def check_questions(questions: Sequence[Question], *, shared_ids: bool = False) 
     """Refuse repeated questions, empty candidates and missing images before any work is done.
 
     Args:
-        shared_ids: questions with different prompts may share an id, as those about one image do in LLaVA's files for
-            MME and TextVQA; scores and uploads that go by the id need one each.
+        shared_ids: questions with different prompts may share an id. In LLaVA's files for MME and TextVQA, questions
+            about one image do. Scores and submissions need an id a question.
 
     Raises:
         DataError: naming the first offenders.
@@ -89,23 +89,8 @@ def check_questions(questions: Sequence[Question], *, shared_ids: bool = False) 
         )
 
 
-def split_chunks(questions: Sequence[Question], num_chunks: int, chunk_idx: int) -> list[Question]:
-    """LLaVA's split: chunk `chunk_idx` of `num_chunks` consecutive ones; chunk 0, 1, ... joined give the whole."""
-    if num_chunks < 1 or not 0 <= chunk_idx < num_chunks:
-        raise ConfigError(
-            f"--chunk-idx {chunk_idx} of --num-chunks {num_chunks}: the index counts from 0 to num_chunks - 1."
-        )
-    size = -(-len(questions) // num_chunks)
-    return list(questions[chunk_idx * size : (chunk_idx + 1) * size])
-
-
-def answer_keys(questions: Sequence[Question]) -> list[AnswerKey]:
-    """What an answers file must hold, question by question."""
-    return [(question.question_id, question.prompt, question.dataset) for question in questions]
-
-
 def answer_run(predictor: "Predictor", settings: GenerationSettings) -> AnswerRun:
-    """What all of an answers file's answers share."""
+    """What all answers of this model with these settings share."""
     return AnswerRun(predictor.model_id, {"generation": settings.describe(), "predictor": predictor.settings})
 
 
@@ -119,21 +104,21 @@ def answer_questions(
     overwrite: bool = False,
     description: str = "answers",
 ) -> list[dict[str, Any]]:
-    """Answer `questions` in order into `answers_file`, continuing it where an earlier run stopped.
+    """Answer `questions` in order into `answers_file`, from where an earlier run stopped.
 
     Returns:
         The answer records of exactly these questions, in their order.
 
     Raises:
-        DataError: a question that stands twice, a missing image, or an answers file of another model, settings or
-            questions, or one that another process is writing.
+        DataError: a question stands twice, an image is missing, another process is writing the answers file, or the
+            file's answers are of another model, other settings or other questions.
     """
     if batch_size < 1:
         raise ConfigError(f"--batch-size {batch_size}: must be at least 1.")
     settings = settings or GenerationSettings()
     check_questions(questions, shared_ids=True)
     with AnswerFile(answers_file, answer_run(predictor, settings), overwrite=overwrite) as file:
-        done = file.check_prefix(answer_keys(questions))
+        done = file.check_prefix(questions)
         with tqdm(total=len(questions), initial=done, unit="question", desc=description) as progress:
             while done < len(questions):
                 batch = questions[done : done + batch_size]

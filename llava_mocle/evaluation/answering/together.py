@@ -1,86 +1,185 @@
-"""Answering questions alone, together with other processes, or as one of several chunks."""
+"""Several processes that answer the same questions: who answers what, who waits for whom, and who joins the parts."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from llava_mocle.evaluation.answering.file import read_answers
+from llava_mocle.errors import ConfigError, DataError, UserError
 from llava_mocle.evaluation.answering.parts import (
-    Shard,
+    Division,
+    check_part,
     content_name,
-    join_if_finished,
-    join_own,
-    join_shards,
-    remove_shards,
-    shared_start,
+    divide,
+    join_earlier_parts,
+    part_of,
+    remove_parts,
 )
-from llava_mocle.evaluation.answering.run import (
-    GenerationSettings,
-    Question,
-    answer_keys,
-    answer_questions,
-    answer_run,
-    split_chunks,
-)
+from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions, answer_run
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
 
+T = TypeVar("T")
 
-def answer_shared(
+
+class PartnerLost(UserError):
+    """A process that answers together with this one has ended early."""
+
+
+def describe_failure(error: Exception) -> str:
+    """A user error's message; of any other, its kind too."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def _alone(error: str | None) -> list[str]:
+    return [error] if error else []
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of the questions this process answers. There are three cases:
+
+    - alone: it answers everything, `Part()`;
+    - one of several processes that torchrun started: each answers a part, and the first one joins and scores;
+    - one part that the user started by hand (--num-chunks): nobody waits, and a later run alone joins and scores.
+
+    Attributes:
+        index, count: it answers part `index` of `count`.
+        joins: whether it also joins the parts and scores them.
+        exchange: tells the partners what went wrong here (None: nothing), waits for theirs, and returns all messages.
+            Partners are the processes that run together with this one.
+    """
+
+    index: int = 0
+    count: int = 1
+    joins: bool = True
+    exchange: Callable[[str | None], list[str]] = _alone
+
+    @property
+    def has_partners(self) -> bool:
+        """Whether other processes run together with this one."""
+        return self.exchange is not _alone
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do `work`, and wait until the partners have done theirs. If one fails, every partner raises an error.
+
+        Raises:
+            Exception: what `work` raised here.
+            DataError: it failed on a partner.
+            PartnerLost: a partner is gone.
+        """
+        error: Exception | None = None
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        try:
+            messages = self.exchange(describe_failure(error) if error else None)
+        except RuntimeError as lost:
+            raise PartnerLost(
+                f"another process of this evaluation is gone ({lost}); what it said itself, if anything, stands above. "
+                "The same command goes on with what is answered."
+            ) from error or lost
+        if error:
+            raise error
+        if messages:
+            raise DataError(messages[0])
+        return result
+
+
+def part_of_this_process(num_chunks: int | None = None, chunk_idx: int | None = None) -> Part:
+    """The part that --num-chunks and --chunk-idx name; without them that of this rank of torchrun, or everything.
+
+    Raises:
+        ConfigError: flags that do not go together, an index that is out of range, or several tasks of srun that do not
+            know of each other.
+    """
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if num_chunks is not None:
+        if world_size > 1:
+            raise ConfigError("--num-chunks under torchrun: its processes divide the questions by themselves.")
+        check_part(num_chunks, chunk_idx)
+        return Part(chunk_idx or 0, num_chunks, joins=False)
+    if chunk_idx is not None:
+        raise ConfigError("--chunk-idx without --num-chunks; give both, or neither to join and score.")
+    if world_size > 1:
+        _exchange(None)  # the processes meet, so that each notices at the next exchange if another one has died
+        return Part(rank, world_size, joins=rank == 0, exchange=_exchange)
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks > 1 and "RANK" not in os.environ:  # each would answer everything
+        raise ConfigError(
+            f"srun started {tasks} tasks, which do not know of each other. Put scripts/slurm/rank.sh before the "
+            "command and set MASTER_ADDR and MASTER_PORT; or start one task with torchrun; or submit "
+            "scripts/slurm/eval.sbatch."
+        )
+    return Part()
+
+
+def _exchange(error: str | None) -> list[str]:
+    from datetime import timedelta
+
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    # Parts take different times. Only messages are exchanged, for which gloo (cpu) is enough.
+    PartialState(cpu=True, timeout=timedelta(days=2))
+    return [message for message in gather_object([error]) if message]
+
+
+def answer_together(
     predictor: "Predictor",
     questions: Sequence[Question],
     answers_file: str | Path,
-    shard: Shard,
+    part: Part,
     *,
     batch_size: int = 8,
     settings: GenerationSettings | None = None,
     overwrite: bool = False,
     description: str = "answers",
 ) -> list[dict[str, Any]] | None:
-    """`answer_questions`, with this process answering its shard alone.
+    """`answer_questions`, of which this process does its part.
 
-    What `answers_file` holds already is kept, and the rest shared out; a stopped run goes on with as many processes.
+    What `answers_file` answers already is kept. A run that was stopped goes on with as many processes as it had.
+
+    Args:
+        overwrite: remove what is there. Of parts by hand, each removes its own alone, and `answers_file` stays until
+            the new parts are joined.
 
     Returns:
-        The answer records of these questions, in their order; None where another process joins them.
+        The answers to these questions, in their order; None where another process joins them.
 
     Raises:
-        DataError: as `answer_questions`, on this or another process; or shards that do not belong together.
+        DataError: as `answer_questions`, here or in a partner; or parts that do not belong together.
     """
     settings, whole = settings or GenerationSettings(), Path(answers_file)
-    run, keys = answer_run(predictor, settings), answer_keys(questions)
+    run = answer_run(predictor, settings)
     options: dict[str, Any] = {"batch_size": batch_size, "settings": settings, "description": description}
 
     def prepare() -> None:
-        if not shard.joins:
-            if overwrite:
-                remove_shards(whole, shard.index)  # the whole file stays until the new parts are joined
-        elif overwrite:
-            remove_shards(whole)
+        if overwrite:
+            remove_parts(whole, None if part.joins else part.index)
+        if overwrite and part.joins:
             whole.unlink(missing_ok=True)
-        elif shard.count == 1:
-            join_shards(whole, keys, run)
+        elif part.joins:
+            join_earlier_parts(whole, questions, run, part.count)
+
+    def answer_part() -> Division:
+        if overwrite:
+            division = Division(whole, part.count, 0, len(questions), content_name(whole))
         else:
-            join_if_finished(whole, keys, run, shard.count)
+            division = divide(whole, questions, run, part.count, part.index)
+        if division.start < len(questions):
+            own = part_of(questions[division.start :], part.count, part.index)
+            answer_questions(predictor, own, division.file(part.index), **options)
+        return division
 
-    def answer_part() -> int:
-        start, total = 0, len(questions)
-        anew = shard.answers_file(whole, 0, total, content_name(whole))
-        if not overwrite and not anew.exists():  # otherwise the file whose answers are replaced does not matter
-            there = read_answers(whole) if whole.exists() else []
-            run.check(whole, there)
-            start = shared_start(whole, run.check_prefix(whole, there, keys), total, shard.count)
-            anew = shard.answers_file(whole, start, total)
-        if start < total:
-            answer_questions(predictor, split_chunks(questions[start:], shard.count, shard.index), anew, **options)
-        return start
-
-    shard.together(prepare)
-    if shard.count > 1 or not shard.joins:
-        start = shard.together(answer_part)
-        if not shard.joins:
+    part.together(prepare)
+    if part.count > 1 or not part.joins:
+        division = part.together(answer_part)
+        if not part.joins:
             return None
-        if start < len(questions):
-            join_own(whole, keys, run, shard.count, start)
+        if division.start < len(questions):
+            return division.join(questions, run)
     return answer_questions(predictor, questions, whole, **options)

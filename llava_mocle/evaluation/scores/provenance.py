@@ -1,4 +1,4 @@
-"""What a result must carry so that it can be made again and compared: versions, the exact command, what was asked."""
+"""What stands beside every result, so that it can be made again and compared: versions, command, what was asked."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def command() -> str:
 
 
 def items_digest(items: Sequence[Any]) -> str:
-    """Sixteen hexadecimal digits that two runs share where they were asked the same.
+    """Sixteen hexadecimal digits. Two runs that were asked the same have the same.
 
     Args:
         items: one JSON value an item, in order: its question's id, prompt and reference, and what else makes it.

@@ -4,6 +4,7 @@ import pytest
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.file import FIELDS, AnswerFile, AnswerRun, make_answer, read_answers
+from llava_mocle.evaluation.answering.run import Question
 
 
 def answer(question_id, text="yes", model="m@1", **metadata):
@@ -72,7 +73,8 @@ def test_answers_of_other_settings_are_refused(tmp_path):
     path = tmp_path / "answers.jsonl"
     with AnswerFile(path, AnswerRun("m@1", {"generation": "num_beams=1"})) as file:
         file.append([answer(1, generation="num_beams=1")])
-    AnswerFile(path, AnswerRun("m@1", {"generation": "num_beams=1", "predictor": "dtype=float32"})).close()
+    with AnswerFile(path, AnswerRun("m@1", {"generation": "num_beams=1", "predictor": "dtype=float32"})) as file:
+        assert len(file.answers) == 1
     with pytest.raises(DataError, match=r"num_beams=1.*num_beams=3"):
         AnswerFile(path, AnswerRun("m@1", {"generation": "num_beams=3"}))
 
@@ -80,12 +82,12 @@ def test_answers_of_other_settings_are_refused(tmp_path):
 def test_other_questions_are_refused(tmp_path):
     with AnswerFile(tmp_path / "answers.jsonl", AnswerRun("m@1")) as file:
         file.append([answer(1), answer(2)])
-        assert file.check_prefix([(n, f"question {n}?", None) for n in (1, 2, 3)]) == 2
-        assert file.check_prefix([(1, "question 1?", None)]) == 1
+        assert file.check_prefix([Question(n, f"question {n}?") for n in (1, 2, 3)]) == 2
+        assert file.check_prefix([Question(1, "question 1?")]) == 1
         with pytest.raises(DataError, match="answer 2: answers question 2"):
-            file.check_prefix([(1, "question 1?", None), (3, "question 3?", None)])
+            file.check_prefix([Question(1, "question 1?"), Question(3, "question 3?")])
         with pytest.raises(DataError, match="another wording"):
-            file.check_prefix([(1, "another wording", None)])
+            file.check_prefix([Question(1, "another wording")])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from llava_mocle.evaluation.answering.run import (
     Question,
     answer_questions,
     check_questions,
-    split_chunks,
 )
 from tests.evaluation.fakes import FakePredictor
 
@@ -87,26 +86,6 @@ def test_killed_five_times_equals_unbroken(tmp_path):
         process.wait()
         kills += 1
     assert path.read_bytes() == whole.read_bytes()
-
-
-@pytest.mark.parametrize("num_chunks", [1, 2, 3, 7, 20, 23])
-def test_chunks_joined_equal_the_whole(tmp_path, num_chunks):
-    chunks = [split_chunks(QUESTIONS, num_chunks, index) for index in range(num_chunks)]
-    assert [question for chunk in chunks for question in chunk] == QUESTIONS
-    if num_chunks == 3:
-        # LLaVA's own split: chunks of ceil(20 / 3).
-        assert [len(chunk) for chunk in chunks] == [7, 7, 6]
-        for index, chunk in enumerate(chunks):
-            answer_questions(FakePredictor(), chunk, tmp_path / f"{index}.jsonl", batch_size=4)
-        answer_questions(FakePredictor(), QUESTIONS, tmp_path / "whole.jsonl", batch_size=4)
-        joined = b"".join((tmp_path / f"{index}.jsonl").read_bytes() for index in range(3))
-        assert joined == (tmp_path / "whole.jsonl").read_bytes()
-
-
-@pytest.mark.parametrize(("num_chunks", "chunk_idx"), [(0, 0), (2, 2), (2, -1)])
-def test_chunks_out_of_range_are_refused(num_chunks, chunk_idx):
-    with pytest.raises(ConfigError, match="--chunk-idx"):
-        split_chunks(QUESTIONS, num_chunks, chunk_idx)
 
 
 def test_bad_questions_cost_no_work(tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.parts import Shard
+from llava_mocle.evaluation.answering.together import Part
 from llava_mocle.evaluation.scores.results import read_results
 from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks
 from llava_mocle.evaluation.tasks.shared.judge import Judge
@@ -60,7 +60,7 @@ def test_a_score_of_fewer_questions_does_not_replace_one_of_more(root, tmp_path)
     with pytest.raises(DataError, match=message):
         evaluate_tasks(predictor, [OtherLetters(), Letters()], root, tmp_path, pilot)
     with pytest.raises(DataError, match="is the score of 11 questions"):
-        evaluate_tasks(predictor, [Letters()], root, tmp_path, pilot, shard=Shard(0, 2, joins=False))
+        evaluate_tasks(predictor, [Letters()], root, tmp_path, pilot, part=Part(0, 2, joins=False))
     assert predictor.batches == []
     assert read_results(tmp_path) == before
     evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path)  # scored again in the same way
@@ -68,11 +68,11 @@ def test_a_score_of_fewer_questions_does_not_replace_one_of_more(root, tmp_path)
     assert replaced["tasks"]["letters"]["n"] == 2
 
 
-def test_chunks_that_overwrite_make_room_for_what_is_joined(root, tmp_path) -> None:
+def test_parts_that_overwrite_make_room_for_what_is_joined(root, tmp_path) -> None:
     evaluate_tasks(FakePredictor(), [Letters(), OtherLetters()], root, tmp_path)
     overwrite = SuiteSettings(limit=4, overwrite=True)
     for index in range(2):
-        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, overwrite, shard=Shard(index, 2, joins=False))
+        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, overwrite, part=Part(index, 2, joins=False))
     assert list(json.loads((tmp_path / "results.json").read_text())["tasks"]) == ["other_letters"]
     tasks = evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, SuiteSettings(limit=4))["tasks"]
     assert {name: task["n"] for name, task in tasks.items()} == {"letters": 4, "other_letters": 11}

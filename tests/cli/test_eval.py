@@ -64,7 +64,7 @@ def test_counts_must_be_positive(work, tmp_path, capsys, flag):
     assert f"{flag} 0" in capsys.readouterr().err
 
 
-def test_rows_in_chunks_by_hand(work, tmp_path, capsys):
+def test_rows_in_parts_by_hand(work, tmp_path, capsys):
     arguments = ["eval", "--model", str(work / "base"), "--rows", str(work / "rows.json"), "--limit", "5"]
     arguments += ["--image-folder", str(work / "images"), "--max-new-tokens", "2", "--output"]
     for index in ("1", "0"):

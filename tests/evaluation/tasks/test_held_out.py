@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.domain import answer_priors, evaluate_rows
+from llava_mocle.evaluation.suite import SuiteSettings, TasksFailed
+from llava_mocle.evaluation.tasks.held_out import answer_priors, evaluate_rows
 from tests.evaluation.fakes import FakePredictor
 
 
@@ -35,7 +36,7 @@ ANSWERS = {
 def test_benchmarks_results_are_not_replaced(tmp_path, shapes):
     (tmp_path / "results.json").write_text('{"kind": "benchmarks"}')
     with pytest.raises(DataError, match="'benchmarks'"):
-        evaluate_rows(FakePredictor(ANSWERS), {"shapes": (shapes, tmp_path)}, tmp_path, overwrite=True)
+        evaluate_rows(FakePredictor(ANSWERS), {"shapes": (shapes, tmp_path)}, tmp_path, SuiteSettings(overwrite=True))
     assert (tmp_path / "results.json").read_text() == '{"kind": "benchmarks"}'
     assert not (tmp_path / "answers").exists()
 
@@ -79,7 +80,7 @@ def test_rows_are_routed_by_the_training_rule_and_told_their_dataset(tmp_path, s
 def test_domains_limit_and_resumption(tmp_path, shapes):
     domains = {"shapes": (shapes, tmp_path), "words": ([row(0, "2 + 2?", "4"), row(1, "3 + 3?", "6")], "")}
     first = FakePredictor(ANSWERS)
-    limited = evaluate_rows(first, domains, tmp_path / "out", limit=1)
+    limited = evaluate_rows(first, domains, tmp_path / "out", SuiteSettings(limit=1))
     assert [limited["domains"][name]["n"] for name in domains] == [1, 1]
     second = FakePredictor(ANSWERS | {"2 + 2?": "four", "3 + 3?": "6"})
     results = evaluate_rows(second, domains, tmp_path / "out")
@@ -90,6 +91,40 @@ def test_domains_limit_and_resumption(tmp_path, shapes):
     assert sum(cluster["n"] for cluster in results["clusters"].values()) == 6
     with pytest.raises(DataError, match="another@1"):
         evaluate_rows(FakePredictor(model_id="another@1"), domains, tmp_path / "out")
+
+
+def test_a_domain_without_rows_is_refused_before_any_work(tmp_path, shapes):
+    predictor = FakePredictor()
+    with pytest.raises(DataError, match="words: there are no held-out rows"):
+        evaluate_rows(predictor, {"shapes": (shapes, tmp_path), "words": ([], "")}, tmp_path / "out")
+    assert predictor.batches == []
+
+
+def test_a_domain_that_fails_costs_no_answer_of_the_others(tmp_path, shapes):
+    class Full(FakePredictor):
+        def predict_batch(self, requests, **settings):
+            if any(request.dataset == "shapes" for request in requests):
+                raise RuntimeError("out of memory")
+            return super().predict_batch(requests, **settings)
+
+    domains = {"shapes": (shapes, tmp_path), "words": ([row(0, "2 + 2?", "4")], "")}
+    with pytest.raises(TasksFailed, match="shapes: RuntimeError: out of memory"):
+        evaluate_rows(Full(), domains, tmp_path / "out")
+    # No mean over some of the domains.
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["answers"]
+    predictor = FakePredictor()
+    assert list(evaluate_rows(predictor, domains, tmp_path / "out")["domains"]) == ["shapes", "words"]
+    assert sum(map(len, predictor.batches)) == 4
+
+
+def test_another_models_results_are_replaced_only_when_asked(tmp_path, shapes):
+    domains, other = {"shapes": (shapes, tmp_path)}, FakePredictor(model_id="another@1")
+    evaluate_rows(FakePredictor(), domains, tmp_path / "out")
+    with pytest.raises(DataError, match=r"results\.json: is of the model fake@00000000, but this run's is another@1"):
+        evaluate_rows(other, domains, tmp_path / "out")
+    assert other.batches == []
+    results = evaluate_rows(other, domains, tmp_path / "out", SuiteSettings(overwrite=True))
+    assert results["model_id"] == "another@1"
 
 
 def test_the_digest_tells_items_apart(tmp_path, shapes):

@@ -1,0 +1,274 @@
+"""Held-out rows of one's own datasets: exact match, with the baselines that make the number mean something.
+
+Each dataset (domain) is a task. A row's first question is asked, and its first answer is the reference. Two baselines
+look at no image: the majority answer (the most frequent training answer, given to every question), and the question
+prior (the most frequent training answer to the same question text).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_mocle.data.conversation import IMAGE_TOKEN
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.run import GenerationSettings, Question
+from llava_mocle.evaluation.answering.together import Part
+from llava_mocle.evaluation.metrics.normalize import exact_match, normalize_answer
+from llava_mocle.evaluation.scores.provenance import command, items_digest, versions
+from llava_mocle.evaluation.scores.results import RESULTS_FILE, Asked, check_model, read_file, write_json
+from llava_mocle.evaluation.scores.statistics import bootstrap_interval
+from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks, plain_metric, score_clusters
+from llava_mocle.evaluation.task import Item, Metric, Scores, Task
+
+if TYPE_CHECKING:
+    from llava_mocle.inference import Predictor
+
+Row = Mapping[str, Any]
+KIND = "held_out_exact_match"
+
+
+def evaluate_rows(
+    predictor: "Predictor",
+    domains: Mapping[str, tuple[Sequence[Row], str | Path]],
+    out_dir: str | Path,
+    settings: SuiteSettings | None = None,
+    *,
+    train_rows: Mapping[str, Sequence[Row]] | None = None,
+    part: Part | None = None,
+) -> dict[str, Any]:
+    """Answer and score the held-out rows of each domain; writes `answers/<domain>.jsonl` and `results.json`.
+
+    Args:
+        domains: name -> (held-out rows in LLaVA's format, folder that their image paths start from).
+        settings: its `dataset` is by default the domain's own name.
+        train_rows: name -> rows from which the baselines are taken; without them there are no baselines.
+        part: which part of the questions this process answers; default: all.
+
+    Returns:
+        What `results.json` holds: `domains` (name -> score, interval, n, unparsed, majority, question_prior, clusters),
+        `clusters` (over all domains), `mean` (of the domains' scores), `metric`, `generation`, `versions`, `command`.
+        Empty where this process only answers.
+
+    Raises:
+        DataError: before the first answer: rows without id, question or reference, missing images, no rows at all, or
+            benchmarks' results in `out_dir`; or answers of another model.
+        TasksFailed: as `evaluate_tasks`; `results.json` is not written then.
+    """
+    limit = settings.limit if settings else None
+    tasks = [
+        HeldOutRows(name, rows[:limit], root, (train_rows or {}).get(name), predictor.routing_text)
+        for name, (rows, root) in domains.items()
+    ]
+    overwrite = settings is not None and settings.overwrite
+    results = HeldOutResults(Path(out_dir), predictor.model_id, str(predictor.path), len(tasks), overwrite=overwrite)
+    return evaluate_tasks(predictor, tasks, "", out_dir, settings, part=part, results=results)
+
+
+class HeldOutRows(Task):
+    """The held-out rows of one domain.
+
+    Args:
+        name: the domain's; it becomes a file name.
+        image_root: the folder that image paths start from.
+        train_rows: where the baselines come from; None: no baselines.
+        routing_text: row -> the text that chooses its cluster.
+
+    Raises:
+        DataError: a name that cannot be a file's, or training rows without an answer.
+    """
+
+    split = "held-out rows"
+    metric = "exact match after lower-casing and dropping punctuation and articles"
+    sources = ()
+    max_new_tokens = 32
+
+    def __init__(
+        self,
+        name: str,
+        rows: Sequence[Row],
+        image_root: str | Path = "",
+        train_rows: Sequence[Row] | None = None,
+        routing_text: Callable[[Row], str | None] | None = None,
+    ) -> None:
+        if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+            raise DataError(f"Domain {name!r}: the name becomes a file name; use letters, digits, '_', '-' and '.'.")
+        self.name = self.title = name
+        self.rows = rows
+        self.image_root = image_root
+        self.routing_text = routing_text
+        self.priors = None if train_rows is None else answer_priors(train_rows)
+
+    def check(self, root: Path) -> None:
+        if not len(self.rows):
+            raise DataError(f"{self.name}: there are no held-out rows to ask; leave this domain out, or add rows.")
+
+    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        items = []
+        for number, row in enumerate(self.rows):
+            place = f"{self.name}, row {number}"
+            question = row_question(row, self.image_root, place, self.routing_text, self.name)
+            items.append(Item(question, _first_turn(row, "gpt", place)))
+        return items
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        texts = {"exact_match": [answer["text"] for answer in answers]}
+        if self.priors is not None:
+            majority, by_question = self.priors
+            texts["majority"] = [majority] * len(items)
+            texts["question_prior"] = [by_question.get(question_text(item.question.prompt), majority) for item in items]
+        metrics = {
+            name: _fraction([exact_match(text, item.reference) for text, item in zip(given, items, strict=True)])
+            for name, given in texts.items()
+        }
+        unparsed = sum(not normalize_answer(text) for text in texts["exact_match"])
+        return Scores("exact_match", metrics, unparsed)
+
+
+class HeldOutResults:
+    """`results.json` of a run on held-out rows, written once all `count` domains are scored."""
+
+    def __init__(self, folder: Path, model_id: str, model: str, count: int, *, overwrite: bool) -> None:
+        self.overwrite = overwrite
+        self.path = folder / RESULTS_FILE
+        self.model = {"model": model, "model_id": model_id}
+        self.count = count
+        self.domains: dict[str, Any] = {}
+        self.items: list[Item] = []
+        self.answers: list[Mapping[str, Any]] = []
+
+    def prepare(self, asked: Sequence[Asked]) -> None:
+        """Refuse to replace benchmarks' results and, without `overwrite`, another model's. Raises DataError."""
+        if self.path.is_file():
+            read_file(self.path, KIND)
+            if not self.overwrite:
+                check_model(self.path, KIND, self.model["model_id"])
+
+    def record(
+        self, task: HeldOutRows, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], entry: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Keep one domain's scores; write and return the results after the last one, and {} before."""
+        self.domains[task.name] = _domain(task, items, entry)
+        self.items += items
+        self.answers += answers
+        if len(self.domains) < self.count:
+            return {}
+        scores = [domain["score"] for domain in self.domains.values()]
+        settings = entry["settings"]
+        generation = asdict(GenerationSettings(settings["max_new_tokens"], settings["num_beams"]))
+        pool = HeldOutRows("all", [])
+        whole = plain_metric(pool.score(self.items, self.answers).metrics["exact_match"])
+        results = {
+            "kind": KIND,
+            "metric": task.metric,
+            **self.model,
+            "mean": sum(scores) / len(scores),
+            "domains": self.domains,
+            "clusters": _clusters(score_clusters(pool, self.items, self.answers, "exact_match"), whole),
+            "generation": generation | {"batch_size": settings["batch_size"]},
+            "limit": settings["limit"],
+            "versions": versions(),
+            "command": command(),
+        }
+        write_json(self.path, results)
+        return results
+
+
+def _fraction(values: Sequence[float]) -> Metric:
+    """The mean of one value an item, from 0 to 1 as `results.json` has always had it, and not in percent."""
+    return Metric(sum(values) / len(values), bootstrap_interval(values), len(values), tuple(values))
+
+
+def _domain(task: HeldOutRows, items: Sequence[Item], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """One domain's entry of `results.json`."""
+    metrics = entry["metrics"]
+    asked = [(item.question.question_id, item.question.prompt, item.reference) for item in items]
+    return _summary(metrics["exact_match"]) | {
+        "unparsed": entry["unparsed"],
+        "majority": None if task.priors is None else {"answer": task.priors[0]} | _summary(metrics["majority"]),
+        "question_prior": None if task.priors is None else _summary(metrics["question_prior"]),
+        "clusters": _clusters(entry["clusters"], metrics["exact_match"]),
+        "item_scores": metrics["exact_match"]["items"],
+        "items_digest": items_digest(asked),
+    }
+
+
+def _clusters(clusters: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Cluster id -> summary; `none` -> that of the whole for a model without clusters."""
+    return {cluster: _summary(metric) for cluster, metric in (clusters or {"none": whole}).items()}
+
+
+def _summary(metric: Mapping[str, Any]) -> dict[str, Any]:
+    return {"n": metric["n"], "score": metric["value"], "interval": metric["interval"]}
+
+
+def row_question(
+    row: Row,
+    image_root: str | Path,
+    place: str,
+    routing_text: Callable[[Row], str | None] | None = None,
+    dataset: str | None = None,
+) -> Question:
+    """The question that a LLaVA row asks first.
+
+    Args:
+        place: file and row, for messages.
+        routing_text: row -> the text that chooses its cluster; default: its `route_text`, if any.
+
+    Raises:
+        DataError: the row has no `id` or no human turn.
+    """
+    if "id" not in row:
+        raise DataError(f"{place}: no 'id'; a held-out row needs one, so that its answer can be found again.")
+    images = row.get("image") or []
+    names = [images] if isinstance(images, str) else list(images)
+    return Question(
+        question_id=row["id"],
+        prompt=_first_turn(row, "human", place),
+        images=tuple(Path(image_root) / name for name in names),
+        route_text=row.get("route_text") if routing_text is None else routing_text(row),
+        dataset=dataset,
+        source=place,
+    )
+
+
+def answer_priors(train_rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
+    """The most frequent training answer, and the most frequent one per question text.
+
+    Ties go to the answer that comes first in the alphabet, so that the baselines don't depend on the order of rows.
+
+    Raises:
+        DataError: no rows, or a row without question or answer.
+    """
+    overall: Counter[str] = Counter()
+    by_question: dict[str, Counter[str]] = {}
+    for number, row in enumerate(train_rows):
+        place = f"training row {number}"
+        answer = normalize_answer(_first_turn(row, "gpt", place))
+        overall[answer] += 1
+        by_question.setdefault(question_text(_first_turn(row, "human", place)), Counter())[answer] += 1
+    if not overall:
+        raise DataError("The training rows that give the majority answer are empty: leave them out, or add rows.")
+    return _most_frequent(overall), {question: _most_frequent(counts) for question, counts in by_question.items()}
+
+
+def question_text(prompt: str) -> str:
+    """A prompt without its image marks, for telling whether two rows ask the same."""
+    return " ".join(prompt.replace(IMAGE_TOKEN, " ").split())
+
+
+def _most_frequent(counts: Counter[str]) -> str:
+    return min(counts, key=lambda answer: (-counts[answer], answer))
+
+
+def _first_turn(row: Row, role: str, place: str) -> str:
+    conversations = row.get("conversations")
+    for turn in conversations if isinstance(conversations, list) else []:
+        if isinstance(turn, Mapping) and turn.get("from") == role and str(turn.get("value", "")).strip():
+            return str(turn["value"])
+    raise DataError(
+        f"{place} (id {row.get('id')!r}): no {role!r} turn with text in 'conversations'; a held-out row needs a "
+        f"question and a reference answer."
+    )
