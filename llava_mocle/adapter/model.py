@@ -10,6 +10,7 @@ import torch
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.integrations import init_empty_weights
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from llava_mocle.adapter.config import MocleConfig
@@ -195,6 +196,13 @@ class MocleModel(BaseTuner):
         """
         with self._merging(adapter_names, cluster):
             return super().merge_and_unload(progressbar, safe_merge, adapter_names)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, AuxiliaryTrainingWrapper):
+            # A module of `modules_to_save`, unwrapped: PEFT would look for a `weight`, which a projector does not have.
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         model = super()._unload_and_optionally_merge(*args, **kwargs)  # type: ignore[func-returns-value]

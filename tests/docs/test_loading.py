@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlavaForConditionalGeneration
 
 from llava_mocle.inference import Predictor
 from tests.docs.snippets import python_snippets
@@ -28,3 +30,11 @@ def test_the_page_loads_a_trained_model(
     assert names["cluster_ids"].tolist() == [expected.cluster_id]
     assert (folder / "exported/cluster_0/adapter_config.json").is_file()
     assert type(names["plain"].base_model).__name__ == "LoraModel"
+    inputs = names["inputs"]
+    with torch.no_grad():
+        again = LlavaForConditionalGeneration.from_pretrained(folder / "exported/merged_0")(**inputs).logits
+        plain = names["plain"](**inputs).logits
+        untrained = LlavaForConditionalGeneration.from_pretrained(base)(**inputs).logits
+    # Float32: the low-rank products are added before or after the multiplication with the input.
+    torch.testing.assert_close(again, plain, atol=1e-4, rtol=0)
+    assert (again - untrained).abs().max() > 0.1
