@@ -1,11 +1,11 @@
-"""Runs of benchmarks beside the paper's tables, as Markdown and as one HTML page."""
+"""Tables of runs, as Markdown and as one HTML page."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from llava_mocle.analysis import html
-from llava_mocle.analysis.benchmark_sections import Cell, Results, Row, Section, build_sections
+from llava_mocle.analysis.benchmark_sections import Cell, Row, Section
 from llava_mocle.analysis.stylesheet import CSS
 from llava_mocle.io.files import write_text
 
@@ -24,8 +24,8 @@ def to_markdown(sections: Sequence[Section]) -> str:
 
 
 NOTE = (
-    "Small print: intervals are 95 % bootstrap intervals over the benchmark's items. The paper gives none, so a "
-    "difference from it carries ours alone and is really less certain. A difference between two runs has an interval "
+    "Small print: intervals are 95 % bootstrap intervals over the items. The paper gives none, so a difference from "
+    "the paper carries ours alone and is really less certain. A difference between two runs has an interval "
     "where both were asked the same and the metric is a mean of items."
 )
 
@@ -45,13 +45,14 @@ def to_html(sections: Sequence[Section], title: str = "Benchmarks") -> str:
     )
 
 
-def write_benchmark_report(runs: Mapping[str, Results], folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `benchmarks.md` and `benchmarks.html` into `folder`."""
-    sections, folder = build_sections(runs), Path(folder)
+def write_report_files(sections: Sequence[Section], folder: str | os.PathLike[str], name: str) -> list[Path]:
+    """Write `NAME.md` and `NAME.html` into `folder`."""
+    title = name.replace("_", "-").capitalize()
     paths = []
-    for name, text in (("benchmarks.md", to_markdown(sections)), ("benchmarks.html", to_html(sections))):
-        write_text(folder / name, text)
-        paths.append(folder / name)
+    for suffix, text in ((".md", to_markdown(sections)), (".html", to_html(sections, title))):
+        path = Path(folder) / f"{name}{suffix}"
+        write_text(path, text)
+        paths.append(path)
     return paths
 
 

@@ -1,7 +1,7 @@
-"""Runs of benchmarks beside the paper's tables: Markdown on the screen, Markdown and HTML in files.
+"""Runs side by side: benchmarks beside the paper's tables, or held-out rows with a verdict on each domain.
 
-A run is a folder that `llava-mocle eval --tasks ...` wrote (or its results.json); name it with NAME=FOLDER. The first
-run is what the others are compared with.
+A run is a folder that `llava-mocle eval` wrote (or its results.json); name it with NAME=FOLDER. The first run is what
+the others are compared with, question by question. Markdown on the screen, Markdown and HTML in files.
 
 examples:
   llava-mocle report runs/mocle/eval
@@ -14,26 +14,32 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a folder with results.json, or NAME=FOLDER")
-    parser.add_argument("--output", help="folder for benchmarks.md and benchmarks.html; without it, print only")
+    parser.add_argument("--output", help="folder for benchmarks.md or held_out.md, and .html; without it, print only")
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_mocle.analysis.benchmark_report import to_markdown, write_benchmark_report
+    from llava_mocle.analysis.benchmark_report import to_markdown, write_report_files
     from llava_mocle.analysis.benchmark_sections import build_sections
+    from llava_mocle.analysis.held_out import held_out_section
     from llava_mocle.errors import ConfigError
-    from llava_mocle.evaluation.scores.results import read_results
+    from llava_mocle.evaluation.scores.results import HELD_OUT_KIND, KIND, read_results
 
     runs = {}
     for word in args.runs:
         name, folder = _name_and_folder(word)
-        results = read_results(folder)
+        results = read_results(folder, KIND, HELD_OUT_KIND)
         name = name or str(results["model_id"]).partition("@")[0] or Path(folder).name
         if name in runs:
             raise ConfigError(f"two runs are named {name!r}; name them: NAME=FOLDER.")
         runs[name] = results
-    print(to_markdown(build_sections(runs)), end="")
+    kinds = {results["kind"] for results in runs.values()}
+    if len(kinds) > 1:
+        raise ConfigError("these runs are of benchmarks and of held-out rows; give runs of one kind.")
+    held_out = kinds == {HELD_OUT_KIND}
+    sections = [held_out_section(runs)] if held_out else build_sections(runs)
+    print(to_markdown(sections), end="")
     if args.output:
-        for path in write_benchmark_report(runs, args.output):
+        for path in write_report_files(sections, args.output, "held_out" if held_out else "benchmarks"):
             print(path)
     return 0
 

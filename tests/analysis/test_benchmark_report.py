@@ -2,7 +2,7 @@
 
 import json
 
-from llava_mocle.analysis.benchmark_report import to_html, to_markdown, write_benchmark_report
+from llava_mocle.analysis.benchmark_report import to_html, to_markdown, write_report_files
 from llava_mocle.analysis.benchmark_sections import build_sections
 from llava_mocle.cli.main import main
 from tests.analysis.runs import entry, metric, run
@@ -17,7 +17,7 @@ def test_html_and_files(tmp_path) -> None:
     sections = build_sections({"a": run(geoqa=noted)})
     assert "<p>† a, &lt;GeoQA&gt; (s): 4 questions; n differs from the published 754.</p>" in to_html(sections)
     assert "\n\n† a, <GeoQA> (s): 4 questions; n differs from the published 754.\n" in to_markdown(sections)
-    paths = write_benchmark_report(runs, tmp_path / "report")
+    paths = write_report_files(build_sections(runs), tmp_path / "report", "benchmarks")
     assert [path.name for path in paths] == ["benchmarks.md", "benchmarks.html"]
 
 

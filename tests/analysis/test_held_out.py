@@ -1,10 +1,13 @@
 """Two runs on held-out rows, compared."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llava_mocle.analysis.held_out import held_out_section
+from llava_mocle.cli.main import main
 from llava_mocle.evaluation.scores.statistics import paired_difference_interval
 
 
@@ -48,3 +51,25 @@ def test_one_run_has_no_difference() -> None:
     section = held_out_section({"only": run(x=domain([1.0, 0.0]))})
     assert section.columns == ("only",)
     assert section.notes == ()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name, scores in (("lora", [0.0] * 40), ("mocle", [1.0] * 40)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(run(scans=domain(scores))))
+    words = [f"{name}={tmp_path / name}" for name in ("lora", "mocle")]
+    assert main(["report", *words, "--output", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "| **scans (n = 40)** | 0.00 (0.00 to 0.00) | 100.00 (100.00 to 100.00) | +100.00 (+100.00 to +100.00) |"
+        in shown
+    )
+    assert "mocle against lora: better on scans." in shown
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["held_out.html", "held_out.md"]
+
+
+def test_benchmarks_and_held_out_rows_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name, kind in (("a", "benchmarks"), ("b", "held_out_exact_match")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"kind": kind, "model_id": name, "tasks": {}, "domains": {}}))
+    assert main(["report", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 2
+    assert "give runs of one kind" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from llava_mocle.io.files import write_text
 logger = logging.getLogger(__name__)
 
 KIND = "benchmarks"
+HELD_OUT_KIND = "held_out_exact_match"
 SCORES_FOLDER = "scores"
 RESULTS_FILE = "results.json"
 Entry = Mapping[str, Any]
@@ -118,8 +119,11 @@ def _merge_all(folder: Path) -> dict[str, Any]:
             return results
 
 
-def read_results(path: str | Path) -> dict[str, Any]:
+def read_results(path: str | Path, *kinds: str) -> dict[str, Any]:
     """Read the results of a folder, or a `results.json`.
+
+    Args:
+        kinds: what they may be: KIND (the default), HELD_OUT_KIND.
 
     Raises:
         DataError: no such file, or one of another kind.
@@ -128,7 +132,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
     files = _score_files(path) if path.is_dir() else []
     if files:
         return _merge(files)
-    return read_file(path / RESULTS_FILE if path.is_dir() else path, KIND)
+    return read_file(path / RESULTS_FILE if path.is_dir() else path, *(kinds or (KIND,)))
 
 
 def other_official_n(entry: Entry) -> int | None:
@@ -169,21 +173,21 @@ def _merge(files: Sequence[Path]) -> dict[str, Any]:
     return {**next(iter(records.values())), "tasks": tasks}
 
 
-def read_file(path: Path, kind: str) -> dict[str, Any]:
+def read_file(path: Path, *kinds: str) -> dict[str, Any]:
     """A file of results.
 
     Raises:
-        DataError: no such file, not JSON, or results of another kind than `kind`.
+        DataError: no such file, not JSON, or results of another kind than `kinds`.
     """
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: no results there ({error}); `llava-mocle eval` writes them.") from error
     found = results.get("kind") if isinstance(results, dict) else None
-    if found != kind:
+    if found not in kinds:
         raise DataError(
-            f"{path}: holds results of kind {found!r}, but {kind!r} are needed here: benchmarks and held-out rows "
-            "cannot share a folder. Choose another one (--output)."
+            f"{path}: holds results of kind {found!r}, but {' or '.join(map(repr, kinds))} are needed here: benchmarks "
+            "and held-out rows cannot share a folder. Choose another one (--output)."
         )
     return results
 

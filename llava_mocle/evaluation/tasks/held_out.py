@@ -18,7 +18,7 @@ from llava_mocle.evaluation.answering.run import GenerationSettings, Question
 from llava_mocle.evaluation.answering.together import Part
 from llava_mocle.evaluation.metrics.normalize import exact_match, normalize_answer
 from llava_mocle.evaluation.scores.provenance import command, items_digest, versions
-from llava_mocle.evaluation.scores.results import RESULTS_FILE, Asked, check_model, read_file, write_json
+from llava_mocle.evaluation.scores.results import HELD_OUT_KIND, RESULTS_FILE, Asked, check_model, read_file, write_json
 from llava_mocle.evaluation.scores.statistics import bootstrap_interval
 from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks, plain_metric, score_clusters
 from llava_mocle.evaluation.task import Item, Metric, Scores, Task
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
 
 Row = Mapping[str, Any]
-KIND = "held_out_exact_match"
 
 
 def evaluate_rows(
@@ -142,9 +141,9 @@ class HeldOutResults:
     def prepare(self, asked: Sequence[Asked]) -> None:
         """Refuse to replace benchmarks' results and, without `overwrite`, another model's. Raises DataError."""
         if self.path.is_file():
-            read_file(self.path, KIND)
+            read_file(self.path, HELD_OUT_KIND)
             if not self.overwrite:
-                check_model(self.path, KIND, self.model["model_id"])
+                check_model(self.path, HELD_OUT_KIND, self.model["model_id"])
 
     def record(
         self, task: HeldOutRows, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], entry: Mapping[str, Any]
@@ -161,7 +160,7 @@ class HeldOutResults:
         pool = HeldOutRows("all", [])
         whole = plain_metric(pool.score(self.items, self.answers).metrics["exact_match"])
         results = {
-            "kind": KIND,
+            "kind": HELD_OUT_KIND,
             "metric": task.metric,
             **self.model,
             "mean": sum(scores) / len(scores),
