@@ -1,4 +1,4 @@
-"""MoCLE as a PEFT tuner. Importing this package makes PEFT able to create, save and load MoCLE adapters."""
+"""MoCLE as a PEFT tuner. Once this package is imported, PEFT can create, save and load MoCLE adapters."""
 
 from llava_mocle.adapter.collapse import collapse
 from llava_mocle.adapter.config import MocleConfig

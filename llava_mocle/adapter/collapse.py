@@ -29,17 +29,17 @@ def collapse(
 
     For a site with expert e: A' = [A_e ; A_u] (2r, in) and B' = [G B_e, (1 - G) B_u] (out, 2r) with r' = 2r and
     alpha' = 2 alpha, so the scaling stays (arXiv 2312.12379, eq. 3 with the gates constant). Without a
-    universal expert r' = k r. Exact in real arithmetic. Modules to save go along.
+    universal expert r' = k r. Exact in real arithmetic. The trained `modules_to_save` are written too.
 
     Args:
         cluster: cluster id; the dataset's index for router="dataset"; None for router="none".
-        out_dir: must not exist, or be an empty folder; appears complete or not at all.
+        out_dir: must not exist, or be an empty folder. It is written under another name and renamed when complete.
 
     Returns:
         `out_dir`, which `PeftModel.from_pretrained` loads without this package.
 
     Raises:
-        RoutingError: there is no such cluster, or none was given where one is needed, or the other way round.
+        RoutingError: there is no such cluster, none was given for a routed adapter, or one for router="none".
         CheckpointError: `out_dir` holds something already.
         ConfigError: this is not a MoCLE model, or there is no such adapter.
     """
@@ -78,7 +78,7 @@ def collapsed_state_dict(
         pair_A, pair_B = experts.collapsed(assignment)
         weights[f"{_MODEL_PREFIX}{site}.lora_A.weight"] = pair_A
         weights[f"{_MODEL_PREFIX}{site}.lora_B.weight"] = pair_B
-    # Cloned, as tied tensors and views cannot be written.
+    # Cloned, because safetensors writes neither views nor tensors that share memory.
     weights = {name: tensor.detach().to("cpu").clone().contiguous() for name, tensor in weights.items()}
     return weights, config.top_k + int(config.universal_expert)
 

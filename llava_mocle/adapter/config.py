@@ -1,4 +1,4 @@
-"""MocleConfig: every choice that makes an adapter MoCLE, one of its ablations, or a baseline."""
+"""MocleConfig: the settings of an adapter. They make it MoCLE, one of its ablations, or a baseline."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ class MocleConfig(PeftConfig):
         r: rank of every expert.
         lora_alpha: numerator of the scaling `lora_alpha / r`.
         lora_dropout: dropout on the input of the experts; one mask for all of them.
-        target_modules: names of `nn.Linear` modules (suffixes), or one regular expression for full names.
-        exclude_modules: names or a regular expression never to adapt.
+        target_modules: the `nn.Linear` modules to adapt: ends of their names, or one regular expression that matches
+            whole names.
+        exclude_modules: modules that are not adapted, named in the same way.
         num_experts: E, the number of task experts.
-        universal_expert: add the expert that every sample trains, weighted by what the gate leaves over.
+        universal_expert: add an expert that every sample uses and trains, with weight 1 - G_max.
         router: "cluster" (`cluster_ids`), "dataset" (`dataset_ids`) or "none" (a plain LoRA: one expert, gate 1).
         num_clusters: K; read from `centroids` when None. For router="dataset", the number of datasets.
         cluster_dim: D; read from `centroids` when None. For router="dataset" the default is 384.
@@ -42,8 +43,8 @@ class MocleConfig(PeftConfig):
             G^2 W_e + (1 - G) W_u, a cluster embedding per site, gates with a bias, the softmax in fp16.
         gate_noise_std: std of the noise on the gate logits while training. None: num_experts ** -0.5 under "paper",
             0.1 under "released".
-        centroids: a cluster model folder or a .safetensors file with the tensor "centroids" (K, D). Read when a new
-            adapter is injected; never written to adapter_config.json, as a saved adapter holds its embedding.
+        centroids: a cluster model folder or a .safetensors file with the tensor "centroids" (K, D). It is read when
+            a new adapter is made. It is not written to adapter_config.json: a saved adapter holds its embedding.
         modules_to_save: modules trained and saved beside the adapter.
         bias: only "none".
         init_lora_weights: True leaves B at zero, so that the adapter starts as the identity; False draws B as well.
@@ -152,7 +153,7 @@ class MocleConfig(PeftConfig):
 
     @property
     def num_slots(self) -> int:
-        """Experts stacked at a site: E, and one more (the last) for the universal expert."""
+        """The number of experts at a site: E, and one more (the last) for the universal expert."""
         return self.num_experts + int(self.universal_expert)
 
     @property
@@ -163,7 +164,7 @@ class MocleConfig(PeftConfig):
         return RELEASED_NOISE_STD if self.gate_mode == "released" else self.num_experts**-0.5
 
     def to_dict(self) -> dict[str, Any]:
-        """The dictionary that is saved: sets in a fixed order, and without the path that only a new adapter reads."""
+        """The dictionary that is saved: sets are sorted, and `centroids`, which only a new adapter reads, is None."""
         values = {key: sorted(value) if isinstance(value, set) else value for key, value in super().to_dict().items()}
         values["centroids"] = None
         return values

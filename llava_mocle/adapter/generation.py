@@ -1,4 +1,4 @@
-"""Routing during `generate`: chosen once per call, kept for every decoded token, repeated for beams."""
+"""Routing during `generate`: computed once per call, kept for every decoded token, repeated for beams."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ _BATCH_INPUTS = ("input_ids", "inputs", "inputs_embeds", "decoder_input_ids", "d
 
 
 def batch_size(args: tuple, kwargs: dict[str, Any]) -> int | None:
-    """The number of samples in a call of the model, where its inputs tell: their first dimension."""
+    """The number of samples in a call of the model: the first dimension of its inputs. None if no input tells it."""
     candidates = [kwargs.get(name) for name in _BATCH_INPUTS] + list(args)
     return next((c.shape[0] for c in candidates if isinstance(c, Tensor) and c.ndim > 1), None)
 
 
 def expansion(kwargs: dict[str, Any], default_config: Any) -> int:
-    """By how much `generate` repeats every sample: max(num_beams, num_return_sequences), as transformers does."""
+    """How often `generate` repeats every sample: max(num_beams, num_return_sequences), as in transformers.
+
+    Args:
+        kwargs: the keywords of the call. They go before its `generation_config`, which goes before the default.
+        default_config: the model's own `generation_config`, or None.
+    """
 
     def value(name: str) -> int:
         given = getattr(kwargs.get("generation_config"), name, None)
@@ -33,7 +38,7 @@ class Generation:
 
     Args:
         routings: adapter name -> routing of the samples as the caller passed them.
-        factor: see `expansion`.
+        factor: how often every sample is repeated; see `expansion`.
     """
 
     def __init__(self, routings: dict[str, Routing], factor: int) -> None:
@@ -42,7 +47,7 @@ class Generation:
         self._by_factor = {1: routings}
 
     def routings(self, rows: int | None) -> dict[str, Routing]:
-        """The routing for a forward of `rows` rows: the samples, or each of them `factor` times in a row.
+        """The routing of a forward of `rows` rows: one row a sample, or `factor` rows in a row for each sample.
 
         Raises:
             RoutingError: any other number of rows.

@@ -19,12 +19,12 @@ from llava_mocle.errors import ConfigError, RoutingError
 class StackedExperts(nn.Module):
     """All experts of one site in two parameters, the universal expert in the last slot.
 
-    Stacked, because an expert held in a module of its own gets no gradient at all in a step whose samples do not
-    choose it, and ranks then disagree about what to reduce: silently wrong under ZeRO-2, a crash under ZeRO-3.
+    They are stacked because an expert in a module of its own gets no gradient in a step whose samples do not choose
+    it. The ranks then disagree about what to reduce, which is silently wrong under ZeRO-2 and a crash under ZeRO-3.
 
     Parameters:
-        experts_A: (slots, r, in_features), each slot as PEFT's LoRA starts.
-        experts_B: (slots, out_features, r), zero.
+        experts_A: (slots, r, in_features), each slot drawn as in PEFT's LoRA.
+        experts_B: (slots, out_features, r), zero at the start.
     """
 
     def __init__(self, config: MocleConfig, in_features: int, out_features: int) -> None:
@@ -37,7 +37,7 @@ class StackedExperts(nn.Module):
 
     @torch.no_grad()
     def _reset(self, zero_B: bool) -> None:
-        # Slot by slot: fan-in is that of one expert, not of the stack.
+        # Slot by slot, because the fan-in is that of one expert, not of the stack.
         for slot in self.experts_A:
             nn.init.kaiming_uniform_(slot, a=math.sqrt(5))
         for slot in self.experts_B:
@@ -61,7 +61,8 @@ class StackedExperts(nn.Module):
 class MocleLinear(nn.Module, BaseTunerLayer):
     """y = W0 x + (experts chosen for each sample), one site of a MoCLE adapter.
 
-    Input (B, in) or (B, T, in), first dimension the sample; which expert a sample uses is handed down by the model.
+    The input is (B, in) or (B, T, in); its first dimension is the sample. The model's routing says which experts a
+    sample uses (see `RoutingState`).
     """
 
     adapter_layer_names = ("mocle_experts",)
@@ -85,7 +86,7 @@ class MocleLinear(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: MocleConfig) -> None:
-        """Add the experts of an adapter. The site's place among the gates is set once all sites are known."""
+        """Add the experts of an adapter. The model sets `site_index` once it knows all sites."""
         self.r[adapter_name] = config.r
         self.lora_alpha[adapter_name] = config.lora_alpha
         self.scaling[adapter_name] = config.scaling

@@ -51,7 +51,10 @@ class ModelRouting:
     # ------ forwards
 
     def start_at(self, module: nn.Module) -> None:
-        """Start a routing at every call of `module`, which from now on takes the routing inputs as keywords."""
+        """Start a routing at every call of `module`, which from now on takes the routing inputs as keywords.
+
+        The first module must be the outermost one: the whole base model.
+        """
         if module not in self._starts:
             self._starts.append(module)
             self._handles.append(module.register_forward_pre_hook(self._before_forward, with_kwargs=True))
@@ -88,8 +91,8 @@ class ModelRouting:
             self.state.finish()
 
     def _is_inside_another(self, module: nn.Module) -> bool:
-        """Whether this call is part of a running forward of another start, or of its recomputation in backward."""
-        return _in_backward() or self._started_at not in (None, module)
+        """Whether a call of an inner module is part of a running forward, or of its recomputation in backward."""
+        return module is not self._starts[0] and (_in_backward() or self._started_at not in (None, module))
 
     # ------ generate
 

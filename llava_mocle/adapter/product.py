@@ -30,8 +30,8 @@ def reference(x: Tensor, experts_A: Tensor, experts_B: Tensor, assignment: Assig
 def grouped(x: Tensor, experts_A: Tensor, experts_B: Tensor, assignment: Assignment | None, scaling: float) -> Tensor:
     """The universal expert as one product for the batch, each task expert as one product for all its samples.
 
-    Weights are never gathered per sample, and every slot of both stacks takes part in autograd whatever the routing:
-    an expert that no sample chose gets a gradient of zeros, on every rank alike.
+    Weights are not gathered per sample. Every slot of both stacks takes part in autograd, whatever the routing: an
+    expert that no sample chose gets a gradient of zeros, the same on every rank.
     """
     slots_A, slots_B = experts_A.unbind(0), experts_B.unbind(0)
     if assignment is None:
@@ -68,7 +68,7 @@ def _task_experts(
 
 
 def _low_rank(x: Tensor, a: Tensor, b: Tensor, weight: Tensor | float) -> Tensor:
-    """weight * b a x, for x (n, ..., in) and weight (n,) or a number; the weight meets the r-dimensional middle."""
+    """weight * b a x, for x (n, ..., in) and weight (n,) or a number; applied between a and b, where it is cheapest."""
     hidden = F.linear(x, a)
     if isinstance(weight, Tensor):
         weight = weight.reshape(-1, *[1] * (hidden.ndim - 1))
@@ -79,7 +79,7 @@ def collapsed_pair(experts_A: Tensor, experts_B: Tensor, assignment: Assignment 
     """The plain LoRA pair that equals a site for the single sample of `assignment`: A' (n r, in), B' (out, n r).
 
     n counts the mixed experts (the universal one included), so scaling stays the same with r' = n r and
-    alpha' = n alpha. Half-precision weights come back as fp32, so that folding the gate in costs nothing.
+    alpha' = n alpha. Half-precision weights come back as fp32, so that the product with the gate is not rounded.
     """
     dtype = torch.promote_types(experts_A.dtype, torch.float32)
     experts_A, experts_B = experts_A.to(dtype), experts_B.to(dtype)

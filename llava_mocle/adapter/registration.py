@@ -10,12 +10,15 @@ from llava_mocle.adapter.model import MocleModel
 
 
 def register() -> None:
-    """Make PEFT know MoCLE. Its own `register_peft_method` refuses a name outside its enum; the maps take a string."""
+    """Make PEFT know MoCLE.
+
+    PEFT's own `register_peft_method` refuses a name that is not in its enum, but its maps take any string.
+    """
     for mapping, value in (
         (PEFT_TYPE_TO_CONFIG_MAPPING, MocleConfig),
         (PEFT_TYPE_TO_TUNER_MAPPING, MocleModel),
         (PEFT_TYPE_TO_PREFIX_MAPPING, MocleModel.prefix),
     ):
         cast(dict[str, Any], mapping)[PEFT_TYPE] = value
-    # PEFT reads this property of every model that it wraps; nobody who loads an adapter can do anything about it.
+    # PEFT reads this property of every model that it wraps. Whoever loads an adapter can do nothing about that.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

@@ -21,9 +21,9 @@ CENTROIDS_FILE = "centroids.safetensors"
 
 
 class Router(nn.Module, ABC):
-    """Owns the parameters that route; they are only ever used inside its forward, as ZeRO-3 and FSDP require."""
+    """Owns the parameters that route. They are used only inside its forward, as ZeRO-3 and FSDP require."""
 
-    #: The keyword of `forward` and `generate` that this router reads; None: it routes nothing.
+    #: The keyword of `forward` and `generate` that this router reads; None for a router that routes nothing.
     id_name: str | None = None
 
     @abstractmethod
@@ -66,7 +66,7 @@ class ClusterRouter(Router):
 
     @torch.no_grad()
     def _reset(self, dim: int) -> None:
-        # As nn.Linear starts: weight and bias uniform in +-1/sqrt(fan in).
+        # As in nn.Linear: weight and bias uniform in +-1/sqrt(fan in).
         self.gate_weight.uniform_(-(dim**-0.5), dim**-0.5)
         if self.gate_bias is not None:
             self.gate_bias.uniform_(-(dim**-0.5), dim**-0.5)
@@ -93,12 +93,12 @@ class ClusterRouter(Router):
             ids: (B,) int64, already checked.
             noisy: add N(0, noise_std) to the logits.
         """
-        # In fp32 or better, outside autocast: the choice of an expert must not hang on bf16 rounding.
+        # In fp32 or better, outside autocast: the choice of an expert must not depend on bf16 rounding.
         with torch.autocast(self.gate_weight.device.type, enabled=False):
             dtype = torch.promote_types(self.gate_weight.dtype, torch.float32)
             ids = ids.to(self.gate_weight.device)
             samples = self.cluster_embedding.index_select(-2, ids).to(dtype)
-            # bmm and not matmul, which picks its kernel by requires_grad: training and serving must agree to the bit.
+            # bmm, because matmul picks its kernel by requires_grad, and training and serving must agree to the bit.
             samples = samples.expand(len(self.gate_weight), -1, -1)
             clean = torch.bmm(samples, self.gate_weight.to(dtype).transpose(1, 2))  # (S, B, E)
             if self.gate_bias is not None:
@@ -159,7 +159,7 @@ def load_centroids(path: str | Path) -> Tensor:
     if not file.is_file():
         raise ClusterModelError(f"centroids={str(path)!r}: there is no file {file}; run `llava-mocle cluster` first.")
     try:
-        # On the CPU even where a model is being laid out on the meta device, as the values are checked.
+        # On the CPU even while a model is built on the meta device, because the values are checked.
         with torch.device("cpu"), safe_open(str(file), framework="pt") as tensors:
             names = list(tensors.keys())
             centroids = tensors.get_tensor("centroids") if "centroids" in names else None

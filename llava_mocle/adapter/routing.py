@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llava_mocle.adapter.gating import mixing_weights
 
-# What modules pass to each other are named tuples: ZeRO-3 and FSDP look for tensors in tuples to place their hooks.
+# Modules pass named tuples to each other, because ZeRO-3 and FSDP look for tensors in tuples to place their hooks.
 
 
 class Gates(NamedTuple):
@@ -53,10 +53,14 @@ class Assignment(NamedTuple):
 
 @dataclass(frozen=True)
 class RoutingStatistics:
-    """The last forward's routing, detached, for logs: S sites, B samples.
+    """A forward's routing for logs, detached: S sites, B samples.
 
-    `expert` (S, B), `gate` (S, B) of the strongest expert, `weight` (S, B) it was applied with,
-    `universal_weight` (S, B) or None, and `overturned` (S, B) bool: noise changed the choice.
+    Attributes:
+        expert: (S, B), the strongest expert.
+        gate: (S, B), its probability.
+        weight: (S, B), what its output was multiplied by.
+        universal_weight: (S, B), or None without a universal expert.
+        overturned: (S, B) bool, whether noise changed the choice.
     """
 
     expert: Tensor
@@ -123,13 +127,13 @@ class Routing:
         return self._sites[index]
 
     def repeat(self, factor: int) -> Routing:
-        """Every sample `factor` times in a row: how `generate` lays out beams and returned sequences."""
+        """The routing with every sample `factor` times in a row, as `generate` arranges beams and sequences."""
         gates = Gates(*(part.repeat_interleave(factor, dim=1) for part in self.gates))
         experts = self._experts.repeat_interleave(factor, dim=1)
         return Routing(gates, self.mode, self.universal_weight is not None, experts)
 
     def statistics(self) -> RoutingStatistics:
-        """See `RoutingStatistics`."""
+        """What the logs show of this routing."""
         universal = self.universal_weight
         return RoutingStatistics(
             expert=self.gates.expert[..., 0],

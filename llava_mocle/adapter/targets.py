@@ -19,14 +19,14 @@ def find_targets(model: nn.Module, config: MocleConfig, matches: Callable[[Mocle
 
     Args:
         model: the base model; may carry adapters already.
-        config: its `target_modules` "all-linear" is expanded in place, as PEFT does.
+        config: `target_modules="all-linear"` is replaced by the names it stands for, as in PEFT.
         matches: PEFT's own test of a module name against the configuration.
 
     Returns:
-        their names in the order of the gates: that of `config.sites` when the adapter was saved with it.
+        their names in the order of the gates. A saved adapter has its order in `config.sites`.
 
     Raises:
-        ConfigError: naming the target, what it is, and what to write instead; or other sites than saved.
+        ConfigError: a target cannot be adapted, nothing matches, or the sites are not those that were saved.
     """
     if not config.target_modules:
         raise ConfigError("target_modules is not set; name the linears to adapt, e.g. ['up_proj', 'down_proj'].")

@@ -29,10 +29,10 @@ _WHAT_ANSWERS_DEPEND_ON = (
 def model_id(path: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> str:
     """Name and fingerprint of a model folder, such as `mocle@5f3a09c1` or `mocle_checkpoint-40@77b0e1d2`.
 
-    The name is the folder's (with its parent's for a `checkpoint-N`, as LLaVA has it). The fingerprint covers the
-    folder's weights, configuration, tokenizer and cluster model, and those of the base folder that it names, so that
-    answers of a model that was trained anew in the same place are told apart. Large files are sampled (size, head,
-    tail and 64 places between), which any training step changes.
+    The name is that of the folder; for a `checkpoint-N` the parent's name goes in front, as in LLaVA. The fingerprint
+    covers weights, configuration, tokenizer and cluster model of the folder and of the base folder that it names. It
+    changes when a model is trained again in the same place. Of large files it covers the size, the head, the tail
+    and 62 places between them: any training step changes these.
     """
     folder = Path(path).resolve()
     name = f"{folder.parent.name}_{folder.name}" if folder.name.startswith("checkpoint-") else folder.name

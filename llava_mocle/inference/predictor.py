@@ -67,10 +67,10 @@ class Predictor:
         Args:
             device: default: the GPU if there is one.
             dtype: of the weights; default: bfloat16 on a GPU that has it, float32 elsewhere.
-            base: the base folder, if the one that the checkpoint names has moved.
+            base: the base folder, if it is no longer where the checkpoint says.
             template: a prompt template other than the one that the model was trained with.
-            vision_tower: for an original LLaVA folder: its CLIP tower, if not where its config says.
-            encoder: the cluster model's sentence encoder, if not where it was.
+            vision_tower: the CLIP tower of an original LLaVA folder, if it is no longer where the config says.
+            encoder: the sentence encoder of the cluster model, if it is no longer where the cluster model says.
 
         Raises:
             CheckpointError: the folder is not a model, or misses a part.
@@ -90,12 +90,12 @@ class Predictor:
 
     @cached_property
     def model_id(self) -> str:
-        """Name and fingerprint, as answer files carry them."""
+        """Name and fingerprint of the model, as written into answer files."""
         return model_id(self.path, self._loaded.base_path)
 
     @property
     def settings(self) -> str:
-        """How the model was loaded, where that changes answers; kept with every one."""
+        """How the model was loaded, as far as it changes answers. Written into answer files beside every answer."""
         return f"template={self._loaded.template} dtype={str(self.model.dtype).removeprefix('torch.')}"
 
     @property
@@ -130,11 +130,11 @@ class Predictor:
         temperature: float = 0.0,
         top_p: float | None = None,
     ) -> list[Prediction]:
-        """Answer requests of any mixture: with and without images, of several clusters, of several lengths.
+        """Answer a batch of requests. It may mix requests with and without images, clusters, and lengths.
 
-        Greedy answers in float32 are, token for token, those of each request alone: a row that comes to a near tie is
-        answered again by itself (see `TieRecorder`). With beams, a tie of about 1e-5 may still fall otherwise; in half
-        precision, one of about 1e-2.
+        Greedy answers in float32 equal, token for token, those of each request alone: a row that comes to a near tie
+        is answered again by itself (see `TieRecorder`). With beams, a batch can still decide ties of about 1e-5; in
+        half precision, ties of about 1e-2.
 
         Args:
             max_new_tokens: longest answer in tokens.
@@ -161,7 +161,7 @@ class Predictor:
         return predictions
 
     def _generate(self, requests: Sequence[Request], config: GenerationConfig) -> tuple[list[Prediction], list[int]]:
-        """Answers, and the rows that the batch may have decided."""
+        """The answers, and the rows whose answer the batch may have changed."""
         clusters, distances = self._prompt_router.route(requests)
         input_ids, attention_mask = left_pad([self._tokenize(request) for request in requests], config.pad_token_id)
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -184,9 +184,10 @@ class Predictor:
         return predictions, ties.rows
 
     def rank(self, request: Request, candidates: Sequence[str]) -> Ranking:
-        """Score candidate answers of one question by their likelihood: the sum over an answer's tokens and its end.
+        """Score candidate answers of one question by their log-likelihood.
 
-        Image and question are computed once. Scores are those of training's own labels, not normalised by length.
+        It is summed over the tokens that training would supervise: the answer and its end of turn. It is not divided
+        by their number. Image and question are computed once.
 
         Raises:
             DataError: no candidates, an empty one, or as `predict_batch`.
@@ -237,7 +238,7 @@ class Predictor:
         )
 
     def routing_text(self, row: Mapping[str, Any]) -> str | None:
-        """The text by which training routed this row; None for a model without a cluster model."""
+        """The text that training would route this row by; None for a model without a cluster model."""
         return None if self.cluster_model is None else instruction_text(row, self.cluster_model.rule)
 
     def _routing_inputs(self, requests: Sequence[Request], clusters: Sequence[int | None]) -> dict[str, Tensor]:
@@ -249,7 +250,7 @@ class Predictor:
         return {}
 
     def _marked(self, request: Request) -> str:
-        """The prompt with its image marks."""
+        """The prompt with one `<image>` mark for each image."""
         images, marks = len(request.image_list), request.prompt.count(IMAGE_TOKEN)
         if marks not in (0, images):
             raise DataError(

@@ -1,4 +1,4 @@
-"""Requests -> cluster ids (or dataset ids), by the rule that training used."""
+"""Which cluster (or dataset) a request is routed by, by the same rule as in training."""
 
 import json
 import os
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
 
 _MOST_ROUTES = 100_000
-# An embedding's last bits depend on the batch it was computed in; a resumed run should write the same answers file.
+# The last bits of an embedding depend on the batch it was computed in. Rounded, a resumed run writes the same file.
 _DISTANCE_DIGITS = 5
 
 
 class PromptRouter:
-    """Cluster and distance of requests. Routes are remembered: benchmarks ask the same few texts thousands of times.
+    """Finds the cluster of requests. Texts are remembered, because benchmarks repeat a few of them thousands of times.
 
     Args:
         cluster_model: None for a model without clusters.
-        path: of the model, for messages.
+        path: the model's folder, named in errors.
     """
 
     def __init__(self, cluster_model: "ClusterModel | None", path: str | os.PathLike[str]) -> None:
@@ -37,7 +37,7 @@ class PromptRouter:
         return instruction_from_prompt(text, self.cluster_model.rule)
 
     def route(self, requests: Sequence[Request]) -> tuple[list[int | None], list[float | None]]:
-        """Cluster and distance of each request; only texts whose cluster isn't given are embedded.
+        """Cluster and distance of each request. A request with a `cluster_id` is not embedded and has no distance.
 
         Raises:
             RoutingError: a `cluster_id` that the model does not have.
@@ -74,7 +74,7 @@ class PromptRouter:
 
 
 def dataset_names(recipe: Mapping[str, Any]) -> list[str]:
-    """The training datasets' names, in the order that a dataset router counts them in."""
+    """The names of the training datasets. A dataset's place in this list is its id for a dataset router."""
     entries = recipe.get("datasets") or []
     if isinstance(entries, str):
         entries = json.loads(entries)

@@ -1,4 +1,4 @@
-"""Candidate answers ranked by likelihood, with the image and the question computed once."""
+"""Scores candidate answers by their likelihood. The image and the question are computed once."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,16 @@ CANDIDATES_AT_ONCE = 32
 
 
 def split_prefix(rows: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, list[Tensor]]:
-    """Tokenized conversations that differ in their last answer alone -> what they share, and what is each one's own.
+    """Split tokenized conversations that differ only in their last answer into a common prefix and the rest of each.
+
+    The prefix ends where the first supervised token starts, or earlier, at the first token that differs: a tokenizer
+    may join the end of the prompt and the start of an answer in one token.
 
     Args:
-        rows: `input_ids` and `labels` (T,) of each; only the last answer's tokens count.
+        rows: `input_ids` and `labels` (T,) of each.
 
     Returns:
-        prefix (P,), and for each row its own tokens, all of them supervised but for what tokenizing may have moved
-        (a first token that holds the header's end too starts the row's own part).
+        the prefix (P,), and the tokens of each row that follow it.
     """
     starts = [int(torch.nonzero(row["labels"] != -100)[0]) for row in rows]
     shared = min(starts)
@@ -43,7 +45,7 @@ def log_likelihoods(
         model: a LLaVA model, adapted or not.
         rows: tokenized conversations, the same up to the candidate (`split_prefix`).
         inputs: `pixel_values` of the one question, if it has images.
-        routing: `cluster_ids` or `dataset_ids` (1,), if the model takes them.
+        routing: `cluster_ids` or `dataset_ids` (1,), if the model is routed.
     """
     device = next(model.parameters()).device
     prefix, own = split_prefix(rows)
@@ -63,7 +65,7 @@ def _continue(
 ) -> list[float]:
     size, device = len(own), start.logits.device
     tokens = pad_sequence(list(own), batch_first=True).to(device)
-    # Padding on the right: no counted token sees it.
+    # Padded on the right, where no counted token attends to it.
     mask = pad_sequence(list(counted), batch_first=True).to(device)
     logits = start.logits.expand(size, -1, -1)
     if tokens.shape[1] > 1:

@@ -411,6 +411,15 @@ def test_recomputing_an_inner_start_keeps_its_routing():
         assert torch.equal(found, expected)
 
 
+def test_a_forward_inside_backward_still_needs_its_ids():
+    """Only an inner start may be part of a recomputation: a whole forward never takes the routing of another."""
+    model = outer_model().train()
+    output = model(X, cluster_ids=IDS)
+    output.register_hook(lambda gradient: model(X))
+    with pytest.raises(RoutingError, match="cluster_ids is missing"):
+        output.sum().backward()
+
+
 def test_a_copied_model_routes_by_its_own_starts():
     model = outer_model().eval()
     twin = copy.deepcopy(model)

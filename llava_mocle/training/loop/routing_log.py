@@ -1,4 +1,4 @@
-"""Routing statistics for the logs: what the gates do while training."""
+"""Routing statistics for the logs: what the gates do during training."""
 
 import logging
 from collections import defaultdict
