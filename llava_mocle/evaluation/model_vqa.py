@@ -15,6 +15,7 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.llava_cli import make_parser, run_program
 from llava_mocle.evaluation.tasks.shared.official import read_text
+from llava_mocle.io.jsonl import parse_jsonl
 
 
 def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]:
@@ -76,21 +77,11 @@ def _records(file: Path) -> list[tuple[str, dict[str, Any]]]:
             raise DataError(f"{file}, line {error.lineno}: not JSON ({error.msg}).") from error
         pairs = [(f"{file}, record {number}", record) for number, record in enumerate(listed)]
     else:
-        pairs = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                pairs.append((f"{file}, line {number}", _parse_line(line, f"{file}, line {number}")))
+        pairs = list(parse_jsonl(text, file, "a question file has one JSON object a line."))
     for place, record in pairs:
         if not isinstance(record, dict):
             raise DataError(f"{place}: {record!r} is not a question; expected a JSON object.")
     return pairs
-
-
-def _parse_line(line: str, place: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno}).") from error
 
 
 if __name__ == "__main__":
