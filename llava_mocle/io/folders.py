@@ -24,7 +24,9 @@ def refuse_to_overwrite(path: str | os.PathLike[str]) -> None:
         CheckpointError: something is there, other than an empty folder.
     """
     if not is_new_or_empty(path):
-        raise CheckpointError(f"{path}: exists already and is never overwritten; choose another folder or remove it.")
+        raise CheckpointError(
+            f"{path}: exists and is not an empty folder. It is never overwritten: choose another folder or remove it."
+        )
 
 
 @contextmanager
