@@ -25,7 +25,7 @@ def refuse_to_overwrite(path: str | os.PathLike[str]) -> None:
     """
     if not is_new_or_empty(path):
         raise CheckpointError(
-            f"{path}: exists and is not an empty folder. It is never overwritten: choose another folder or remove it."
+            f"{path}: exists already and is not an empty folder; it is never overwritten. Choose another or remove it."
         )
 
 
