@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import cast
 
@@ -16,8 +14,8 @@ from torch import Tensor
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.layer import MocleLinear, StackedExperts
 from llava_mocle.adapter.model import MocleModel
-from llava_mocle.errors import CheckpointError, ConfigError
-from llava_mocle.io.files import make_readable
+from llava_mocle.errors import ConfigError
+from llava_mocle.io.folders import new_folder, refuse_to_overwrite
 
 _MODEL_PREFIX = "base_model.model."
 
@@ -43,24 +41,15 @@ def collapse(
         CheckpointError: `out_dir` holds something already.
         ConfigError: this is not a MoCLE model, or there is no such adapter.
     """
-    out = Path(out_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists and is not an empty folder; choose another folder, nothing was written.")
+    refuse_to_overwrite(out_dir)
     tuner = getattr(peft_model, "base_model", None)
     if not isinstance(tuner, MocleModel):
         raise ConfigError(f"collapse needs a PeftModel with a MoCLE adapter, found {type(peft_model).__name__}.")
     weights, rank_factor = collapsed_state_dict(peft_model, tuner, cluster, adapter_name)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        save_file(weights, str(staging / SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
-        _lora_config(tuner, adapter_name, rank_factor).save_pretrained(str(staging))
-        make_readable(staging)
-        os.replace(staging, out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    return out
+    with new_folder(out_dir) as folder:
+        save_file(weights, str(folder / SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
+        _lora_config(tuner, adapter_name, rank_factor).save_pretrained(str(folder))
+    return Path(out_dir)
 
 
 def collapsed_state_dict(

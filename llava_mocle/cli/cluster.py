@@ -17,6 +17,7 @@ from llava_mocle.recipe.keys import ClusterArguments
 
 if TYPE_CHECKING:
     from llava_mocle.clustering.cluster_model import ClusterModel
+    from llava_mocle.clustering.encoder import SentenceEncoder
 
 _EXAMPLES = """examples:
   llava-mocle cluster --recipe scripts/recipes/playground_mocle.yaml
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where embeddings are kept (default: embeddings/ in $LLAVA_MOCLE_CACHE, else in ~/.cache/llava_mocle)",
     )
+    where.add_argument("--device", help="where the encoder runs (default: the GPU if there is one)")
     where.add_argument("--overwrite", action="store_true", help="replace another cluster model in the output folder")
     actions = parser.add_subparsers(dest="action", metavar="", title="look at a result", prog=parser.prog)
     inspect = actions.add_parser(
@@ -107,6 +109,7 @@ class _Job:
     turns: str
     encoder: str
     cache_dir: Path
+    device: str | None
     overwrite: bool
     assignments: Path
 
@@ -168,6 +171,7 @@ def _job(
         turns=choose(args.turns, "instruction_turns"),
         encoder=choose(args.encoder, "cluster_encoder"),
         cache_dir=Path(choose(args.cache_dir, "cluster_cache_dir") or default_cache_dir()),
+        device=args.device,
         overwrite=args.overwrite,
         assignments=Path(table or Path(output) / ASSIGNMENTS_FILE),
     )
@@ -182,6 +186,7 @@ def _fit(job: _Job) -> None:
     from llava_mocle.clustering.encoder import SentenceEncoder
     from llava_mocle.clustering.fit_request import fit_request, weigh
     from llava_mocle.clustering.instruction import InstructionRule
+    from llava_mocle.inference.placement import choose_placement
 
     started = time.perf_counter()
     rule = InstructionRule(job.turns)
@@ -189,10 +194,11 @@ def _fit(job: _Job) -> None:
     flat = [text for part in texts.values() for text in part]
     weights = [job.repeat.get(name, 1.0) for name, part in texts.items() for _ in part]
     weight_of = weigh(flat, weights)
-    encoder = SentenceEncoder(job.encoder)
+    device, _ = choose_placement(job.device, None)
+    encoder = SentenceEncoder(job.encoder, device)
     request = fit_request(weight_of, job.num_clusters, job.seed, job.n_init, rule, encoder.weight_hash)
     print(f"{len(flat):,} rows of {len(texts)} datasets, {len(weight_of):,} distinct instructions", flush=True)
-    model = _existing(job.output, request)
+    model = _existing(job.output, request, encoder)
     if model is None:
         cluster_files.check_writable(job.output, job.overwrite)
         print(f"encoder {encoder.name} at {encoder.folder}\nembedding cache {job.cache_dir}", flush=True)
@@ -219,15 +225,15 @@ def _fit(job: _Job) -> None:
     print(f"wrote {job.output} in {time.perf_counter() - started:.1f} s")
 
 
-def _existing(folder: Path, request: str) -> "ClusterModel | None":
-    """Return the cluster model in `folder` if it is the one that this request would fit."""
+def _existing(folder: Path, request: str, encoder: "SentenceEncoder") -> "ClusterModel | None":
+    """Return the cluster model in `folder` if it is the one that this request would fit with this encoder."""
     from llava_mocle.clustering import cluster_files
     from llava_mocle.clustering.cluster_model import ClusterModel
 
     if not cluster_files.is_cluster_model(folder):
         return None
     try:
-        model = ClusterModel.load(folder)
+        model = ClusterModel.load(folder, encoder)
     except ClusterModelError:
         return None
     return model if model.config.fit.get("request") == request else None

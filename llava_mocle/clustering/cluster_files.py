@@ -1,7 +1,6 @@
 """A cluster model folder on disk: config.json, centroids.safetensors, examples.jsonl. Written whole or not at all."""
 
 import dataclasses
-import json
 import os
 import shutil
 import tempfile
@@ -13,6 +12,8 @@ import numpy as np
 from llava_mocle.clustering.cluster_config import ClusterConfig, Example
 from llava_mocle.errors import ClusterModelError
 from llava_mocle.io.files import make_readable
+from llava_mocle.io.folders import folder_aside, is_new_or_empty
+from llava_mocle.io.jsonl import parse_jsonl, write_jsonl
 
 CONFIG_FILE = "config.json"
 CENTROIDS_FILE = "centroids.safetensors"
@@ -42,25 +43,18 @@ def write_folder(
     from safetensors.numpy import save_file
 
     check_writable(folder, overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    try:
+    with folder_aside(folder) as aside:
         (aside / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
         contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         save_file(contiguous, aside / CENTROIDS_FILE)
-        lines = [
-            json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n" for group in examples for item in group
-        ]
-        (aside / EXAMPLES_FILE).write_text("".join(lines), encoding="utf-8")
+        write_jsonl(aside / EXAMPLES_FILE, [dataclasses.asdict(item) for group in examples for item in group])
         make_readable(aside)
         _swap(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_writable(folder: Path, overwrite: bool) -> None:
     """Raise ClusterModelError where `write_folder` would refuse; call it before the work, not after."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if is_new_or_empty(folder):
         return
     if not folder.is_dir():
         raise ClusterModelError(f"{folder}: is a file; a cluster model needs a folder: name another output")
@@ -113,23 +107,21 @@ def read_examples(path: Path, num_clusters: int) -> list[list[Example]]:
     Raises:
         ClusterModelError: missing, or a line that is not an example.
     """
+    remedy = "run `llava-mocle cluster` again"
     examples: list[list[Example]] = [[] for _ in range(num_clusters)]
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ClusterModelError(f"{path}: not readable ({error}); run `llava-mocle cluster` again") from error
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
+        raise ClusterModelError(f"{path}: not readable ({error}); {remedy}") from error
+    for place, record in parse_jsonl(text, path, remedy, ClusterModelError):
         try:
-            item = Example(**json.loads(line))
+            item = Example(**record)
             if item.cluster < 0:
                 raise IndexError("negative cluster")
             examples[item.cluster].append(item)
-        except (ValueError, TypeError, IndexError) as error:
+        except (TypeError, IndexError) as error:
             raise ClusterModelError(
-                f"{path}, line {number}: not an example of {num_clusters} clusters ({error}); run `llava-mocle "
-                "cluster` again"
+                f"{place}: not an example of {num_clusters} clusters ({error}); {remedy}"
             ) from error
     return examples
 

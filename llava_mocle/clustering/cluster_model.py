@@ -11,6 +11,7 @@ loaded cluster model.
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from llava_mocle.clustering.fit_request import fit_request, weigh
 from llava_mocle.clustering.instruction import InstructionRule
 from llava_mocle.clustering.nearest import nearest_exact, nearest_with_margin
 from llava_mocle.errors import AssetError, ClusterModelError
+
+if TYPE_CHECKING:
+    import torch
 
 TIE_MARGIN = 1e-4
 # Case, accents, other scripts, emoji, and a text longer than any encoder's window.
@@ -50,6 +54,7 @@ class ClusterModel:
         examples: Sequence[Sequence[Example]],
         encoder: Encoder | None = None,
         folder: Path | None = None,
+        device: "str | torch.device | None" = None,
     ) -> None:
         self.centroids = np.asarray(centroids, dtype=np.float32)
         self.counts = np.asarray(counts, dtype=np.float64)
@@ -58,6 +63,7 @@ class ClusterModel:
         self._examples = [list(group) for group in examples]
         self._given_encoder = encoder
         self._folder = folder
+        self._device = device
 
     @property
     def num_clusters(self) -> int:
@@ -177,12 +183,15 @@ class ClusterModel:
         cluster_files.write_folder(Path(folder), self.config, tensors, self._examples, overwrite)
 
     @classmethod
-    def load(cls, folder: str | Path, encoder: Encoder | str | Path | None = None) -> "ClusterModel":
+    def load(
+        cls, folder: str | Path, encoder: Encoder | str | Path | None = None, device: "str | torch.device | None" = None
+    ) -> "ClusterModel":
         """Read a cluster model. The encoder is looked for when the first text is assigned.
 
         Args:
             encoder: in place of the recorded name, for example the encoder's folder on this machine. It must be the
                 same encoder: that is checked at once.
+            device: torch device of an encoder that is loaded here; default: a GPU if there is one.
 
         Raises:
             ClusterModelError: a file is missing or damaged, or the encoder is another one.
@@ -198,8 +207,10 @@ class ClusterModel:
             )
         examples = cluster_files.read_examples(folder / cluster_files.EXAMPLES_FILE, config.num_clusters)
         if isinstance(encoder, (str, Path)):
-            encoder = SentenceEncoder(encoder)
-        model = cls(tensors["centroids"], tensors["counts"], config, tensors["probe"], examples, encoder, folder)
+            encoder = SentenceEncoder(encoder, device)
+        model = cls(
+            tensors["centroids"], tensors["counts"], config, tensors["probe"], examples, encoder, folder, device
+        )
         if encoder is not None:
             model._check_weights(encoder)
         return model
@@ -225,11 +236,11 @@ class ClusterModel:
 
     def _find_encoder(self) -> Encoder:
         try:
-            return SentenceEncoder(self.config.encoder)
+            return SentenceEncoder(self.config.encoder, self._device)
         except AssetError as missing:
             # A path of another machine: the default encoder serves if it has the same weights.
             try:
-                default = SentenceEncoder(DEFAULT_ENCODER)
+                default = SentenceEncoder(DEFAULT_ENCODER, self._device)
             except AssetError:
                 raise missing from None
             if default.weight_hash != self.config.encoder_weight_hash:

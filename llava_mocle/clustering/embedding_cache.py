@@ -15,17 +15,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from llava_mocle.io.cache import cache_root
 from llava_mocle.io.files import written_aside
 
 _KEY_BYTES = 32
-
-
-def cache_root() -> Path:
-    """Return `$LLAVA_MOCLE_CACHE`, or `llava_mocle` under the user's cache folder; everything cached is below it."""
-    if own := os.environ.get("LLAVA_MOCLE_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "llava_mocle"
 
 
 def default_cache_dir() -> Path:

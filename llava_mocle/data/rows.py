@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
-from llava_mocle.clustering.embedding_cache import cache_root
 from llava_mocle.data.row_files import a_folder, no_file, reads_as_lines, stream_rows
 from llava_mocle.data.row_problems import Problem, row_problems
 from llava_mocle.data.row_sizes import sizes_of
 from llava_mocle.data.row_table import FORMAT_VERSION, RowTable, rows_in_memory, write_rows
 from llava_mocle.errors import DataError
+from llava_mocle.io.cache import cache_root
 
 # Builds that take longer show a progress bar.
 _PATIENCE_S = 2.0

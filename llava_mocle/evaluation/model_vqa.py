@@ -5,7 +5,6 @@ missing (a text question) or a list. Answers are appended as they are made. A ru
 Decoding is greedy unless --temperature or --num_beams says otherwise.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.llava_cli import make_parser, run_program
 from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json, read_text
+from llava_mocle.io.jsonl import parse_jsonl
 
 
 def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]:
@@ -64,18 +64,11 @@ def _records(file: Path) -> list[tuple[str, dict[str, Any]]]:
     text = read_text(file)
     if text.lstrip().startswith("["):
         return list(places(file, read_json(file)))
-    numbered = [(f"{file}, line {number}", line) for number, line in enumerate(text.split("\n"), start=1)]
-    return [(place, _parse_line(line, place)) for place, line in numbered if line.strip()]
-
-
-def _parse_line(line: str, place: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno}).") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{place}: found {record!r:.60}, expected an object.")
-    return record
+    pairs = list(parse_jsonl(text, file, "a question file has one JSON object a line."))
+    for place, record in pairs:
+        if not isinstance(record, dict):
+            raise DataError(f"{place}: found {record!r:.60}, expected an object.")
+    return pairs
 
 
 if __name__ == "__main__":

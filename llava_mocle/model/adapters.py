@@ -7,6 +7,7 @@ from llava_mocle.errors import CheckpointError
 from llava_mocle.model.folders import ADAPTER_CONFIG, CLUSTERS_FOLDER, read_json
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
 
     from llava_mocle.clustering import ClusterModel
@@ -42,7 +43,11 @@ def attach_adapter(model: Any, folder: Path, trainable: bool, autocast_adapter_d
         raise CheckpointError(f"{folder / _WEIGHTS}: no such file; the checkpoint is incomplete.")
     try:
         adapted = PeftModel.from_pretrained(
-            model, str(folder), is_trainable=trainable, autocast_adapter_dtype=autocast_adapter_dtype
+            model,
+            str(folder),
+            is_trainable=trainable,
+            autocast_adapter_dtype=autocast_adapter_dtype,
+            torch_device=str(model.device),  # by default PEFT reads the weights to a GPU if there is one
         )
         _refuse_other_weights(adapted, folder)
     except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
@@ -68,11 +73,14 @@ def _refuse_other_weights(adapted: "PeftModel", folder: Path) -> None:
             )
 
 
-def load_cluster_model(folder: Path, encoder: str | Path | None = None) -> "ClusterModel | None":
+def load_cluster_model(
+    folder: Path, encoder: str | Path | None = None, device: "str | torch.device | None" = None
+) -> "ClusterModel | None":
     """The cluster model of an adapter folder; None where the adapter does not route by cluster and holds none.
 
     Args:
         encoder: the sentence encoder's folder, in place of the one recorded.
+        device: torch device of the sentence encoder; default: a GPU if there is one.
 
     Raises:
         CheckpointError: the adapter routes by cluster, but the folder has no cluster model or one of another K.
@@ -89,7 +97,7 @@ def load_cluster_model(folder: Path, encoder: str | Path | None = None) -> "Clus
         return None
     from llava_mocle.clustering import ClusterModel
 
-    cluster_model = ClusterModel.load(clusters, encoder)
+    cluster_model = ClusterModel.load(clusters, encoder, device)
     expected = settings.get("num_clusters")
     if routed and expected is not None and cluster_model.num_clusters != expected:
         raise CheckpointError(

@@ -9,8 +9,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlavaConfi
 from transformers.utils import logging as transformers_logging
 
 from llava_mocle.errors import CheckpointError, ConfigError
+from llava_mocle.io.folders import new_folder
 from llava_mocle.model.assemble import fit_embeddings, join, plain_generation_config
-from llava_mocle.model.folders import TEMPLATE_FILE, find_folder, new_folder
+from llava_mocle.model.folders import TEMPLATE_FILE, find_folder
 from llava_mocle.model.image_tokens import image_tokens_per_image, leading_tokens
 from llava_mocle.model.loading import load_reported, refuse_gaps
 from llava_mocle.model.placement import parse_dtype

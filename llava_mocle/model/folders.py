@@ -1,15 +1,11 @@
-"""Model folders: finding them, telling their kinds apart by their files, writing them atomically."""
+"""Model folders: finding them, and telling their kinds apart by their files."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from llava_mocle.errors import CheckpointError
-from llava_mocle.io.files import make_readable
+from llava_mocle.io.hub import find_snapshot
 
 Kind = Literal["base", "stage1", "adapter", "legacy"]
 
@@ -68,30 +64,13 @@ def find_folder(name: str | Path, what: str, remedy: str = "", beside: Path | No
     for candidate in (Path(name), *([beside / name] if beside else [])):
         if candidate.is_dir():
             return candidate
-    text = str(name)
-    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
-        snapshot, reason = _hub_snapshot(text)
+    # A name without a slash is more likely a folder, misspelt, than a model on the hub.
+    if str(name).count("/") == 1:
+        snapshot, reason = find_snapshot(str(name))
         if snapshot is not None:
             return snapshot
-        remedy = remedy or f"As the name of a hub model: {reason}; on a machine with access: hf download {text}"
+        remedy = remedy or f"As the name of a hub model: {reason}; on a machine with access: hf download {name}"
     raise CheckpointError(f"{name}: no such folder; expected {what}. {remedy}".rstrip())
-
-
-def _hub_snapshot(name: str) -> tuple[Path | None, str]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    reason = "HF_HUB_OFFLINE is set"
-    # The hub first: the cache cannot tell a model that was fetched in part from a whole one.
-    if not HF_HUB_OFFLINE:
-        try:
-            return Path(snapshot_download(name)), ""
-        except Exception as error:
-            reason = f"the download failed ({type(error).__name__})"
-    try:
-        return Path(snapshot_download(name, local_files_only=True)), ""
-    except Exception as error:
-        return None, f"{reason}, and it is not in the local cache ({type(error).__name__})"
 
 
 def detect_kind(folder: Path) -> Kind:
@@ -143,25 +122,3 @@ def _nothing_to_load(folder: Path) -> str:
         (p for p in folder.glob("checkpoint-*") if p.is_dir()), key=lambda p: (len(p.name), p.name), reverse=True
     )
     return message + (f" It holds checkpoints; give one of them, for example {inside[0]}." if inside else "")
-
-
-@contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
-    """Write a folder under a temporary name beside it; it gets its own name only once it is complete.
-
-    Raises:
-        CheckpointError: `path` exists already (an empty folder is fine).
-    """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise CheckpointError(f"{path}: exists already and is never overwritten; choose another folder or remove it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.partial-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        make_readable(temporary)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -111,7 +111,8 @@ def load_model(
     Args:
         path: the folder (or `ORG/NAME` of one in the local Hugging Face cache).
         dtype: of the weights: "auto" (as saved), "float32", "bfloat16", "float16" or a torch dtype.
-        device: where to put the model; None leaves it on the CPU for a trainer to place, "auto" takes a GPU if any.
+        device: where to put the model and its sentence encoder; "auto" takes a GPU if there is one. None leaves the
+            model on the CPU for a trainer to place, and the encoder takes a GPU if there is one.
         attn: "auto", "flash_attention_2", "sdpa" or "eager".
         trainable: training mode, with gradients for a checkpoint's adapter or all of a base model; otherwise
             evaluation mode and no gradients.
@@ -131,7 +132,7 @@ def load_model(
     options = _Options(parse_dtype(dtype), attn, torch.device(device) if device else None, vision_tower)
     kind = detect_kind(folder)
     if kind == "adapter":
-        cluster_model = load_cluster_model(folder, encoder)
+        cluster_model = load_cluster_model(folder, encoder, device)
         under = _load_under(folder, ADAPTER_CONFIG, base, template, options)
         model = attach_adapter(under.model, folder, trainable, autocast_adapter_dtype)
         loaded = replace(under, model=model, kind="adapter", cluster_model=cluster_model)

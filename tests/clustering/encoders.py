@@ -72,6 +72,25 @@ def make_tiny_encoder(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def record_devices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Where sentence-transformers is asked to load an encoder from now on, on a machine that seems to have GPUs.
+
+    An encoder's fast path is loaded before its exact one, which always asks for the CPU. Both are loaded there.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    asked: list[str] = []
+
+    def load(folder: str, device: str, **options):
+        asked.append(device)
+        return SentenceTransformer(folder, device="cpu", **options)
+
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer", load)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    return asked
+
+
 def real_encoder_folder() -> Path:
     """Return the default encoder's folder, or skip the test."""
     try:

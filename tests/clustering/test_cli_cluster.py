@@ -6,7 +6,7 @@ import pytest
 from llava_mocle.cli.main import main
 from llava_mocle.clustering.cluster_model import ClusterModel
 from llava_mocle.clustering.encoder import SentenceEncoder
-from tests.clustering.encoders import make_tiny_encoder, question_texts
+from tests.clustering.encoders import make_tiny_encoder, question_texts, record_devices
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +183,15 @@ def test_bad_words(files, encoder, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cluster("inspect", "--help")
     assert "usage: llava-mocle cluster inspect" in capsys.readouterr().out
+
+
+def test_the_encoder_runs_where_the_flag_says(files, encoder, tmp_path, monkeypatch, capsys):
+    """In the first run, and in one that finds the clusters and assigns the rows again."""
+    asked = record_devices(monkeypatch)
+    command = ("--rows", *files, "--num-clusters", 3, "--encoder", encoder, "--output", tmp_path / "k3")
+    assert cluster(*command, "--device", "cpu") == 0
+    (tmp_path / "k3" / "assignments.parquet").unlink()
+    assert cluster(*command, "--device", "cpu") == 0
+    assert set(asked) == {"cpu"}
+    assert cluster(*command, "--device", "gpu:zero") == 2
+    assert "device 'gpu:zero' cannot be used" in capsys.readouterr().err

@@ -7,13 +7,20 @@ import sys
 import numpy as np
 import pytest
 
+from llava_mocle.clustering import cluster_model
 from llava_mocle.clustering.cluster_config import ClusterConfig, fingerprint
 from llava_mocle.clustering.cluster_model import PROBE_TEXTS, TIE_MARGIN, ClusterModel
 from llava_mocle.clustering.encoder import SentenceEncoder
 from llava_mocle.clustering.instruction import InstructionRule
 from llava_mocle.clustering.nearest import nearest_with_margin
 from llava_mocle.errors import AssetError, ClusterModelError, ConfigError, DataError
-from tests.clustering.encoders import FakeEncoder, make_tiny_encoder, question_texts, real_encoder_folder
+from tests.clustering.encoders import (
+    FakeEncoder,
+    make_tiny_encoder,
+    question_texts,
+    real_encoder_folder,
+    record_devices,
+)
 
 
 def fitted(number=60, num_clusters=4, encoder=None, **settings) -> ClusterModel:
@@ -251,3 +258,23 @@ def test_bad_requests():
         ClusterModel.fit([], 1, encoder=FakeEncoder())
     with pytest.raises(DataError, match="weighs 0"):
         ClusterModel.fit(["a", "b"], 1, weights=[1, 0], encoder=FakeEncoder())
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_device_reaches_the_encoder(tiny, tmp_path, monkeypatch, given):
+    """Whether the encoder's folder is given or read from config.json."""
+    fitted(encoder=SentenceEncoder(tiny, device="cpu"), n_init=1).save(tmp_path / "clusters")
+    asked = record_devices(monkeypatch)
+    ClusterModel.load(tmp_path / "clusters", tiny if given else None, "cuda:2").assign(["a", "b"])
+    assert asked[0] == "cuda:2"
+
+
+def test_the_device_reaches_an_encoder_that_stands_in(tiny, tmp_path, monkeypatch):
+    """The recorded folder is gone; the default encoder has the same weights."""
+    moved = shutil.copytree(tiny, tmp_path / "moved")
+    fitted(encoder=SentenceEncoder(moved, device="cpu"), n_init=1).save(tmp_path / "clusters")
+    shutil.rmtree(moved)
+    monkeypatch.setattr(cluster_model, "DEFAULT_ENCODER", str(tiny))
+    asked = record_devices(monkeypatch)
+    ClusterModel.load(tmp_path / "clusters", device="cpu").assign(["a"])
+    assert set(asked) == {"cpu"}

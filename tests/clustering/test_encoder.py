@@ -2,10 +2,11 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from llava_mocle.clustering.encoder import SentenceEncoder
 from llava_mocle.errors import AssetError
-from tests.clustering.encoders import make_tiny_encoder, question_texts, real_encoder_folder
+from tests.clustering.encoders import make_tiny_encoder, question_texts, real_encoder_folder, record_devices
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +165,12 @@ def test_the_real_encoder():
     assert similarity[0, 1] > 0.8 > 0.4 > similarity[0, 2]
     drift = np.linalg.norm(encoder.encode(texts, progress=False, exact=True) - embeddings, axis=1)
     assert 0 < drift.max() < 5e-6
+
+
+@pytest.mark.parametrize(("device", "expected"), [(None, "cuda"), ("cpu", "cpu"), (torch.device("cuda", 3), "cuda:3")])
+def test_the_device_is_the_one_that_was_chosen(folder, monkeypatch, device, expected):
+    asked = record_devices(monkeypatch)
+    encoder = SentenceEncoder(folder, device)
+    encoder.encode(["a shape"], progress=False)
+    encoder.encode(["a shape"], progress=False, exact=True)
+    assert asked == [expected, "cpu"]

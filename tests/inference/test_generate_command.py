@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from llava_mocle.cli.main import main
+from tests.clustering.encoders import record_devices
 from tests.inference import tiny
 from tests.inference.tiny import QUESTIONS
 
@@ -87,3 +88,11 @@ def test_square_brackets_are_text_not_markup(capsys):
 def test_bad_settings(checkpoint_dir, beams, capsys):
     assert main(["generate", "--model", str(checkpoint_dir), "--prompt", "Why?", "--num-beams", beams]) == 2
     assert "num_beams" in capsys.readouterr().err
+
+
+def test_the_encoder_runs_where_the_flag_says(checkpoint_dir, monkeypatch, capsys):
+    """`--device cpu` beside a GPU leaves it alone."""
+    asked = record_devices(monkeypatch)
+    words = ["generate", "--model", str(checkpoint_dir), "--prompt", QUESTIONS[0], "--max-new-tokens", "2"]
+    assert main([*words, "--device", "cpu"]) == 0
+    assert set(asked) == {"cpu"}

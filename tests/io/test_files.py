@@ -10,18 +10,11 @@ from safetensors.torch import save_file
 from llava_mocle.io.files import make_readable, write_text, written_aside
 
 
-@pytest.fixture
-def open_umask():
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
-
-
 def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, open_umask: None) -> None:
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, usual_umask: None) -> None:
     path = tmp_path / "deep" / "a.txt"
     write_text(path, "naïve")
 
@@ -37,7 +30,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, open_umask: None) ->
     assert mode(path) == 0o644
 
 
-def test_weights_can_be_read_by_others(tmp_path: Path, open_umask: None) -> None:
+def test_weights_can_be_read_by_others(tmp_path: Path, usual_umask: None) -> None:
     folder = tmp_path / "model"
     folder.mkdir(mode=0o700)
     save_file({"a": torch.zeros(1)}, folder / "model.safetensors")

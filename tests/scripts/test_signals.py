@@ -61,6 +61,17 @@ def wait_for_command(process: subprocess.Popen, folder: Path) -> int:
     return int((folder / "up").read_text())
 
 
+def wait_until_handled(process: subprocess.Popen) -> None:
+    """Until no signal waits for a script, and it is asleep again."""
+    end = time.monotonic() + 60
+    while True:
+        fields = dict(line.split(":\t") for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+        if fields["State"].startswith("S") and int(fields["ShdPnd"], 16) == 0:
+            return
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def said(process: subprocess.Popen) -> str:
     assert process.stderr is not None
     return process.stderr.read()
@@ -84,7 +95,8 @@ def test_signals_become_one_sigterm_and_the_script_waits(stubs: Stubs, tmp_path:
     training = """
 def leave(number, frame):
     open("got", "a").write(signal.Signals(number).name + " ")
-    time.sleep(5)
+    while not os.path.exists("saved"):
+        time.sleep(0.05)
     open(os.environ["LLAVA_MOCLE_EXIT_FILE"], "w").write("75\\n")
     sys.exit(1)
 signal.signal(signal.SIGTERM, leave)
@@ -98,6 +110,8 @@ time.sleep(60)
         wait_for_file(tmp_path / "got", process)
         if sent != signal.SIGINT:
             process.send_signal(sent)  # a second one must not cut the checkpoint short
+            wait_until_handled(process)
+        (tmp_path / "saved").touch()
         assert process.wait(60) == 75
         assert "preempted: nothing is lost" in said(process)
     assert (tmp_path / "got").read_text() == "SIGTERM "
@@ -107,12 +121,11 @@ time.sleep(60)
 @pytest.mark.parametrize("number", ["TERM", "USR1", "INT"])
 def test_a_signal_while_training_is_being_started(stubs: Stubs, tmp_path: Path, option: str, number: str) -> None:
     (tmp_path / "no_environment.sh").write_text(SIGNALLED_AT_THE_START.format(option=option, number=number))
-    process = start(stubs, "pretrain.sh", 'if "train" in sys.argv:\n    up()\n    time.sleep(20)\n')
+    process = start(stubs, "pretrain.sh", 'if "train" in sys.argv:\n    time.sleep(600)\n')
     with ended(process):
-        assert process.wait(60) == 75
-        assert "the same command starts again" in said(process)
-    time.sleep(1)
-    assert not (tmp_path / "up").exists() or not is_alive(int((tmp_path / "up").read_text()))
+        _, text = process.communicate(timeout=60)  # ends when nobody is left who could write to it
+        assert process.returncode == 75
+        assert "the same command starts again" in text
 
 
 def test_a_signal_that_kills_a_process_without_handlers(stubs: Stubs, tmp_path: Path) -> None:

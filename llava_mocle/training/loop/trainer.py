@@ -18,7 +18,7 @@ from llava_mocle.training.loop.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.loop.routing_log import RoutingLog
 from llava_mocle.training.loop.text_only import run_projector_in_every_step
 from llava_mocle.training.loop.validation import LossByGroup, pack_ids, sample_losses
-from llava_mocle.training.processes.loader_workers import NamingIterator, NamingLoader, settle
+from llava_mocle.training.processes.loader_workers import NamingIterator, NamingLoader, isolate_workers
 from llava_mocle.training.setup.parameter_groups import parameter_groups
 
 
@@ -68,12 +68,12 @@ class MocleTrainer(FiniteTrainer):
         return prepared
 
     def get_train_dataloader(self) -> DataLoader:
-        """`Trainer.get_train_dataloader`, settled (see `workers`)."""
-        return settle(super().get_train_dataloader(), self.args.seed)
+        """`Trainer.get_train_dataloader`; see `isolate_workers`."""
+        return isolate_workers(super().get_train_dataloader(), self.args.seed)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """Likewise."""
-        return settle(super().get_eval_dataloader(*args, **kwargs), self.args.seed)
+        return isolate_workers(super().get_eval_dataloader(*args, **kwargs), self.args.seed)
 
     def get_batch_samples(self, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
         """`Trainer.get_batch_samples`; a loader that fails names the row (see `NamingIterator`)."""

@@ -1,8 +1,8 @@
-"""A dead rank ends the whole run: the others learn within seconds which one it was, and end too.
+"""When a rank dies, the whole run ends: within seconds the other ranks report which one it was, and end too.
 
-Collectives alone do not do it: NCCL waits for a peer that is gone until its timeout, many minutes later. So every rank
-keeps a TCP connection to rank 0 beside the collectives. The kernel closes it when its process dies, whatever of; a node
-that loses its power is missed by TCP keep-alive after about 30 s.
+The collectives do not do that: NCCL waits many minutes, until its timeout, for a rank that is gone. So every rank also
+keeps a TCP connection to rank 0. The kernel closes it when the process dies, whatever the cause. If a whole node loses
+its power, TCP keep-alive notices it after about 30 s.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 _CONNECT_S = 20
-# Time for the main thread to report its own error if the death has raised one there, and for news to travel.
+# Time for a message to arrive, and for the main thread to report an error that the death has raised there.
 _GRACE_S = 1.0
-REMEDY = "Once the cause is mended, the same command goes on from the newest checkpoint"
+_REMEDY = "Once the cause is mended, the same command goes on from the newest checkpoint"
 _GOODBYE = {"goodbye": True}
 
 
@@ -33,7 +33,7 @@ def _keep_alive(link: socket.socket) -> None:
 
 
 def _send(link: socket.socket, message: dict[str, Any]) -> None:
-    # If it is gone, whoever reads from it will tell.
+    # If the other end is gone, the thread that reads from this connection notices it.
     with contextlib.suppress(OSError):
         link.sendall(json.dumps(message).encode() + b"\n")
 
@@ -58,17 +58,17 @@ class _Reader:
         try:
             return [message for line in lines if isinstance(message := json.loads(line), dict)]
         except ValueError:
-            return None  # none of ours
+            return None  # not one of our ranks
 
 
-class Liveness:
-    """One rank's end of the watch.
+class DeathWatch:
+    """One rank's part of the watch.
 
     Args:
-        rank: this process's.
-        world_size: how many there are.
-        token: what a connection must show before it counts: ports get visits from strangers.
-        on_death: called in the watching thread with a sentence that names the dead rank; the default prints it and
+        rank: of this process.
+        world_size: the number of ranks.
+        token: a secret of this run. A connection that does not send it is ignored: it comes from somebody else.
+        on_death: called in the watching thread with a sentence that names the dead rank. The default prints it and
             ends the process with exit code 1, whatever its main thread is waiting for.
     """
 
@@ -77,21 +77,22 @@ class Liveness:
         self.on_death = on_death or self._end
         self._closed = False
         self._links: list[socket.socket] = []
+        self._thread: threading.Thread | None = None
 
     def listen(self) -> int:
         """On rank 0: start watching; returns the port that the other ranks connect to."""
         server = socket.create_server(("", 0), backlog=self.world_size)
         self._server = server
-        threading.Thread(target=self._serve, args=(server,), name="liveness", daemon=True).start()
+        self._start(self._serve, server)
         return server.getsockname()[1]
 
     def connect(self, host: str, port: int) -> bool:
-        """On every other rank: start watching. False, with a warning, if rank 0 cannot be reached."""
+        """On every other rank: start watching. If rank 0 cannot be reached, warn and return False."""
         try:
             link = socket.create_connection((host, port), timeout=_CONNECT_S)
         except OSError as error:
             logger.warning(
-                "rank %d cannot reach %s port %d (%s): a dead rank will be noticed by the collectives' timeout only",
+                "rank %d cannot reach %s port %d (%s): only the timeout of the collectives will notice a dead rank",
                 self.rank, host, port, error,
             )  # fmt: skip
             return False
@@ -99,11 +100,11 @@ class Liveness:
         _keep_alive(link)
         self._links = [link]
         _send(link, {"rank": self.rank, "host": socket.gethostname(), "token": self.token})
-        threading.Thread(target=self._follow, args=(link, host), name="liveness", daemon=True).start()
+        self._start(self._follow, link, host)
         return True
 
     def fail(self, reason: str) -> None:
-        """Tell the others why this rank is about to end. That they end then is no news to it."""
+        """Tell the other ranks why this one is about to end. From then on it ignores the deaths of others."""
         if self._closed:
             return
         self._closed = True
@@ -111,15 +112,19 @@ class Liveness:
         for link in list(self._links):
             _send(link, message)
 
-    def wait_for_news(self) -> None:
-        """Give the news of a death a moment to arrive: a collective that fails is often the first sign of one."""
+    def wait_for_reports(self) -> None:
+        """Wait a moment for the report of a death: the failure of a collective is often the first sign of one."""
         time.sleep(_GRACE_S)
 
     def close(self) -> None:
-        """End the watch: this rank is done, and so are the others, or about to be."""
+        """End the watch on this rank: it has done its work, and the others have too, or soon will."""
         self._closed = True
         for link in list(self._links):
             _send(link, _GOODBYE)
+
+    def _start(self, watch: Any, *args: Any) -> None:
+        self._thread = threading.Thread(target=watch, args=args, name="death watch", daemon=True)
+        self._thread.start()
 
     def _serve(self, server: socket.socket) -> None:
         selector = selectors.DefaultSelector()
@@ -138,7 +143,7 @@ class Liveness:
                     readers.pop(link).link.close()
 
     def _is_over(self, reader: "_Reader") -> bool:
-        """Take in what a rank has sent; True when it has gone, one way or another, or is no rank of this run."""
+        """Read what a rank has sent. True if it has left or died, or is none of this run."""
         messages = reader.read()
         for message in messages or []:
             if "rank" in message and message.get("token") == self.token:
@@ -151,7 +156,7 @@ class Liveness:
         if goodbye or failed:
             self._links = [link for link in self._links if link is not reader.link]
         if failed and not goodbye:
-            self._announce(_obituary(reader.name, messages))
+            self._announce(_describe_death(reader.name, messages))
         return goodbye or failed
 
     def _announce(self, text: str) -> None:
@@ -171,18 +176,18 @@ class Liveness:
                     self.on_death(message["death"])
                     return
             if messages is None or any("failed" in message for message in messages):
-                self.on_death(_obituary(f"rank 0 ({host})", messages))
+                self.on_death(_describe_death(f"rank 0 ({host})", messages))
                 return
 
     def _end(self, text: str) -> None:
-        print(f"error: {text}; rank {self.rank} ends too. {REMEDY}", file=sys.stderr, flush=True)
+        print(f"error: {text}; rank {self.rank} ends too. {_REMEDY}", file=sys.stderr, flush=True)
         time.sleep(_GRACE_S)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
 
 
-def _obituary(name: str, messages: list[dict[str, Any]] | None) -> str:
+def _describe_death(name: str, messages: list[dict[str, Any]] | None) -> str:
     for message in messages or []:
         if "failed" in message:
             return f"{name} failed: {message['reason']}"

@@ -1,4 +1,4 @@
-"""The processor a run trains on: never a CPU by mistake, and no GPU idle without a word."""
+"""Checks of the device that a run trains on: not the CPU by mistake, and a warning about GPUs that stay idle."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 
 logger = logging.getLogger(__name__)
 
-# What SLURM and CUDA write where a job has no GPU.
+# CUDA_VISIBLE_DEVICES of a process that has no GPU.
 _NO_DEVICES = ("", "-1", "NoDevFiles")
 _PATIENCE_S = 30
 
@@ -30,7 +30,7 @@ def refuse_unseen_gpus(recipe: Recipe) -> None:
 
 
 def unseen_gpus(recipe: Recipe) -> str | None:
-    """What is wrong where this machine has GPUs for the run, torch sees none, and `use_cpu` was not asked for."""
+    """What is wrong, if this machine has GPUs for the run, torch sees none, and `use_cpu` is not set; else None."""
     if recipe.trainer.get("use_cpu") or torch.cuda.is_available():
         return None
     sign = _sign_of_gpus()
@@ -50,8 +50,8 @@ def unseen_gpus(recipe: Recipe) -> str | None:
 
 
 def _sign_of_gpus() -> str | None:
-    """What says that there are GPUs for this process, in words."""
-    # It can only hide GPUs: DeepSpeed's launcher sets it to 0 where there is none.
+    """The sign that there are GPUs for this process, in words; None without one."""
+    # This variable can only hide GPUs: DeepSpeed's launcher sets it to 0 on a machine without any.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.split(",")[0].strip() in _NO_DEVICES:
         return None
@@ -69,7 +69,7 @@ def _sign_of_gpus() -> str | None:
 
 
 def warn_of_idle_gpus(recipe: Recipe, args: MocleTrainingArguments) -> None:
-    """Say so where a run of one process leaves GPUs of its machine unused."""
+    """Warn if a run of one process leaves other GPUs of its machine unused."""
     count = 0 if args.use_cpu else torch.cuda.device_count()
     if args.world_size == 1 and count > 1:
         logger.warning(

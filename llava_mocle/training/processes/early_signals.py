@@ -1,4 +1,4 @@
-"""A scheduler's signals before training has its own handlers, which come with imports of many seconds."""
+"""A scheduler's signals before training has handlers of its own: the imports alone take many seconds."""
 
 import os
 import signal
@@ -13,24 +13,35 @@ from llava_mocle.io.exit_file import leave_exit_code
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
-def protect_tracker() -> None:
-    """Start multiprocessing's resource tracker so that it outlives the signals, which go to every process of a job.
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Inside the block no signal of a scheduler arrives. A process that is started there never gets one.
 
-    It serves this process to its end. Some libraries start it when they are imported, so this comes first.
+    A scheduler signals every process of a job, and helper processes have to outlive that: the main process uses them to
+    the end. They inherit the mask.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        resource_tracker.ensure_running()  # it keeps the mask
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def protect_tracker() -> None:
+    """Start multiprocessing's resource tracker out of reach of the signals.
+
+    Some libraries start it when they are imported, so this has to come first.
+    """
+    with signals_blocked():
+        resource_tracker.ensure_running()
+
+
 @contextmanager
 def leaving_early() -> Iterator[None]:
-    """Inside the block, until other handlers are installed, a signal ends the process with a preempted run's exit code.
+    """Inside the block, a signal ends the process with a preempted run's exit code, until other handlers are installed.
 
-    Signals that a launcher has this process ignore stay ignored. Only the main thread may install handlers: elsewhere,
-    do nothing.
+    Signals that a launcher has this process ignore stay ignored. Only the main thread may install handlers: in another
+    one this does nothing.
     """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     mine = [number for number, handler in before.items() if handler == signal.SIG_DFL]
@@ -47,7 +58,7 @@ def leaving_early() -> Iterator[None]:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    # Not an exception: what is being imported may catch it.
+    # No exception: a library that is being imported may catch it.
     os.write(2, f"preempted: {signal.Signals(number).name} came before training: nothing was lost\n".encode())
     leave_exit_code(Preempted.exit_code)
     os._exit(Preempted.exit_code)

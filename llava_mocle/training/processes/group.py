@@ -1,4 +1,4 @@
-"""Several processes: bringing them together, watching over them, and what DeepSpeed needs to run on a CPU."""
+"""The ranks of a run: how they connect, what they agree on, and how they end together. Also DeepSpeed's needs."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 
 from llava_mocle.errors import ConfigError, UserError
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
-from llava_mocle.training.processes.death_watch import Liveness
+from llava_mocle.training.processes.death_watch import DeathWatch
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def prepare_deepspeed(config: Any) -> None:
-    """Before `TrainingArguments` are made with a DeepSpeed configuration: the surroundings it takes for granted.
+    """Set up what DeepSpeed takes for granted; call it before `TrainingArguments` are made.
 
     Raises:
         ConfigError: DeepSpeed is not installed, or the file is not there.
@@ -39,7 +39,7 @@ def prepare_deepspeed(config: Any) -> None:
         ) from error
     if isinstance(config, str) and not config.lstrip().startswith("{") and not Path(config).is_file():
         raise ConfigError(f"deepspeed: {config}: no such file; the ones that ship are in zero_configs/")
-    # Without a launcher it would look for MPI.
+    # Without these variables, which launchers set, it would look for MPI.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -49,18 +49,18 @@ def prepare_deepspeed(config: Any) -> None:
     }.items():  # fmt: skip
         os.environ.setdefault(name, value)
     if not torch.cuda.is_available():
-        # It would be compiled for a minute at the first collective; gloo does without.
+        # DeepSpeed would compile this for a minute at the first collective; gloo works without it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def on_main(function: Callable[[], T]) -> T:
-    """What `function` returns on the main process, on every process: looked up once, and the same for all."""
+    """Call `function` on the main process alone, and return its result on every process."""
     box = [function() if PartialState().is_main_process else None]
     return cast(T, broadcast_object_list(box)[0])
 
 
 def start_collectives(args: MocleTrainingArguments) -> None:
-    """After `TrainingArguments`, before the model: bring up DeepSpeed's collectives where nothing else has."""
+    """Start DeepSpeed's collectives unless they run; call it after `TrainingArguments` are made, before the model."""
     if not args.deepspeed or (dist.is_initialized() and torch.cuda.is_available()):
         return
     import deepspeed
@@ -70,23 +70,23 @@ def start_collectives(args: MocleTrainingArguments) -> None:
 
 @contextmanager
 def watched(args: MocleTrainingArguments) -> Iterator[None]:
-    """Inside the block, a rank that dies ends the others, which name it (see `liveness`)."""
+    """Inside the block, a rank that dies ends the other ranks, and they name it (see `death_watch`)."""
     if not dist.is_initialized() or dist.get_world_size() < 2:
         yield
         return
     token = on_main(lambda: secrets.token_hex(8))
-    liveness = Liveness(dist.get_rank(), dist.get_world_size(), token)
-    port = on_main(liveness.listen)
-    if liveness.rank != 0:
-        liveness.connect(os.environ.get("MASTER_ADDR", "127.0.0.1"), port)
+    watch = DeathWatch(dist.get_rank(), dist.get_world_size(), token)
+    port = on_main(watch.listen)
+    if watch.rank != 0:
+        watch.connect(os.environ.get("MASTER_ADDR", "127.0.0.1"), port)
     try:
         yield
     except BaseException as error:
         if isinstance(error, UserError) and error.on_every_rank:
-            liveness.close()  # all ranks leave together, as agreed
+            watch.close()  # all ranks raise it, so they leave together
             raise
         if not isinstance(error, UserError):
-            liveness.wait_for_news()
-        liveness.fail(f"{type(error).__name__}: {error}".splitlines()[0])
+            watch.wait_for_reports()
+        watch.fail(f"{type(error).__name__}: {error}".splitlines()[0])
         raise
-    liveness.close()
+    watch.close()

@@ -1,4 +1,4 @@
-"""A rank whose launcher was killed: nobody would end it, and it would hold its GPU and the output folder."""
+"""Ranks end when torchrun was killed: nobody else would end them, and they would hold GPUs and the output folder."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ _INTERVAL_S = 1.0
 
 @contextmanager
 def ending_with_launcher() -> Iterator[None]:
-    """Inside the block, a process that torchrun started treats torchrun's death as a scheduler's SIGTERM."""
+    """Inside the block, a process that torchrun started treats torchrun's death like a SIGTERM of the scheduler."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return

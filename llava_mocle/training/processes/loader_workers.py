@@ -1,4 +1,4 @@
-"""Loader workers: signals that are not for them, and what they say when they fail."""
+"""The loader's worker processes: how they start and end, their signals, and how their deaths are reported."""
 
 import functools
 import multiprocessing
@@ -7,40 +7,48 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import Any
 
 import torch
 
 from llava_mocle.errors import DataError, UserError
-from llava_mocle.training.processes.early_signals import SIGNALS
+from llava_mocle.training.processes.early_signals import SIGNALS, protect_tracker, signals_blocked
 
-# A killed process whose file system does not answer goes when that does.
+# A killed process may outlive this time while the kernel waits for a file system that does not answer.
 _PATIENCE_S = 5.0
+# What multiprocessing raises where it talks to a process that has died.
+_LOST_CONNECTION = (ConnectionError, EOFError, FileNotFoundError)
 
 
 def start_workers_safely(args: Any) -> None:
-    """With several processes, start loader workers from a process without threads, and once a run.
+    """With several ranks: fork loader workers from a process that has no threads, and only once in a run.
 
-    A process that is forked while another thread (gloo's, say) is being made or ended may hang for ever in its first
-    instructions: seen after some dozens of forks with CPython 3.11.
+    A process that is forked while another thread (of gloo, for example) starts or ends may hang for ever in its first
+    instructions: this was seen after some dozens of forks with CPython 3.11.
     """
     if args.dataloader_num_workers == 0 or args.world_size == 1:
         return
     args.dataloader_persistent_workers = True
     if args.dataloader_multiprocessing_context is None:
         args.dataloader_multiprocessing_context = "forkserver"
-        # Imported there once, its pages are shared by the workers.
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["llava_mocle.training.processes.forkserver"])
+        # The fork server imports it once, and the workers share its memory.
+        forkserver.set_forkserver_preload(["llava_mocle.data.dataset"])
+        protect_tracker()  # else the fork server would start it, and lift the block again
+        with signals_blocked():
+            forkserver.ensure_running()
 
 
-def settle(loader: Any, seed: int) -> Any:
-    """Make a loader outlive a scheduler's signal, and leave the run's random state alone.
+def isolate_workers(loader: Any, seed: int) -> Any:
+    """Keep a loader's workers apart from a scheduler's signals, and from the run's random state; returns the loader.
 
-    The signal goes to every process of a job, and the main process finishes its step with its workers. A loader that
-    starts takes a seed for them from the random state that noise and dropout use, and when one starts depends on where
-    a run was cut off; so it gets a generator of its own.
+    A signal goes to every process of a job, but the main process needs its workers to finish its step.
+
+    A loader that starts draws a seed for its workers, by default from the random state that gate noise and dropout use.
+    When a loader starts depends on where a run was cut off, so this one gets a generator of its own.
     """
     inner = getattr(loader, "base_dataloader", loader)
     inner.generator = torch.Generator().manual_seed(seed)
@@ -50,19 +58,20 @@ def settle(loader: Any, seed: int) -> Any:
 
 
 def _start(then: Any, worker: int) -> None:
+    """What a worker does first."""
     for number in (*SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    sys.excepthook = functools.partial(_unless_hung_up, sys.excepthook)
+    sys.excepthook = functools.partial(_report_unless_hung_up, sys.excepthook)
     threading.Thread(target=_end_with_main, name="end with main", daemon=True).start()
     if then is not None:
         then(worker)
 
 
 def _end_with_main() -> None:
-    """End when the main process has, however it did.
+    """End this worker as soon as the main process has ended, in whatever way.
 
-    torch's own watch comes between two batches, and looks at the process that forked this one: a fork server, which
-    lives until its last worker has gone.
+    torch looks for that only between two batches, and it looks at the parent process, which may be a fork server. A
+    fork server lives until its last worker has ended.
     """
     main = multiprocessing.parent_process()
     if main is not None:
@@ -70,21 +79,24 @@ def _end_with_main() -> None:
         os._exit(1)
 
 
-def _unless_hung_up(hook: Any, kind: type[BaseException], error: BaseException, *trace: Any) -> None:
-    """Say nothing of a main process that hung up in the middle of fetching a batch: another worker died, it says so.
+def _report_unless_hung_up(hook: Any, kind: type[BaseException], error: BaseException, *trace: Any) -> None:
+    """Say nothing about a main process that closed the connection while it fetched a batch.
 
-    The thread that hands out a worker's tensors calls the hook; the worker's own errors go to the main process.
+    It does so when another worker has died, and reports that. This hook is called by the thread that hands out the
+    worker's tensors; the worker's other errors are sent to the main process.
     """
     if not issubclass(kind, ConnectionError | EOFError):
         hook(kind, error, *trace)
 
 
 class NamingIterator:
-    """A loader's iterator whose errors name the row.
+    """A loader's iterator that turns what torch says of a worker's failure into one line with the row.
+
+    Every other error keeps its type and its traceback.
 
     Raises:
-        UserError: as the dataset raised it, without the worker's traceback that torch puts around the message.
-        DataError: a worker was killed; names the rows that the workers were at.
+        UserError: as the dataset raised it, without the worker's traceback that torch adds to the message.
+        DataError: a worker has died; names the rows that workers were loading.
     """
 
     def __init__(self, batches: Any, dataset: Any) -> None:
@@ -98,16 +110,15 @@ class NamingIterator:
             return next(self.batches)
         except UserError as error:
             raise type(error)(_message(error)) from error
-        except (RuntimeError, OSError, EOFError) as error:
-            # What torch raises when a worker is gone depends on what it was waiting for.
-            rows = self.dataset.rows_in_work()
-            if not rows and not is_worker_gone(error) and not isinstance(error, ConnectionError | EOFError):
-                raise
-            raise _worker_gone(error, rows) from error
+        except Exception as error:
+            # What is raised when a worker has died depends on what the main process was waiting for.
+            if is_worker_gone(error) or _is_lost_connection(error):
+                raise _worker_gone(error, self.dataset.rows_in_work()) from error
+            raise
 
 
 class NamingLoader:
-    """A loader whose iterators are `NamingIterator`s; in all else the loader itself."""
+    """A loader whose iterators are `NamingIterator`s; everything else is the loader's own."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -123,16 +134,32 @@ class NamingLoader:
 
 
 def is_worker_gone(error: BaseException) -> bool:
-    """Whether this is torch's news of a dead worker, which a signal handler raises wherever the main thread is."""
-    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+    """Whether this is torch's report of a dead worker. Its signal handler raises that wherever the main thread is.
+
+    An error that a living worker has raised begins with "Caught ..." instead.
+    """
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Whether multiprocessing has found that a worker is gone, while it fetched a batch from it.
+
+    It does that in this thread, or in torch's thread that pins memory, which passes on the error's type and text.
+    """
+    if not isinstance(error, _LOST_CONNECTION):
+        return False
+    if str(error).startswith("Caught "):
+        return "in pin memory thread" in str(error).partition("\n")[0]
+    frame, _ = list(traceback.walk_tb(error.__traceback__))[-1]
+    return frame.f_globals["__name__"].startswith("multiprocessing.")
 
 
 @contextmanager
 def naming_rows(*datasets: Any) -> Iterator[None]:
-    """Inside the block, a worker that is killed while the main process does something else is reported with its row.
+    """Inside the block, a worker that dies while the main process does something else is reported with its row.
 
     Raises:
-        DataError: names the rows of these datasets (None: no dataset) that workers were at.
+        DataError: names the rows of these datasets (None: no dataset) that workers were loading.
     """
     try:
         yield
@@ -144,14 +171,14 @@ def naming_rows(*datasets: Any) -> Iterator[None]:
 
 
 def end_workers() -> None:
-    """Kill what is left of the workers: they ignore SIGTERM, by which multiprocessing would end them at exit.
+    """Kill the workers that are left: multiprocessing would end them by SIGTERM, which they ignore.
 
-    Their deaths are no news: torch's handler, which would raise an error about each, does not hear of them.
+    torch's handler of SIGCHLD would raise an error for each of them, so it is switched off meanwhile.
     """
     children = multiprocessing.active_children()
     try:
         handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    except ValueError:  # not the main thread, which is the one that torch's handler would disturb
+    except ValueError:  # this is not the main thread, and torch's handler raises nothing here
         handler = None
     for child in children:
         child.kill()
@@ -168,7 +195,7 @@ def _worker_gone(error: Exception, rows: list[str]) -> DataError:
 
 
 def _message(error: UserError) -> str:
-    """The error's own message, out of what torch makes of it: "Caught ...", a traceback, and then the message."""
+    """The error's own message. torch makes "Caught ..." of it, then a traceback, then the type and the message."""
     text = str(error)
     starts = list(re.finditer(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE))
     return text[starts[-1].end() :].strip() if text.startswith("Caught ") and starts else text

@@ -1,4 +1,4 @@
-"""The output folder: one run's alone, and the same on every machine."""
+"""The output folder belongs to one run at a time, and is the same folder on every machine."""
 
 import json
 import logging
@@ -19,13 +19,13 @@ from llava_mocle.training.processes.group import on_main
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
-# A network filesystem may show another machine's file some seconds late.
+# On a network file system another machine's file may become visible some seconds late.
 _PATIENCE_S = 30.0
 
 
 @contextmanager
 def claimed(output_dir: str | Path) -> Iterator[None]:
-    """Hold the folder for one run. The lock goes with the process that holds it, however it ends.
+    """Hold the folder for this run. The lock ends with the process that holds it, however that ends.
 
     Raises:
         ConfigError: another run writes there now, or the ranks do not see the same folder.
@@ -58,10 +58,10 @@ def _lock(folder: Path) -> int:
 
 
 def check_shared(folder: Path) -> None:
-    """Every rank must see what rank 0 writes, or checkpoints would lack the other machines' parts.
+    """Check that every rank sees what rank 0 writes: otherwise checkpoints would lack the other machines' parts.
 
     Raises:
-        ConfigError: this rank does not.
+        ConfigError: this rank does not see it.
     """
     state = PartialState()
     if state.num_processes == 1:

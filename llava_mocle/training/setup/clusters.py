@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from accelerate import PartialState
 
 from llava_mocle.clustering import ClusterModel
 from llava_mocle.clustering.assign import read_assignments, route_texts
@@ -96,7 +97,7 @@ def _or_without(recipe: Recipe, function: Callable[[], T]) -> T | None:
 
 
 def _load(recipe: Recipe, path: str) -> ClusterModel:
-    model = ClusterModel.load(path)
+    model = ClusterModel.load(path, device=PartialState().device)  # this rank's own, or the CPU under use_cpu
     for key, field in _MADE_WITH.items():
         asked, found = getattr(recipe.cluster, key), getattr(model.config, field)
         if key in recipe.given and asked != found:

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -11,13 +13,16 @@ from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llava_mocle.errors import CheckpointError, ConfigError
+from llava_mocle.io.folders import folder_aside, refuse_to_overwrite, remove_leftovers
 from llava_mocle.model.build import build_llava
-from llava_mocle.model.folders import find_folder, is_original
+from llava_mocle.model.folders import TEMPLATE_FILE, find_folder, is_original
 from llava_mocle.model.load import LoadedModel, load_model, load_projector
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 
 logger = logging.getLogger(__name__)
+
+_STAMP = "base_made_from.json"
 
 
 def load_start(recipe: Recipe, args: MocleTrainingArguments) -> LoadedModel:
@@ -32,9 +37,14 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments) -> LoadedModel:
         path = _joined_base(recipe, args)
     dtype = source.dtype
     if dtype == "auto":
-        dtype = "bfloat16" if args.bf16 and torch.cuda.is_available() else "float32"
-    tower = source.vision_tower if original else None
-    loaded = load_model(path, dtype=getattr(torch, dtype), attn=source.attn_implementation, vision_tower=tower)
+        dtype = "bfloat16" if args.bf16 and args.device.type == "cuda" else "float32"
+    loaded = load_model(
+        path,
+        dtype=getattr(torch, dtype),
+        device="cpu" if args.device.type == "cpu" else None,  # so that no kernel of a GPU is chosen
+        attn=source.attn_implementation,
+        vision_tower=source.vision_tower if original else None,
+    )
     if isinstance(loaded.model, PeftModel):
         raise ConfigError(
             f"{path}: is a trained adapter; start from its base folder, or use --resume to go on with its run"
@@ -60,7 +70,6 @@ def _joined_base(recipe: Recipe, args: MocleTrainingArguments) -> str:
     source = recipe.model
     assert source.model_name_or_path
     assert source.vision_tower
-    folder = Path(str(args.output_dir), "base")
     template = recipe.data.version if recipe.data.version != "plain" else None
     strategies = {None: None, "patch": "default", "full": "full"}
     made_from = {
@@ -71,17 +80,41 @@ def _joined_base(recipe: Recipe, args: MocleTrainingArguments) -> str:
         "vision_feature_select_strategy": strategies[source.mm_vision_select_feature],
         "seed": args.seed,
     }
-    stamp = folder.with_name("base_made_from.json")
+    folder = Path(str(args.output_dir), "base")
     with PartialState().main_process_first():
-        if not (folder / "config.json").is_file():
-            build_llava(out_dir=folder, **made_from)
-            stamp.write_text(json.dumps(made_from, indent=2))
-        elif not stamp.is_file() or json.loads(stamp.read_text()) != made_from:
+        stamp, found = _read_stamp(folder)
+        if found is None:
+            _join(folder, made_from)
+        elif found != made_from:
             raise ConfigError(
-                f"{folder}: was joined from other parts than this recipe names ({stamp.name} lists them); remove it, "
-                "or choose another output_dir"
+                f"{folder}: was joined from other parts than this recipe names ({stamp} lists them); remove it, or "
+                "choose another output_dir"
             )
     return str(folder)
+
+
+def _read_stamp(folder: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The file that says what a base was joined from, and what it says; None where there is no whole base."""
+    stamp = folder / _STAMP
+    if not stamp.is_file():
+        stamp = folder.with_name(_STAMP)  # where earlier versions wrote it, after the folder
+    try:
+        return stamp, json.loads(stamp.read_text()) if (folder / "config.json").is_file() else None
+    except (FileNotFoundError, ValueError):  # such a version was killed before the file was there, or whole
+        return stamp, None
+
+
+def _join(folder: Path, made_from: dict[str, Any]) -> None:
+    """Write the base and its stamp, both at once. What a run that was killed has left in their place goes first."""
+    remove_leftovers(folder)
+    if (folder / TEMPLATE_FILE).is_file():  # written by `build_llava`, and by nothing else
+        os.replace(folder, folder.with_name(f".{folder.name}.unfinished"))
+        remove_leftovers(folder)
+    refuse_to_overwrite(folder)
+    with folder_aside(folder) as aside:
+        joined = build_llava(out_dir=aside / folder.name, **made_from)
+        (joined / _STAMP).write_text(json.dumps(made_from, indent=2))
+        os.replace(joined, folder)
 
 
 def _cache_features(model: nn.Module, size: int) -> None:

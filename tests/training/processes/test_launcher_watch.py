@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_mocle.training.processes import launcher_watch as orphans
+from llava_mocle.training.processes import launcher_watch
 from tests.processes import children, ended, kill_tree, wait_until_gone
 from tests.training.ranks import ROOT
 
@@ -18,7 +18,7 @@ from tests.training.ranks import ROOT
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set by SIGTERM."""
-    monkeypatch.setattr(orphans, "_INTERVAL_S", 0.01)
+    monkeypatch.setattr(launcher_watch, "_INTERVAL_S", 0.01)
     heard = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.set())
     yield heard
@@ -30,10 +30,21 @@ def test_only_the_death_of_torchrun_is_a_signal(monkeypatch, told, started_by_to
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     if started_by_torchrun:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    with orphans.ending_with_launcher():
-        if dies:
-            monkeypatch.setattr(os, "getppid", lambda: 1 - os.getpid())
-        told.wait(5 if started_by_torchrun and dies else 0.2)
+    parent, asked = os.getppid(), threading.Semaphore(0)
+    before = threading.enumerate()
+    with launcher_watch.ending_with_launcher():
+
+        def getppid() -> int:
+            asked.release()
+            return parent + dies
+
+        monkeypatch.setattr(os, "getppid", getppid)
+        if not started_by_torchrun:
+            assert set(threading.enumerate()) <= set(before)  # nobody watches
+        elif dies:
+            assert told.wait(60)
+        else:
+            assert all(asked.acquire(timeout=60) for _ in range(3))  # by the third time, two answers have been judged
     assert told.is_set() == (started_by_torchrun and dies)
 
 

@@ -1,5 +1,6 @@
 """Loader workers that are killed, and rows that cannot be loaded: one line with file and row, wherever it happens."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -10,8 +11,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Client, Listener
 from multiprocessing.reduction import DupFd
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader
@@ -20,7 +25,15 @@ from llava_mocle.data.images import load_image
 from llava_mocle.errors import DataError
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.training.loop.trainer import MocleTrainer
-from llava_mocle.training.processes.loader_workers import NamingLoader, end_workers, naming_rows, settle
+from llava_mocle.training.processes.loader_workers import (
+    NamingIterator,
+    NamingLoader,
+    end_workers,
+    is_worker_gone,
+    isolate_workers,
+    naming_rows,
+    start_workers_safely,
+)
 from llava_mocle.training.run import train
 from tests.processes import children, descendants, ended, wait_until_gone
 from tests.training.ranks import ROOT, start
@@ -29,30 +42,21 @@ from tests.training.test_restart import has_reached, wait_for
 ROW = r"pictures\.json: row \d+ \(id 'p\d+'\)"
 
 
-def kill_a_worker(trainer: MocleTrainer) -> None:
-    """Once a worker is at a row, which the test makes it stay at."""
-    until, before = time.time() + 30, []
-    while not before or trainer.train_dataset.rows_in_work() != before:
-        assert time.time() < until
-        before = trainer.train_dataset.rows_in_work()
-        time.sleep(0.5)
-    multiprocessing.active_children()[0].kill()
-    time.sleep(30)  # until torch's handler says so
-
-
 @pytest.fixture
-def stuck(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers stay at an image after the first few."""
-    parent, loaded = os.getpid(), []
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Workers stay at an image after the first few, and set this event."""
+    parent, loaded, at_a_row = os.getpid(), [], multiprocessing.get_context("fork").Event()
 
     def load(path):
         assert os.getpid() != parent
         loaded.append(path)
         if len(loaded) > 6:
-            time.sleep(60)
+            at_a_row.set()
+            time.sleep(600)
         return load_image(path)
 
     monkeypatch.setattr("llava_mocle.data.dataset.load_image", load)
+    return at_a_row
 
 
 @pytest.mark.parametrize("during", ["compute_loss", "save_model"])
@@ -60,7 +64,9 @@ def test_killed_while_the_main_process_is_busy(recipe_file, stuck, monkeypatch, 
     whole = getattr(MocleTrainer, during)
 
     def busy(trainer: MocleTrainer, *args, **kwargs):
-        kill_a_worker(trainer)
+        assert stuck.wait(60)
+        multiprocessing.active_children()[0].kill()
+        time.sleep(60)  # until torch's handler cuts it short with its report
         return whole(trainer, *args, **kwargs)
 
     monkeypatch.setattr(MocleTrainer, during, busy)
@@ -76,6 +82,135 @@ def test_a_worker_that_had_nothing_to_do() -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
     with pytest.raises(RuntimeError, match="boom"), naming_rows(None):
         raise RuntimeError("boom")
+
+
+class Rows(list):
+    """Rows of which the second keeps its worker busy, while the first does something to the other worker."""
+
+    def __init__(self, first: Callable[[], Any]) -> None:
+        super().__init__([0, 1])
+        self.first = first
+        self.busy = multiprocessing.get_context("fork").Event()
+
+    def __getitem__(self, index: int) -> int:
+        if index == 1:
+            self.busy.set()
+            time.sleep(600)
+        assert self.busy.wait(60)
+        return self.first()
+
+    def rows_in_work(self) -> list[str]:
+        return ["rows.json: row 1"]
+
+
+def first_batch(rows: Rows) -> Any:
+    loader = DataLoader(rows, batch_size=1, num_workers=2, multiprocessing_context="fork")
+    try:
+        return next(iter(NamingLoader(isolate_workers(loader, seed=0))))
+    finally:
+        end_workers()
+
+
+def fail(error: Exception) -> Any:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("size mismatch"), OSError("no such device"), ConnectionError("hub"), ValueError("odd")]
+)
+def test_an_error_beside_a_busy_worker_stays_what_it_is(error: Exception) -> None:
+    with pytest.raises(type(error), match=rf"(?s)^Caught \w+ in DataLoader worker.*in fail.*{error}") as caught:
+        first_batch(Rows(functools.partial(fail, error)))
+    assert not is_worker_gone(caught.value)
+
+
+def test_a_worker_that_is_killed_is_reported_with_the_rows() -> None:
+    with pytest.raises(DataError, match=r"a loader worker is gone \(DataLoader worker \(pid.*rows\.json: row 1"):
+        first_batch(Rows(lambda: os.kill(os.getpid(), signal.SIGKILL)))
+
+
+def report_of(raising: Callable[[], Any]) -> Exception:
+    """What a loader makes of an error of the main process, while a worker is busy."""
+    batches = (raising() for _ in range(1))
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        next(NamingIterator(batches, Rows(int)))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error"), OSError(28, "No space left"), FileNotFoundError(2, "x"), EOFError()]
+)
+def test_an_error_of_the_main_process_stays_what_it_is(error: Exception) -> None:
+    assert report_of(lambda: fail(error)) is error
+
+
+def ask_a_dead_process(tmp_path: Path, how: str) -> None:
+    """Errors as they are met while a batch is fetched."""
+    address = str(tmp_path / "socket")
+    with Listener(address) as listener:
+        client = Client(address)
+        server = listener.accept()
+    if how == "hangs up":
+        server.close()
+        client.recv()
+    elif how == "is gone with its socket":
+        Client(address)
+    else:
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(address)
+        Client(address)
+
+
+@pytest.mark.parametrize("how", ["hangs up", "is gone with its socket", "is gone"])
+def test_a_connection_that_breaks_is_a_dead_worker(tmp_path: Path, how: str) -> None:
+    said = str(report_of(lambda: ask_a_dead_process(tmp_path, how)))
+    assert said.startswith("a loader worker is gone (")
+    assert "workers were at: rows.json: row 1" in said
+
+
+@pytest.mark.parametrize(("thread", "gone"), [("pin memory thread for device 0", True), ("DataLoader worker 0", False)])
+def test_a_connection_that_breaks_in_another_thread(thread: str, gone: bool) -> None:
+    error = ConnectionResetError(f"Caught ConnectionResetError in {thread}.\nOriginal Traceback ...")
+    assert isinstance(report_of(lambda: fail(error)), DataError) == gone
+
+
+FORK_SERVER = """
+import os
+from multiprocessing import forkserver, get_context
+from types import SimpleNamespace
+from llava_mocle.training.processes.early_signals import SIGNALS
+from llava_mocle.training.processes.loader_workers import start_workers_safely
+
+if __name__ == "__main__":
+    args = SimpleNamespace(dataloader_num_workers=2, world_size=2, dataloader_multiprocessing_context=None)
+    start_workers_safely(args)
+    server = forkserver._forkserver._forkserver_pid
+    for number in SIGNALS:
+        os.kill(server, number)
+    process = get_context(args.dataloader_multiprocessing_context).Process(target=print, args=("served",))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert forkserver._forkserver._forkserver_pid == server
+    assert args.dataloader_persistent_workers
+"""
+
+
+def test_the_fork_server_outlives_signals(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(FORK_SERVER)
+    done = subprocess.run(
+        [sys.executable, str(program)], env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "served\n", "")
+
+
+@pytest.mark.parametrize(("workers", "ranks"), [(0, 2), (2, 1)])
+def test_other_runs_start_no_fork_server(workers: int, ranks: int) -> None:
+    args = SimpleNamespace(dataloader_num_workers=workers, world_size=ranks)
+    start_workers_safely(args)
+    assert vars(args) == {"dataloader_num_workers": workers, "world_size": ranks}
 
 
 def test_workers_are_ended_in_silence() -> None:
@@ -96,7 +231,7 @@ def test_workers_are_ended_in_silence() -> None:
 
 def share_a_file(files: multiprocessing.SimpleQueue, then: multiprocessing.SimpleQueue) -> None:
     """As a worker shares a batch's tensors."""
-    loader = settle(DataLoader([0]), seed=0)
+    loader = isolate_workers(DataLoader([0]), seed=0)
     loader.worker_init_fn(0)
     reading, _ = os.pipe()
     files.put(DupFd(reading))
@@ -139,12 +274,12 @@ LOADER = """
 import sys
 from pathlib import Path
 from torch.utils.data import DataLoader
-from llava_mocle.training.processes.loader_workers import settle
+from llava_mocle.training.processes.loader_workers import isolate_workers
 from tests.training.processes.test_loader_workers import Stuck
 
 if __name__ == "__main__":
     loader = DataLoader(Stuck(Path(sys.argv[2])), num_workers=2, batch_size=1, multiprocessing_context=sys.argv[1])
-    next(iter(settle(loader, seed=0)))
+    next(iter(isolate_workers(loader, seed=0)))
 """
 
 

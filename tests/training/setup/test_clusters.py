@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 
 from llava_mocle.clustering import ClusterModel
 from llava_mocle.clustering.instruction import InstructionRule, instruction_text
@@ -14,6 +15,7 @@ from llava_mocle.model.load import load_model
 from llava_mocle.recipe.recipe import load_recipe, write_recipe
 from llava_mocle.training.run import train
 from llava_mocle.training.setup.data import prepare_data
+from tests.clustering.encoders import record_devices
 
 
 @pytest.mark.parametrize(
@@ -129,3 +131,14 @@ def test_the_validation_loss_is_filed_under_each_rows_cluster(recipe_file, mixed
     for cluster, mean in means.items():
         # float32 forwards in padded batches against single ones.
         assert logged[f"eval_loss_cluster_{cluster}"] == pytest.approx(mean, abs=2e-5)
+
+
+def test_the_encoder_runs_on_the_ranks_own_device(
+    recipe_file, mixed: list[dict], base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, loaded = load_recipe(recipe_file(datasets=mixed)), load_model(base)
+    state = PartialState()
+    monkeypatch.setitem(state.__dict__, "device", torch.device("cuda", 1))
+    asked = record_devices(monkeypatch)
+    prepare_data(recipe, loaded)
+    assert asked[0] == "cuda:1"

@@ -2,16 +2,15 @@
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.clustering.embedding_cache import cache_root
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.tasks.shared.unpacked import first_writable
+from llava_mocle.io.cache import cache_root
 from llava_mocle.io.files import make_readable
+from llava_mocle.io.folders import folder_aside
 
 # As many as LAVIS gives InstructBLIP; eight of LLaVA-1.5's 576 tokens would not fit into its 4,096 positions.
 FRAMES = 4
@@ -108,15 +107,12 @@ def _read_frames(video: Path, beside: Path, count: int) -> list[Any]:
 
 def _write_frames(images: Sequence[Any], target: Path) -> None:
     """Write images as JPEG into the folder `target`, which appears whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with folder_aside(target) as aside:
         for number, image in enumerate(images):
             image.save(aside / f"{number:03d}.jpg", quality=95)
         make_readable(aside)
-        os.replace(aside, target)
-    except OSError:
-        if not target.is_dir():  # no other process was faster
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            os.replace(aside, target)
+        except OSError:
+            if not target.is_dir():  # no other process was faster
+                raise

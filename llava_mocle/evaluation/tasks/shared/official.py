@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from llava_mocle.errors import DataError
+from llava_mocle.io.jsonl import parse_jsonl
 
 ID = str | int
 TEXT_OR_NUMBER = str | int | float
@@ -53,14 +54,7 @@ def read_json(path: Path) -> Any:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """A file with one JSON object a line; blank lines are skipped."""
-    records = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error.msg}); fetch the file again.") from error
-    return records
+    return [record for _, record in parse_jsonl(read_text(path), path, "fetch the file again.")]
 
 
 def read_table(path: Path, delimiter: str = "\t") -> list[dict[str, str]]:

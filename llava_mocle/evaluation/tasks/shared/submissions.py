@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.io.files import write_text
+from llava_mocle.io.jsonl import write_jsonl
 
 
 def write_upload(path: Path, value: Any) -> Path:
@@ -16,5 +17,5 @@ def write_upload(path: Path, value: Any) -> Path:
 
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
     """Write one object a line to `path`, whole or not at all, and return `path`."""
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    write_jsonl(path, records)
     return path

@@ -1,0 +1,67 @@
+"""Folders that appear whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llava_mocle.errors import CheckpointError
+from llava_mocle.io.files import make_readable
+
+
+def is_new_or_empty(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder can be written there without touching anything: nothing is there, or an empty folder."""
+    path = Path(path)
+    return not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir()))
+
+
+def refuse_to_overwrite(path: str | os.PathLike[str]) -> None:
+    """Raise where `new_folder` would; call it before the work, not after.
+
+    Raises:
+        CheckpointError: something is there, other than an empty folder.
+    """
+    if not is_new_or_empty(path):
+        raise CheckpointError(
+            f"{path}: exists already and is not an empty folder; it is never overwritten. Choose another or remove it."
+        )
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to write into instead of `path`; it gets that name when the block ends well.
+
+    A block that fails leaves nothing.
+
+    Raises:
+        CheckpointError: something is at `path` already, other than an empty folder.
+    """
+    refuse_to_overwrite(path)
+    with folder_aside(path) as aside:
+        yield aside
+        make_readable(aside)
+        os.replace(aside, path)
+
+
+@contextmanager
+def folder_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder beside `path`, which the block fills and renames; if it is not renamed, it is removed.
+
+    Its mode is for this user alone: call `make_readable` before the renaming.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what killed processes have left of writing `path`; only where no other process writes it now."""
+    path = Path(path)
+    for left in path.parent.glob(f".{path.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
