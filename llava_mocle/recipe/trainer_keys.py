@@ -1,12 +1,134 @@
-"""`transformers.TrainingArguments` with this project's own keys and defaults (paper, appendix A.2)."""
+"""`transformers.TrainingArguments` with this project's defaults (paper, appendix A.2), and a policy for every field."""
 
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 from transformers import TrainingArguments
 
-from llava_mocle.recipe.keys import StageArguments
+from llava_mocle.io.secrets import without_secrets
+from llava_mocle.recipe.keys import GROUPS, StageArguments
+from llava_mocle.recipe.policy import Policy, declared, option
+
+_SAME, _FREE = Policy("same"), Policy("free")
+
+
+def _refused(*keys: str, why: str) -> dict[str, Policy]:
+    return dict.fromkeys(keys, Policy("same", refused=why))
+
+
+# Every field of `transformers.TrainingArguments` that `MocleTrainingArguments` does not declare anew.
+TRAINER_POLICIES: dict[str, Policy] = {
+    # What is trained.
+    **dict.fromkeys(
+        (
+            "max_steps", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "adam_beta1", "adam_beta2",
+            "adam_epsilon", "max_grad_norm", "bf16", "fp16", "tf32", "use_liger_kernel", "liger_kernel_config",
+            "neftune_noise_alpha", "seed", "data_seed", "accelerator_config", "dataloader_drop_last",
+        ),
+        _SAME,
+    ),
+    # How to compute it. The size of the global batch is compared by itself.
+    **dict.fromkeys(
+        (
+            "per_device_train_batch_size", "gradient_accumulation_steps", "deepspeed", "use_cpu", "local_rank",
+            "torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps", "use_cache",
+            "full_determinism", "ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_static_graph",
+            "ddp_timeout", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
+            "dataloader_prefetch_factor", "dataloader_multiprocessing_context", "activation_checkpointing",
+            "activation_checkpointing_kwargs",
+        ),
+        _FREE,
+    ),
+    # LLaVA's names of the last two.
+    "gradient_checkpointing": Policy("free", excludes="activation_checkpointing"),
+    "gradient_checkpointing_kwargs": Policy("free", excludes="activation_checkpointing_kwargs"),
+    # What to log.
+    **dict.fromkeys(
+        (
+            "logging_strategy", "logging_first_step", "log_on_each_node", "log_level", "log_level_replica",
+            "disable_tqdm", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
+            "include_num_input_tokens_seen", "skip_memory_metrics", "debug",
+        ),
+        _FREE,
+    ),
+    # When and how to validate.
+    **dict.fromkeys(
+        (
+            "do_train", "do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start",
+            "per_device_eval_batch_size", "eval_accumulation_steps", "eval_do_concat_batches",
+            "eval_use_gather_object", "prediction_loss_only",
+        ),
+        _FREE,
+    ),
+    # What to save, and where.
+    **dict.fromkeys(
+        (
+            "output_dir", "save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end",
+            "metric_for_best_model", "greater_is_better", "restore_callback_states_from_checkpoint", "hub_model_id",
+            "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision",
+        ),
+        _FREE,
+    ),
+    "hub_token": Policy("free", secret=True),
+    **_refused(
+        "resume_from_checkpoint", why="the key is `resume` here: --resume FOLDER (auto, the default, takes the newest)"
+    ),
+    **_refused(
+        "train_sampling_strategy",
+        why="the order is a seeded shuffle; choose with group_by_modality_length (true or false)",
+    ),
+    **_refused("length_column_name", why="lengths are measured, not read; leave it out"),
+    **_refused(
+        "label_smoothing_factor",
+        why="transformers smooths LLaVA's labels without shifting them by one, so each position would learn its own "
+        "token; leave it out",
+    ),
+    **_refused(
+        "save_on_each_node", why="a checkpoint is one folder on a filesystem that all machines share; leave it out"
+    ),
+    **_refused("save_only_model", why="its checkpoints cannot be resumed; leave it out (they are small)"),
+    **_refused(
+        "push_to_hub",
+        why="checkpoints are moved into place while they would be uploaded; upload a finished folder instead",
+    ),
+    **_refused("enable_jit_checkpoint", why="SIGTERM and SIGUSR1 save and end a run as it is; leave it out"),
+    **_refused(
+        "auto_find_batch_size",
+        why="the global batch is part of a run; ask `llava-mocle plan`, and set per_device_train_batch_size",
+    ),
+    **_refused(
+        "optim_target_modules",
+        why="parameter groups are this project's own; choose an `optim` that does not need it",
+    ),
+    **_refused(
+        "fsdp",
+        "fsdp_config",
+        why="trained parameters are sharded by DeepSpeed here; set `deepspeed` to a file in zero_configs/",
+    ),
+    **_refused("parallelism_config", why="processes share the data here, and DeepSpeed shards; leave it out"),
+    **_refused("ignore_data_skip", why="a resumed run would meet its epoch's first samples again; leave it out"),
+    **_refused(
+        "average_tokens_across_devices",
+        why="the loss is the mean over the supervised tokens of the global batch, and would be a mean of the "
+        "processes' means; leave it out",
+    ),
+    **_refused("dataloader_in_order", why="batches out of order would make steps of other samples; leave it out"),
+    **_refused("label_names", why="labels are made from the conversations; leave it out"),
+    **_refused(
+        "include_for_metrics",
+        "batch_eval_metrics",
+        why="validation here gives losses, a dataset and a cluster, and no other metrics; leave it out",
+    ),
+    **_refused(
+        "fp16_full_eval",
+        "bf16_full_eval",
+        why="it does nothing while a run trains; `bf16` and `fp16` hold for its validation too; leave it out",
+    ),
+    **_refused("do_predict", why="training predicts nothing; score the result with `llava-mocle eval`"),
+}  # fmt: skip
 
 
 @dataclass
@@ -18,26 +140,26 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
     1 and `activation_checkpointing` now.
     """
 
-    learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the experts."})
-    weight_decay: float = field(default=0.0, metadata={"help": "Weight decay."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
-    warmup_ratio: float | None = field(default=None, metadata={"help": "Warm-up as a share of all steps: 0.03."})
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the mixture."})
-    logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Off: a loss of nan is logged as it is."})
-    report_to: str | None = field(
-        default="auto", metadata={"help": "auto: tensorboard when installed; wandb, tensorboard or none."}
+    learning_rate: float = option(1e-4, "Learning rate of the experts.", resume="same")
+    weight_decay: float = option(0.0, "Weight decay.", resume="same")
+    lr_scheduler_type: str = option("cosine", "Learning rate schedule.", resume="same")
+    warmup_ratio: float | None = option(
+        None, "Warm-up as a share of all steps: 0.03.", resume="same", excludes="warmup_steps"
     )
-    activation_checkpointing: bool | None = field(default=None, metadata={"help": "Recompute activations."})
-    activation_checkpointing_kwargs: dict | str | None = field(default=None, metadata={"help": "Its options, as JSON."})
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "LLaVA's name of activation_checkpointing; non-reentrant."}
+    num_train_epochs: float = option(1.0, "Passes over the mixture.", resume="same")
+    logging_steps: float = option(1, "Log every so many steps.", resume="free")
+    logging_nan_inf_filter: bool = option(False, "Off: a loss of nan is logged as it is.", resume="free")
+    # Not `str | None`: `none` is a value of its own here, and not an unset key.
+    report_to: str = option("auto", "auto: tensorboard when installed; wandb, tensorboard or none.", resume="free")
+    ddp_find_unused_parameters: bool | None = option(
+        False, "Off: every trained parameter takes part in every step.", resume="free"
     )
-    gradient_checkpointing_kwargs: dict | str | None = field(default=None, metadata={"help": "Likewise its options."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Off: every trained parameter takes part in every step."}
+    remove_unused_columns: bool = option(
+        False,
+        "Off: routing inputs are columns.",
+        resume="same",
+        refused="it would drop the cluster ids that route each sample; leave it out",
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Off: routing inputs are columns."})
 
     def __post_init__(self) -> None:
         if self.warmup_ratio is not None:
@@ -60,3 +182,16 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
         # replicas cannot share one routing. torchrun starts a process a GPU.
         if self.n_gpu > 1:
             self._n_gpu = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """What loggers such as TensorBoard and W&B record: no secrets, also not inside a DeepSpeed configuration."""
+        return without_secrets(super().to_dict())
+
+
+@cache
+def policies() -> dict[str, Policy]:
+    """The policy of every key that a recipe may hold."""
+    found = TRAINER_POLICIES | declared(MocleTrainingArguments)
+    for group in GROUPS.values():
+        found |= declared(group)
+    return found
