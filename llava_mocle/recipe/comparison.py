@@ -24,19 +24,22 @@ def differences(
             None: nothing is known by content, and the paths must be the same.
         known_held_out: likewise the datasets whose held-out rows are.
     """
-    before, now = without_secrets(before), without_secrets(now)
-    keys = {*before, *now}
-    compared = {key for key in keys if policies().get(key, Policy("same")).resume != "free"}
+    either = [dict(without_secrets(values)) for values in (before, now)]
+    compared = {key for values in either for key in values if _policy(key).resume != "free"}
     if known_rows is not None:
-        compared = {key for key in compared if key not in policies() or policies()[key].resume == "same"}
-        before["datasets"] = _unplaced_datasets(before, known_rows, known_held_out)
-        now["datasets"] = _unplaced_datasets(now, known_rows, known_held_out)
-        compared.add("datasets")
+        compared = {key for key in compared if _policy(key).resume == "same"} | {"datasets"}
+        for values in either:
+            values["datasets"] = _unplaced_datasets(values, known_rows, known_held_out)
+    then, now = either
     return [
-        f"{key}: {before.get(key)!r} then, {now.get(key)!r} now"
+        f"{key}: {then.get(key)!r} then, {now.get(key)!r} now"
         for key in sorted(compared)
-        if before.get(key) != now.get(key)
+        if then.get(key) != now.get(key)
     ]
+
+
+def _policy(key: str) -> Policy:
+    return policies().get(key, Policy("same"))
 
 
 def _unplaced_datasets(

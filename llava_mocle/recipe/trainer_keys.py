@@ -1,6 +1,5 @@
 """`transformers.TrainingArguments` with this project's defaults (paper, appendix A.2), and a policy for every field."""
 
-import typing
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -164,20 +163,20 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
     def __post_init__(self) -> None:
         if self.warmup_ratio is not None:
             self.warmup_steps = self.warmup_ratio
-        if self.gradient_checkpointing is not None and self.activation_checkpointing is None:
-            self.activation_checkpointing, self.gradient_checkpointing = self.gradient_checkpointing, None
-        if self.gradient_checkpointing_kwargs is not None and self.activation_checkpointing_kwargs is None:
-            self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
-            self.gradient_checkpointing_kwargs = None
+        for llavas, key in (
+            ("gradient_checkpointing", "activation_checkpointing"),
+            ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+        ):
+            if getattr(self, key) is None:
+                setattr(self, key, getattr(self, llavas))
+                setattr(self, llavas, None)
         if self.report_to == "auto":
             self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
         super().__post_init__()
         if self.activation_checkpointing:
             # Re-entrant checkpointing would recompute outside the forward that set the routing.
-            self.activation_checkpointing_kwargs = {
-                "use_reentrant": False,
-                **typing.cast(dict, self.activation_checkpointing_kwargs or {}),
-            }
+            given = getattr(self, "activation_checkpointing_kwargs", None)
+            self.activation_checkpointing_kwargs = {"use_reentrant": False, **(given or {})}
         # One process drives one GPU: with several visible ones Trainer would wrap the model in DataParallel, whose
         # replicas cannot share one routing. torchrun starts a process a GPU.
         if self.n_gpu > 1:

@@ -1,6 +1,7 @@
 """The values of recipe keys: of the right type, `none`, or one of two keys that exclude each other."""
 
 import argparse
+import dataclasses
 import functools
 import types
 import typing
@@ -14,6 +15,13 @@ from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
 
 _NONE_WORDS = ("", "none", "null")
 _EXPECTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
+
+@cache
+def _fields() -> Mapping[str, "dataclasses.Field[Any]"]:
+    """Key -> its field."""
+    groups = (MocleTrainingArguments, *GROUPS.values())
+    return {item.name: item for group in groups for item in dataclasses.fields(group)}
 
 
 @cache
@@ -131,8 +139,7 @@ def _pairs() -> tuple[tuple[str, str], ...]:
 
 
 def _is_default(key: str, value: Any) -> bool:
-    group = next(group for group in (MocleTrainingArguments, *GROUPS.values()) if key in group.__dataclass_fields__)
-    default = group.__dataclass_fields__[key].default
+    default = _fields()[key].default
     return value == default or str(value) == str(default)
 
 

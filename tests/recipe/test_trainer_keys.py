@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from transformers import TrainingArguments
 
+from llava_mocle.clustering.cluster_config import ClusterConfig
 from llava_mocle.io.secrets import is_secret_name
 from llava_mocle.recipe.keys import GROUPS, OWN_KEYS
 from llava_mocle.recipe.policy import declared
@@ -56,9 +57,7 @@ def test_the_policies_are_those_of_the_known_keys() -> None:
 
 
 def test_what_a_policy_names_exists() -> None:
-    from llava_mocle.clustering.cluster_model import ClusterModelConfig
-
-    stored = {item.name for item in dataclasses.fields(ClusterModelConfig)}
+    stored = {item.name for item in dataclasses.fields(ClusterConfig)}
     for key, policy in policies().items():
         assert policy.excludes is None or policies()[policy.excludes].excludes is None, key
         assert policy.belongs_to is None or policy.belongs_to in policies(), key
