@@ -1,4 +1,4 @@
-"""The map of the rooms holds: imports point downwards only, files and functions stay small."""
+"""The map of the rooms holds: imports point downwards only, and no room has grown past one thought."""
 
 import ast
 from pathlib import Path
@@ -20,7 +20,6 @@ LEVELS = {
     "planning": 4,
     "evaluation": 4,
     "analysis": 4.5,  # reads what evaluation wrote
-    "serving": 4,
     "cli": 5,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -70,14 +69,27 @@ def test_imports_point_downwards(path: Path) -> None:
         assert allowed(importer, imported), f"{path}:{line}: {importer} imports {imported}, which is not below it"
 
 
+SIZE_RULE = (
+    "300 lines a file and 60 a function are a warning sign, not a knife: ask whether it holds two thoughts, and part "
+    "them if so. A file may grow to about 400 lines, and a function to about 80, where a cut would go through one "
+    "thought; beyond that it holds two."
+)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_rooms_are_small(path: Path) -> None:
+def test_a_room_holds_one_thought(path: Path) -> None:
     text = path.read_text()
-    assert text.count("\n") <= 300, f"{path} is longer than 300 lines"
+    lines = text.count("\n")
+    assert lines <= 400, f"{path} has {lines} lines. {SIZE_RULE}"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
-            assert length <= 60, f"{path}:{node.lineno} {node.name} has {length} lines"
+            assert length <= 80, f"{path}:{node.lineno} {node.name} has {length} lines. {SIZE_RULE}"
+
+
+def test_every_level_is_a_room() -> None:
+    rooms = {room_of(path) for path in FILES} - {"__init__"}
+    assert set(LEVELS) == rooms, "the levels and the folders of the package differ"
 
 
 def test_nothing_is_unpickled() -> None:

@@ -68,12 +68,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def clusters(tmp_path_factory: pytest.TempPathFactory, mix: list[dict]) -> Path:
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Seed 2 puts the questions about pictures into one cluster, and the sums into the other.
+    return make_tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny-encoder", seed=2)
+
+
+@pytest.fixture(scope="session")
+def clusters(tmp_path_factory: pytest.TempPathFactory, mix: list[dict], encoder: Path) -> Path:
     folder = tmp_path_factory.mktemp("clusters") / "k2"
     rows = {spec["name"]: json.loads(Path(spec["data_path"]).read_text()) for spec in mix}
     rule = InstructionRule()
     texts = [instruction_text(row, rule) for part in rows.values() for row in part]
-    encoder = make_tiny_encoder(folder.parent / "tiny-encoder")
     model = ClusterModel.fit(texts, 2, rule=rule, encoder=encoder, progress=False)
     model.save(folder)
     write_assignments(assign_rows(model, rows, progress=False), folder / "assignments.parquet")

@@ -1,3 +1,3 @@
 """The tiny run's fixtures."""
 
-from tests.tiny_run import base, clusters, mix, recipe_file  # noqa: F401
+from tests.tiny_run import base, clusters, encoder, mix, recipe_file  # noqa: F401

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.scripts import slurm_cluster
-from tests.tiny_run import base, clusters, mix, recipe_file
+from tests.tiny_run import base, clusters, encoder, mix, recipe_file
 
-__all__ = ["base", "clusters", "mix", "recipe_file", "slurm"]
+__all__ = ["base", "clusters", "encoder", "mix", "recipe_file", "slurm"]
 
 
 @pytest.fixture(scope="module")

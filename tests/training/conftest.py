@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.tiny_run import base, clusters, mix, recipe_file  # noqa: F401
+from tests.tiny_run import base, clusters, encoder, mix, recipe_file  # noqa: F401
 from tests.training import ranks
 
 

@@ -53,7 +53,7 @@ def write_rows(folder: Path) -> tuple[Path, list[dict]]:
 
 
 @pytest.fixture(scope="session")
-def unbalanced(tmp_path_factory: pytest.TempPathFactory, base: Path, clusters: Path) -> Path:
+def unbalanced(tmp_path_factory: pytest.TempPathFactory, base: Path, clusters: Path, encoder: Path) -> Path:
     """A recipe whose assignments follow from the order in which the sampler deals the rows out."""
     folder = tmp_path_factory.mktemp("unbalanced")
     data_path, rows = write_rows(folder)
@@ -76,7 +76,7 @@ def unbalanced(tmp_path_factory: pytest.TempPathFactory, base: Path, clusters: P
         if index >= 0:
             ids[index] = CLUSTERS[slot % BATCH]
     texts = [instruction_text(row, InstructionRule()) for row in rows]
-    model = ClusterModel.fit(texts, 4, rule=InstructionRule(), progress=False)
+    model = ClusterModel.fit(texts, 4, rule=InstructionRule(), encoder=encoder, progress=False)
     model.save(folder / "k4")
     table = assign_rows(model, {"train": rows}, progress=False)
     column = table.schema.get_field_index("cluster_id")

@@ -33,12 +33,11 @@ def change_answer(path: str) -> None:
     Path(path).write_text(json.dumps(rows))
 
 
-def make_again(folder: Path, mix: list[dict]) -> str:
+def make_again(folder: Path, mix: list[dict], encoder: Path) -> str:
     """Another clustering of the same rows into the same folder; returns its fingerprint."""
     rows = {spec["name"]: json.loads(Path(spec["data_path"]).read_text()) for spec in mix}
-    model = ClusterModel.fit(
-        [instruction_text(row, InstructionRule()) for row in rows["pictures"]], 2, progress=False, num_examples=1
-    )
+    texts = [instruction_text(row, InstructionRule()) for row in rows["pictures"]]
+    model = ClusterModel.fit(texts, 2, encoder=encoder, progress=False, num_examples=1)
     shutil.rmtree(folder)
     model.save(folder)
     write_assignments(assign_rows(model, rows, progress=False), folder / "assignments.parquet")
@@ -61,12 +60,14 @@ def test_other_rows_are_refused(
         train(load_recipe(recipe))
 
 
-def test_another_clustering_is_refused(recipe_file, mix: list[dict], clusters: Path, tmp_path: Path) -> None:
+def test_another_clustering_is_refused(
+    recipe_file, mix: list[dict], clusters: Path, encoder: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(clusters, tmp_path / "clusters"))
     recipe = recipe_file(cluster_model=str(folder))
     train(load_recipe(recipe, ["--stop_after_steps", "2"]))
     then = ClusterModel.load(folder).fingerprint
-    now = make_again(folder, mix)
+    now = make_again(folder, mix, encoder)
     assert then != now
     with pytest.raises(ConfigError, match=rf"{folder}: .*checkpoint-2 .*{then} then, {now} now\).*output_dir"):
         train(load_recipe(recipe))
@@ -87,9 +88,11 @@ def test_a_finished_run_too(recipe_file, own_mix: list[dict]) -> None:
         train(load_recipe(recipe))
 
 
-def test_a_clustering_that_routes_nothing_may_change(recipe_file, mix: list[dict], clusters: Path, tmp_path) -> None:
+def test_a_clustering_that_routes_nothing_may_change(
+    recipe_file, mix: list[dict], clusters: Path, encoder: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(clusters, tmp_path / "clusters"))
     recipe = recipe_file(cluster_model=str(folder), adapter="dataset")
     train(load_recipe(recipe, ["--stop_after_steps", "2"]))
-    make_again(folder, mix)
+    make_again(folder, mix, encoder)
     assert train(load_recipe(recipe)).state.global_step == 4

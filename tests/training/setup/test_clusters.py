@@ -44,16 +44,14 @@ def test_what_is_not_said_claims_nothing(recipe_file, tmp_path: Path) -> None:
     train(load_recipe(kept, ["--output_dir", str(tmp_path / "again")]))
 
 
-def test_an_encoder_is_known_by_its_weights(recipe_file, clusters: Path, tmp_path: Path) -> None:
-    from llava_mocle.clustering.encoder import SentenceEncoder
-
-    same = shutil.copytree(SentenceEncoder().folder, tmp_path / "same")
+def test_an_encoder_is_known_by_its_weights(recipe_file, clusters: Path, encoder: Path, tmp_path: Path) -> None:
+    same = shutil.copytree(encoder, tmp_path / "same")
     train(load_recipe(recipe_file(max_steps=1, cluster_encoder=str(same))))
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text("{}")
     (other / "model.safetensors").write_bytes(b"other weights")
-    with pytest.raises(ConfigError, match=r"cluster_encoder is '.*other', .*made with 'sentence-transformers/all-Mini"):
+    with pytest.raises(ConfigError, match=r"cluster_encoder is '.*other', .*made with '.*tiny-encoder"):
         train(load_recipe(recipe_file(cluster_encoder=str(other))))
 
 
