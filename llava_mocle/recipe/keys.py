@@ -42,15 +42,20 @@ class ModelArguments:
         resume="same",
     )
     mm_vision_select_feature: str | None = option(
-        None, "`patch` drops the class token; none: what the tower needs.", choices=("patch", "full"), resume="same"
+        None,
+        "`patch` drops the tower's class token; none: what the tower needs.",
+        choices=("patch", "full"),
+        resume="same",
     )
     dtype: str = option(
         "auto",
-        "The frozen weights; auto: bfloat16 with `bf16` on a GPU, else float32. 16 bit needs `bf16` or `fp16`.",
+        "Of the frozen weights; auto: bfloat16 with `bf16` on a GPU, else float32. 16 bit needs `bf16` or `fp16`.",
         choices=("auto", "float32", "bfloat16", "float16"),
         resume="same",
     )
-    attn_implementation: str = option("auto", "auto: flash_attention_2 where it can run, else sdpa.", resume="free")
+    attn_implementation: str = option(
+        "auto", "The attention's implementation; auto: flash_attention_2 where it can run, else sdpa.", resume="free"
+    )
     model_config: str | None = option(
         None,
         "A LLaVA config.json that `--dry-run` builds on the meta device when the weights are not at hand.",
@@ -78,13 +83,16 @@ class DataArguments:
     )
     version: str = option("vicuna_v1", "Prompt template: vicuna_v1, plain, llama_2, mistral or chat.", resume="same")
     image_aspect_ratio: str = option(
-        "pad", "pad: to a square with the processor's mean colour.", choices=("pad", "square"), resume="same"
+        "pad",
+        "pad: pads images to a square with the processor's mean colour; square: stretches them.",
+        choices=("pad", "square"),
+        resume="same",
     )
     model_max_length: int = option(
         2048, "Longest sample in tokens; a row whose image would be cut is dropped.", resume="same"
     )
     corrupt_images: str = option(
-        "error", "An unreadable image met while training.", choices=("error", "skip"), resume="free"
+        "error", "What to do with an unreadable image met while training.", choices=("error", "skip"), resume="free"
     )
 
     def dataset_specs(self) -> "list[DatasetSpec]":
@@ -153,7 +161,7 @@ class ClusterArguments:
     )
     cluster_encoder: str = option(
         "sentence-transformers/all-MiniLM-L6-v2",
-        "Any sentence-transformers model.",
+        "The sentence encoder: any sentence-transformers model, a name or a folder.",
         resume="data",
         clustering="encoder",
     )
@@ -220,7 +228,7 @@ class StageArguments:
         "Learning rate of gates and cluster embedding; none: `learning_rate`. Short runs need a larger one.",
         resume="same",
     )
-    group_by_modality_length: bool = option(True, "Batches of one modality and similar length.", resume="same")
+    group_by_modality_length: bool = option(True, "Make batches of one modality and similar length.", resume="same")
     resume: str = option(
         "auto", "auto: from the newest checkpoint in output_dir, if any; never; or a checkpoint folder.", resume="free"
     )

@@ -93,7 +93,7 @@ TRAINER_POLICIES: dict[str, Policy] = {
         "push_to_hub",
         why="checkpoints are moved into place while they would be uploaded; upload a finished folder instead",
     ),
-    **_refused("enable_jit_checkpoint", why="SIGTERM and SIGUSR1 save and end a run as it is; leave it out"),
+    **_refused("enable_jit_checkpoint", why="SIGTERM and SIGUSR1 already save a checkpoint and end the run; leave it out"),
     **_refused(
         "auto_find_batch_size",
         why="the global batch is part of a run; ask `llava-mocle plan`, and set per_device_train_batch_size",
@@ -107,19 +107,19 @@ TRAINER_POLICIES: dict[str, Policy] = {
         "fsdp_config",
         why="trained parameters are sharded by DeepSpeed here; set `deepspeed` to a file in zero_configs/",
     ),
-    **_refused("parallelism_config", why="processes share the data here, and DeepSpeed shards; leave it out"),
+    **_refused("parallelism_config", why="each process trains on its share of the data, and DeepSpeed shards; leave it out"),
     **_refused("ignore_data_skip", why="a resumed run would meet its epoch's first samples again; leave it out"),
     **_refused(
         "average_tokens_across_devices",
         why="the loss is the mean over the supervised tokens of the global batch, and would be a mean of the "
         "processes' means; leave it out",
     ),
-    **_refused("dataloader_in_order", why="batches out of order would make steps of other samples; leave it out"),
+    **_refused("dataloader_in_order", why="batches out of order would change which samples make up a step; leave it out"),
     **_refused("label_names", why="labels are made from the conversations; leave it out"),
     **_refused(
         "include_for_metrics",
         "batch_eval_metrics",
-        why="validation here gives losses, a dataset and a cluster, and no other metrics; leave it out",
+        why="validation gives losses, per dataset and per cluster, and no other metrics; leave it out",
     ),
     **_refused(
         "fp16_full_eval",
