@@ -22,8 +22,8 @@ Every key of a recipe is also a flag of `llava-mocle train`: `lora_r: 64` is `--
 [training.md](training.md#recipes).
 
 "On resume" says whether a run that goes on from a checkpoint may have another value than the run before. "By content"
-means that the paths may change, but the rows and the cluster model must be the same. Keys that exclude each other are two
-ways to say one thing: set one of them.
+means that the paths may change, but the rows and the cluster model must be the same. Keys that exclude each other are
+two ways to say one thing: set one of them.
 """
 
 
@@ -84,8 +84,8 @@ def _transformers() -> str:
             _listed("May have another value:", "free"),
             _listed("Must have the same value:", "same"),
             _wrapped(
-                "The size of the global batch (`per_device_train_batch_size` x `gradient_accumulation_steps` x processes) "
-                "must stay the same."
+                "The size of the global batch must stay the same: `per_device_train_batch_size` x "
+                "`gradient_accumulation_steps` x processes."
             ),
             "### Excluding each other, and secret\n",
             _wrapped(f"Of each pair set one: {'; '.join(pairs)}."),

@@ -84,7 +84,7 @@ class DataArguments:
     version: str = option("vicuna_v1", "Prompt template: vicuna_v1, plain, llama_2, mistral or chat.", resume="same")
     image_aspect_ratio: str = option(
         "pad",
-        "pad: pads images to a square with the processor's mean colour; square: stretches them.",
+        "pad: pads images to a square with the processor's mean colour; square: leaves them to the processor.",
         choices=("pad", "square"),
         resume="same",
     )

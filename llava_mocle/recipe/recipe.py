@@ -113,6 +113,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such recipe; the ones that ship are in scripts/recipes/") from error
+    except yaml.MarkedYAMLError as error:  # whose text quotes the file, which may hold a secret
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}: not a YAML recipe: {error.problem}{line}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a YAML recipe: {error}") from error
     if not isinstance(values, dict):

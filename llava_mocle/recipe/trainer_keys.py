@@ -12,12 +12,42 @@ from llava_mocle.recipe.keys import GROUPS, StageArguments
 from llava_mocle.recipe.policy import Policy, declared, option
 
 _SAME, _FREE = Policy("same"), Policy("free")
-
-
-def _refused(*keys: str, why: str) -> dict[str, Policy]:
-    return dict.fromkeys(keys, Policy("same", refused=why))
-
-
+_NO_METRICS = "validation gives losses, per dataset and per cluster, and no other metrics; leave it out"
+_SHARDED = "trained parameters are sharded by DeepSpeed here; set `deepspeed` to a file in zero_configs/"
+_WHILE_TRAINING = "it does nothing while a run trains; `bf16` and `fp16` hold for its validation too; leave it out"
+# Field -> why a value other than the default is refused, and what to do instead.
+_NOT_SUPPORTED = {
+    "resume_from_checkpoint": "the key is `resume` here: --resume FOLDER (auto, the default, takes the newest)",
+    "train_sampling_strategy": "the order is a seeded shuffle; choose with group_by_modality_length (true or false)",
+    "length_column_name": "lengths are measured, not read; leave it out",
+    "label_smoothing_factor": (
+        "transformers smooths LLaVA's labels without shifting them by one, so each position would "
+        "learn its own token; leave it out"
+    ),
+    "save_on_each_node": "a checkpoint is one folder on a filesystem that all machines share; leave it out",
+    "save_only_model": "its checkpoints cannot be resumed; leave it out (they are small)",
+    "push_to_hub": "checkpoints are moved into place while they would be uploaded; upload a finished folder instead",
+    "enable_jit_checkpoint": "SIGTERM and SIGUSR1 already save a checkpoint and end the run; leave it out",
+    "auto_find_batch_size": (
+        "the global batch is part of a run; ask `llava-mocle plan`, and set per_device_train_batch_size"
+    ),
+    "optim_target_modules": "parameter groups are this project's own; choose an `optim` that does not need it",
+    "fsdp": _SHARDED,
+    "fsdp_config": _SHARDED,
+    "parallelism_config": "each process trains on its share of the data, and DeepSpeed shards; leave it out",
+    "ignore_data_skip": "a resumed run would meet its epoch's first samples again; leave it out",
+    "average_tokens_across_devices": (
+        "the loss is the mean over the supervised tokens of the global batch, and would be a mean "
+        "of the processes' means; leave it out"
+    ),
+    "dataloader_in_order": "batches out of order would change which samples make up a step; leave it out",
+    "label_names": "labels are made from the conversations; leave it out",
+    "include_for_metrics": _NO_METRICS,
+    "batch_eval_metrics": _NO_METRICS,
+    "fp16_full_eval": _WHILE_TRAINING,
+    "bf16_full_eval": _WHILE_TRAINING,
+    "do_predict": "training predicts nothing; score the result with `llava-mocle eval`",
+}
 # Every field of `transformers.TrainingArguments` that `MocleTrainingArguments` does not declare anew.
 TRAINER_POLICIES: dict[str, Policy] = {
     # What is trained.
@@ -72,61 +102,7 @@ TRAINER_POLICIES: dict[str, Policy] = {
         _FREE,
     ),
     "hub_token": Policy("free", secret=True),
-    **_refused(
-        "resume_from_checkpoint", why="the key is `resume` here: --resume FOLDER (auto, the default, takes the newest)"
-    ),
-    **_refused(
-        "train_sampling_strategy",
-        why="the order is a seeded shuffle; choose with group_by_modality_length (true or false)",
-    ),
-    **_refused("length_column_name", why="lengths are measured, not read; leave it out"),
-    **_refused(
-        "label_smoothing_factor",
-        why="transformers smooths LLaVA's labels without shifting them by one, so each position would learn its own "
-        "token; leave it out",
-    ),
-    **_refused(
-        "save_on_each_node", why="a checkpoint is one folder on a filesystem that all machines share; leave it out"
-    ),
-    **_refused("save_only_model", why="its checkpoints cannot be resumed; leave it out (they are small)"),
-    **_refused(
-        "push_to_hub",
-        why="checkpoints are moved into place while they would be uploaded; upload a finished folder instead",
-    ),
-    **_refused("enable_jit_checkpoint", why="SIGTERM and SIGUSR1 already save a checkpoint and end the run; leave it out"),
-    **_refused(
-        "auto_find_batch_size",
-        why="the global batch is part of a run; ask `llava-mocle plan`, and set per_device_train_batch_size",
-    ),
-    **_refused(
-        "optim_target_modules",
-        why="parameter groups are this project's own; choose an `optim` that does not need it",
-    ),
-    **_refused(
-        "fsdp",
-        "fsdp_config",
-        why="trained parameters are sharded by DeepSpeed here; set `deepspeed` to a file in zero_configs/",
-    ),
-    **_refused("parallelism_config", why="each process trains on its share of the data, and DeepSpeed shards; leave it out"),
-    **_refused("ignore_data_skip", why="a resumed run would meet its epoch's first samples again; leave it out"),
-    **_refused(
-        "average_tokens_across_devices",
-        why="the loss is the mean over the supervised tokens of the global batch, and would be a mean of the "
-        "processes' means; leave it out",
-    ),
-    **_refused("dataloader_in_order", why="batches out of order would change which samples make up a step; leave it out"),
-    **_refused("label_names", why="labels are made from the conversations; leave it out"),
-    **_refused(
-        "include_for_metrics",
-        "batch_eval_metrics",
-        why="validation gives losses, per dataset and per cluster, and no other metrics; leave it out",
-    ),
-    **_refused(
-        "fp16_full_eval",
-        "bf16_full_eval",
-        why="it does nothing while a run trains; `bf16` and `fp16` hold for its validation too; leave it out",
-    ),
-    **_refused("do_predict", why="training predicts nothing; score the result with `llava-mocle eval`"),
+    **{key: Policy("same", refused=why) for key, why in _NOT_SUPPORTED.items()},
 }  # fmt: skip
 
 
