@@ -1,10 +1,9 @@
 """Train a recipe: stage 1 (the projector alone) or stage 2 (projector and adapter).
 
-A recipe is a YAML file whose keys are the options below; each is also a flag that wins over the file, and a flag's
-`none` switches off a key whose default is none. Every field of
-transformers.TrainingArguments is accepted as well, such as --output_dir, --learning_rate, --max_steps,
---per_device_train_batch_size, --gradient_accumulation_steps, --gradient_checkpointing, --bf16, --warmup_ratio,
---save_steps, --eval_strategy, --report_to, --deepspeed.
+A recipe is a YAML file whose keys are the options below. Each is also a flag that wins over the file; the value `none`
+unsets an optional key. Every field of transformers.TrainingArguments is accepted as well, such as --output_dir,
+--learning_rate, --max_steps, --per_device_train_batch_size, --gradient_accumulation_steps, --gradient_checkpointing,
+--bf16, --warmup_ratio, --save_steps, --eval_strategy, --report_to, --deepspeed. docs/keys.md lists all keys.
 
 examples:
   llava-mocle train scripts/recipes/playground_mocle.yaml
@@ -15,6 +14,7 @@ An interrupted run goes on from its newest checkpoint when it is started again.
 
 import argparse
 import dataclasses
+import logging
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -25,10 +25,11 @@ from llava_mocle.training.processes.early_signals import leaving_early, protect_
 if TYPE_CHECKING:
     from llava_mocle.recipe.recipe import Recipe
 
+logger = logging.getLogger(__name__)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    # Only what is no recipe key is declared here: the recipe itself parses its keys, so that the file's values stand
-    # until a flag says otherwise.
+    # Recipe keys are not declared here: `load_recipe` parses their flags, as a flag wins over the file's value.
     parser.set_defaults(takes_overrides=True)
     parser.usage = "llava-mocle train [RECIPE] [--dry-run] [--resolve FILE] [--KEY VALUE ...]"
     parser.add_argument(
@@ -77,6 +78,12 @@ def _show(args: argparse.Namespace) -> int:
         from llava_mocle.recipe.recipe import write_recipe
 
         write_recipe(recipe, args.resolve)
+        if withheld := recipe.withheld():
+            logger.warning(
+                "%s: %s not written whole, as secrets are not; give them to the run as environment variables "
+                "(HF_TOKEN, WANDB_API_KEY, COMET_API_KEY)",
+                args.resolve, ", ".join(withheld),
+            )  # fmt: skip
         return 0
     from llava_mocle.training.dry_run import dry_run
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_mocle.errors import ConfigError
+from llava_mocle.io.secrets import mask_command
 from llava_mocle.planning.hardware import Cluster
 from llava_mocle.planning.measure import measure_shape
 from llava_mocle.planning.memory import STRATEGIES
@@ -126,7 +127,7 @@ def command_line(recipe: Recipe, cluster: Cluster, chosen: Candidate, overrides:
     words += [f"--{checkpointing_key(recipe.trainer)}", str(chosen.checkpointing).lower()]
     if chosen.strategy.config or recipe.trainer.get("deepspeed"):
         words += ["--deepspeed", chosen.strategy.config or ""]
-    return shlex.join(words)
+    return shlex.join(mask_command(words))
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""Recipes that cannot work, told before anything is loaded."""
+"""Recipes that cannot work, or keys that would do nothing or the wrong thing: refused before anything is loaded."""
 
 from llava_mocle.errors import ConfigError
-from llava_mocle.recipe.recipe import Recipe
-from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
-from llava_mocle.recipe.unsupported import refuse_keys
+from llava_mocle.recipe.recipe import Recipe, trainer_defaults
+from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
+
+# Of `accelerator_config`, what would change which samples make up a step.
+_ACCELERATOR = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler")
 
 
 def check_recipe(recipe: Recipe, args: MocleTrainingArguments) -> None:
@@ -12,7 +14,7 @@ def check_recipe(recipe: Recipe, args: MocleTrainingArguments) -> None:
     Raises:
         ConfigError: names the key, its value, and what to do.
     """
-    refuse_keys(recipe, args)
+    refuse_unsupported(recipe, args)
     _check_numbers(recipe, args)
     _check_trainer(args)
     _check_dtype(recipe, args)
@@ -23,6 +25,29 @@ def check_recipe(recipe: Recipe, args: MocleTrainingArguments) -> None:
             raise ConfigError(
                 f"{key} is {value!r}, but vision_tower is not set, and {recipe.model.model_name_or_path} has its own "
                 f"choice; leave {key} out (as a flag: --{key} none), or set vision_tower"
+            )
+
+
+def refuse_unsupported(recipe: Recipe, args: MocleTrainingArguments) -> None:
+    """Refuse keys of `transformers.TrainingArguments` that would do nothing here, or the wrong thing.
+
+    Raises:
+        ConfigError: names the key, its value, and what to do.
+    """
+    for key, policy in policies().items():
+        if policy.refused:
+            value, default = recipe.trainer.get(key), trainer_defaults()[key]
+            off = not value and not default
+            if value is not None and value != default and not off:
+                raise ConfigError(f"{key} is {value!r}: {policy.refused}")
+    if recipe.trainer.get("do_eval") and args.eval_strategy == "no":
+        raise ConfigError("do_eval is true, but eval_strategy is no: set that to steps or epoch, or leave do_eval out")
+    given, usual = args.accelerator_config, type(args.accelerator_config)()
+    for key in _ACCELERATOR:
+        if getattr(given, key) != getattr(usual, key):
+            raise ConfigError(
+                f"accelerator_config: {key} is {getattr(given, key)!r}, which would change which samples make up a "
+                "step; leave it out"
             )
 
 
@@ -43,12 +68,6 @@ def _check_numbers(recipe: Recipe, args: MocleTrainingArguments) -> None:
 def _check_trainer(args: MocleTrainingArguments) -> None:
     if args.deepspeed and args.load_best_model_at_end:
         raise ConfigError("load_best_model_at_end cannot be used with deepspeed; take the best checkpoint's folder")
-    if args.save_only_model:
-        raise ConfigError("save_only_model makes checkpoints that cannot be resumed; leave it out (they are small)")
-    if args.remove_unused_columns:
-        raise ConfigError(
-            "remove_unused_columns is true, which would drop the cluster ids that route each sample; leave it out"
-        )
     options = args.activation_checkpointing_kwargs
     if isinstance(options, dict) and options.get("use_reentrant"):
         raise ConfigError(

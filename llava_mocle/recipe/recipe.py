@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,29 +14,24 @@ from transformers import HfArgumentParser
 
 from llava_mocle.errors import ConfigError
 from llava_mocle.io.files import write_text
-from llava_mocle.recipe.keys import (
-    GROUPS,
-    AdapterArguments,
-    ClusterArguments,
-    DataArguments,
-    ModelArguments,
-    StageArguments,
-)
-from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
-from llava_mocle.recipe.values import allow_none, check_either, checked_value, give_way
-
-# How the cluster model is made: a recipe need not say it, and trains on what is in the cluster model's folder.
-CLUSTERING_KEYS = ("num_clusters", "cluster_encoder", "instruction_turns", "cluster_seed", "cluster_n_init")
+from llava_mocle.io.secrets import without_secrets
+from llava_mocle.recipe.keys import GROUPS, OWN_KEYS, KeyGroups, StageArguments
+from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
+from llava_mocle.recipe.values import allow_none, checked_value, drop_replaced, refuse_excluded
 
 
 class _Parser(HfArgumentParser):
+    def add_argument(self, *names: Any, policy: Any = None, **options: Any) -> argparse.Action:
+        # A field's metadata arrives here; its policy is no business of argparse.
+        return super().add_argument(*names, **options)
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; `llava-mocle train --help` lists the keys")
 
 
 @dataclass
-class Recipe:
-    """A resolved recipe: defaults, then the YAML, then the overrides.
+class Recipe(KeyGroups):
+    """A resolved recipe: defaults, then the YAML, then the overrides. Its own keys stand in their groups.
 
     Attributes:
         trainer: the keys of `MocleTrainingArguments` that are not ours.
@@ -44,12 +39,7 @@ class Recipe:
         given: the keys that the YAML or the overrides set; all others have their defaults.
     """
 
-    model: ModelArguments
-    data: DataArguments
-    cluster: ClusterArguments
-    adapter: AdapterArguments
-    stage: StageArguments
-    trainer: dict[str, Any]
+    trainer: dict[str, Any] = field(repr=False)  # it may hold a secret
     source: str | None = None
     given: frozenset[str] = frozenset()
 
@@ -66,23 +56,32 @@ class Recipe:
             raise ConfigError(f"{self.source or 'command line'}: {error}") from error
 
     def as_dict(self) -> dict[str, Any]:
-        """All our keys, and Trainer's keys that differ from their defaults, ready for `yaml.safe_dump`."""
-        ours: dict[str, Any] = {}
-        for group in ("model", "data", "cluster", "adapter", "stage"):
-            ours |= dataclasses.asdict(getattr(self, group))
-        defaults = _trainer_defaults()
-        return ours | {key: value for key, value in self.trainer.items() if value != defaults[key]}
+        """All our keys, and Trainer's keys that differ from their defaults, ready for `yaml.safe_dump`; no secrets."""
+        return {key: without_secrets(value) for key, value in self._values().items() if not policies()[key].secret}
+
+    def withheld(self) -> list[str]:
+        """The keys that hold a secret, which `as_dict` leaves out or masks."""
+        written = self.as_dict()
+        return [key for key, value in self._values().items() if written.get(key) != value]
+
+    def _values(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for group in GROUPS:
+            values |= dataclasses.asdict(getattr(self, group))
+        defaults = trainer_defaults()
+        return values | {key: value for key, value in self.trainer.items() if value != defaults[key]}
 
 
 def _make_parser() -> _Parser:
-    groups = [ModelArguments, DataArguments, ClusterArguments, AdapterArguments, MocleTrainingArguments]
-    parser = _Parser(groups, allow_abbrev=False)
+    # `StageArguments` comes with `MocleTrainingArguments`, which inherits from it.
+    groups = [group for group in GROUPS.values() if not issubclass(MocleTrainingArguments, group)]
+    parser = _Parser([*groups, MocleTrainingArguments], allow_abbrev=False)
     allow_none(parser)
     return parser
 
 
 @cache
-def _trainer_defaults() -> dict[str, Any]:
+def trainer_defaults() -> dict[str, Any]:
     """Field name -> default of every `MocleTrainingArguments` field that is not one of `StageArguments`."""
     parsed = vars(_make_parser().parse_args([]))
     ours = {item.name for item in dataclasses.fields(StageArguments)}
@@ -92,14 +91,14 @@ def _trainer_defaults() -> dict[str, Any]:
 
 def known_keys() -> list[str]:
     """Every key a recipe may hold."""
-    own = [item.name for group in GROUPS.values() for item in dataclasses.fields(group)]
-    return sorted({*own, *_trainer_defaults()})
+    return sorted({*OWN_KEYS, *trainer_defaults()})
 
 
 def _nearest(key: str) -> str:
     # Our own keys first: transformers has so many that one of them is always near.
-    own = [item.name for group in GROUPS.values() for item in dataclasses.fields(group)]
-    close = difflib.get_close_matches(key, own, n=1) or difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.0)
+    close = difflib.get_close_matches(key, OWN_KEYS, n=1) or difflib.get_close_matches(
+        key, known_keys(), n=1, cutoff=0.0
+    )
     return f"did you mean {close[0]!r}?"
 
 
@@ -114,6 +113,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such recipe; the ones that ship are in scripts/recipes/") from error
+    except yaml.MarkedYAMLError as error:  # whose text quotes the file, which may hold a secret
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}: not a YAML recipe: {error.problem}{line}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a YAML recipe: {error}") from error
     if not isinstance(values, dict):
@@ -136,12 +138,12 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         ConfigError: an unknown key or a value of the wrong type, with the key, the value and what was expected.
     """
     flags = _given_flags(overrides)
-    check_either("command line", flags)
+    refuse_excluded("command line", flags)
     parser = _make_parser()
     values = read_yaml(path) if path is not None else {}
     values = {key: checked_value(parser, str(path), key, value) for key, value in values.items()}
-    check_either(str(path), values)
-    give_way(values, flags)
+    refuse_excluded(str(path), values)
+    drop_replaced(values, flags)
     # Text goes through argparse's own conversion (YAML reads 1e-4 as text); other values stay as they are.
     parser.set_defaults(**values)
     parsed = vars(parser.parse_args(list(overrides)))
@@ -149,7 +151,7 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         name: group(**{item.name: parsed[item.name] for item in dataclasses.fields(group)})
         for name, group in GROUPS.items()
     }
-    trainer = {key: parsed[key] for key in _trainer_defaults()}
+    trainer = {key: parsed[key] for key in trainer_defaults()}
     source = str(path) if path is not None else None
     return Recipe(**made, trainer=trainer, source=source, given=frozenset({*values, *flags}))
 
@@ -166,21 +168,22 @@ def _given_flags(overrides: Sequence[str]) -> dict[str, Any]:
     namespace, unknown = parser.parse_known_args(list(overrides))
     for word in unknown:
         if word.startswith("--"):
-            key = word[2:].split("=")[0].replace("-", "_")
-            raise ConfigError(f"unknown flag {word!r}; {_nearest(key)}")
+            flag = word.split("=")[0]  # what follows may be a secret
+            raise ConfigError(f"unknown flag {flag!r}; {_nearest(flag[2:].replace('-', '_'))}")
     if unknown:
         raise ConfigError(f"unexpected words on the command line: {' '.join(unknown)}")
     return vars(namespace)
 
 
 def write_recipe(recipe: Recipe, path: str | Path) -> None:
-    """Write a resolved recipe as YAML that `load_recipe` reads back to the same.
+    """Write a resolved recipe as YAML that `load_recipe` reads back to the same, but for secrets.
 
-    How the clusters were made stands in it only where the recipe says so: a default is no claim about the cluster
-    model that it names.
+    How the clusters were made is written only where the recipe says so: a default does not describe the cluster model
+    that the recipe names.
     """
     values = recipe.as_dict()
-    for item in dataclasses.fields(ClusterArguments):
-        if item.name in CLUSTERING_KEYS and item.name not in recipe.given and values[item.name] == item.default:
+    for item in dataclasses.fields(recipe.cluster):
+        at_default = item.name not in recipe.given and values[item.name] == item.default
+        if policies()[item.name].clustering and at_default:
             del values[item.name]
     write_text(path, yaml.safe_dump(values, sort_keys=False))

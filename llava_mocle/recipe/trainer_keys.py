@@ -1,12 +1,109 @@
-"""`transformers.TrainingArguments` with this project's own keys and defaults (paper, appendix A.2)."""
+"""`transformers.TrainingArguments` with this project's defaults (paper, appendix A.2), and a policy for every field."""
 
-import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 from transformers import TrainingArguments
 
-from llava_mocle.recipe.keys import StageArguments
+from llava_mocle.io.secrets import without_secrets
+from llava_mocle.recipe.keys import GROUPS, StageArguments
+from llava_mocle.recipe.policy import Policy, declared, option
+
+_SAME, _FREE = Policy("same"), Policy("free")
+_NO_METRICS = "validation gives losses, per dataset and per cluster, and no other metrics; leave it out"
+_SHARDED = "trained parameters are sharded by DeepSpeed here; set `deepspeed` to a file in zero_configs/"
+_WHILE_TRAINING = "it does nothing while a run trains; `bf16` and `fp16` hold for its validation too; leave it out"
+# Field -> why a value other than the default is refused, and what to do instead.
+_NOT_SUPPORTED = {
+    "resume_from_checkpoint": "the key is `resume` here: --resume FOLDER (auto, the default, takes the newest)",
+    "train_sampling_strategy": "the order is a seeded shuffle; choose with group_by_modality_length (true or false)",
+    "length_column_name": "lengths are measured, not read; leave it out",
+    "label_smoothing_factor": (
+        "transformers smooths LLaVA's labels without shifting them by one, so each position would "
+        "learn its own token; leave it out"
+    ),
+    "save_on_each_node": "a checkpoint is one folder on a filesystem that all machines share; leave it out",
+    "save_only_model": "its checkpoints cannot be resumed; leave it out (they are small)",
+    "push_to_hub": "checkpoints are moved into place while they would be uploaded; upload a finished folder instead",
+    "enable_jit_checkpoint": "SIGTERM and SIGUSR1 already save a checkpoint and end the run; leave it out",
+    "auto_find_batch_size": (
+        "the global batch is part of a run; ask `llava-mocle plan`, and set per_device_train_batch_size"
+    ),
+    "optim_target_modules": "parameter groups are this project's own; choose an `optim` that does not need it",
+    "fsdp": _SHARDED,
+    "fsdp_config": _SHARDED,
+    "parallelism_config": "each process trains on its share of the data, and DeepSpeed shards; leave it out",
+    "ignore_data_skip": "a resumed run would meet its epoch's first samples again; leave it out",
+    "average_tokens_across_devices": (
+        "the loss is the mean over the supervised tokens of the global batch, and would be a mean "
+        "of the processes' means; leave it out"
+    ),
+    "dataloader_in_order": "batches out of order would change which samples make up a step; leave it out",
+    "label_names": "labels are made from the conversations; leave it out",
+    "include_for_metrics": _NO_METRICS,
+    "batch_eval_metrics": _NO_METRICS,
+    "fp16_full_eval": _WHILE_TRAINING,
+    "bf16_full_eval": _WHILE_TRAINING,
+    "do_predict": "training predicts nothing; score the result with `llava-mocle eval`",
+}
+# Every field of `transformers.TrainingArguments` that `MocleTrainingArguments` does not declare anew.
+TRAINER_POLICIES: dict[str, Policy] = {
+    # What is trained.
+    **dict.fromkeys(
+        (
+            "max_steps", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "adam_beta1", "adam_beta2",
+            "adam_epsilon", "max_grad_norm", "bf16", "fp16", "tf32", "use_liger_kernel", "liger_kernel_config",
+            "neftune_noise_alpha", "seed", "data_seed", "accelerator_config", "dataloader_drop_last",
+        ),
+        _SAME,
+    ),
+    # How to compute it. The size of the global batch is compared by itself.
+    **dict.fromkeys(
+        (
+            "per_device_train_batch_size", "gradient_accumulation_steps", "deepspeed", "use_cpu", "local_rank",
+            "torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps", "use_cache",
+            "full_determinism", "ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_static_graph",
+            "ddp_timeout", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
+            "dataloader_prefetch_factor", "dataloader_multiprocessing_context", "activation_checkpointing",
+            "activation_checkpointing_kwargs",
+        ),
+        _FREE,
+    ),
+    # LLaVA's names of the last two.
+    "gradient_checkpointing": Policy("free", excludes="activation_checkpointing"),
+    "gradient_checkpointing_kwargs": Policy("free", excludes="activation_checkpointing_kwargs"),
+    # What to log.
+    **dict.fromkeys(
+        (
+            "logging_strategy", "logging_first_step", "log_on_each_node", "log_level", "log_level_replica",
+            "disable_tqdm", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
+            "include_num_input_tokens_seen", "skip_memory_metrics", "debug",
+        ),
+        _FREE,
+    ),
+    # When and how to validate.
+    **dict.fromkeys(
+        (
+            "do_train", "do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start",
+            "per_device_eval_batch_size", "eval_accumulation_steps", "eval_do_concat_batches",
+            "eval_use_gather_object", "prediction_loss_only",
+        ),
+        _FREE,
+    ),
+    # What to save, and where.
+    **dict.fromkeys(
+        (
+            "output_dir", "save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end",
+            "metric_for_best_model", "greater_is_better", "restore_callback_states_from_checkpoint", "hub_model_id",
+            "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision",
+        ),
+        _FREE,
+    ),
+    "hub_token": Policy("free", secret=True),
+    **{key: Policy("same", refused=why) for key, why in _NOT_SUPPORTED.items()},
+}  # fmt: skip
 
 
 @dataclass
@@ -18,45 +115,58 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
     1 and `activation_checkpointing` now.
     """
 
-    learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the experts."})
-    weight_decay: float = field(default=0.0, metadata={"help": "Weight decay."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
-    warmup_ratio: float | None = field(default=None, metadata={"help": "Warm-up as a share of all steps: 0.03."})
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the mixture."})
-    logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Off: a loss of nan is logged as it is."})
-    report_to: str | None = field(
-        default="auto", metadata={"help": "auto: tensorboard when installed; wandb, tensorboard or none."}
+    learning_rate: float = option(1e-4, "Learning rate of the experts.", resume="same")
+    weight_decay: float = option(0.0, "Weight decay.", resume="same")
+    lr_scheduler_type: str = option("cosine", "Learning rate schedule.", resume="same")
+    warmup_ratio: float | None = option(
+        None, "Warm-up as a share of all steps: 0.03.", resume="same", excludes="warmup_steps"
     )
-    activation_checkpointing: bool | None = field(default=None, metadata={"help": "Recompute activations."})
-    activation_checkpointing_kwargs: dict | str | None = field(default=None, metadata={"help": "Its options, as JSON."})
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "LLaVA's name of activation_checkpointing; non-reentrant."}
+    num_train_epochs: float = option(1.0, "Passes over the mixture.", resume="same")
+    logging_steps: float = option(1, "Log every so many steps.", resume="free")
+    logging_nan_inf_filter: bool = option(False, "Off: a loss of nan is logged as it is.", resume="free")
+    # Not `str | None`: `none` is a value of its own here, and not an unset key.
+    report_to: str = option("auto", "auto: tensorboard when installed; wandb, tensorboard or none.", resume="free")
+    ddp_find_unused_parameters: bool | None = option(
+        False, "Off: every trained parameter takes part in every step.", resume="free"
     )
-    gradient_checkpointing_kwargs: dict | str | None = field(default=None, metadata={"help": "Likewise its options."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Off: every trained parameter takes part in every step."}
+    remove_unused_columns: bool = option(
+        False,
+        "Off: routing inputs are columns.",
+        resume="same",
+        refused="it would drop the cluster ids that route each sample; leave it out",
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Off: routing inputs are columns."})
 
     def __post_init__(self) -> None:
         if self.warmup_ratio is not None:
             self.warmup_steps = self.warmup_ratio
-        if self.gradient_checkpointing is not None and self.activation_checkpointing is None:
-            self.activation_checkpointing, self.gradient_checkpointing = self.gradient_checkpointing, None
-        if self.gradient_checkpointing_kwargs is not None and self.activation_checkpointing_kwargs is None:
-            self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
-            self.gradient_checkpointing_kwargs = None
+        for llavas, key in (
+            ("gradient_checkpointing", "activation_checkpointing"),
+            ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+        ):
+            if getattr(self, key) is None:
+                setattr(self, key, getattr(self, llavas))
+                setattr(self, llavas, None)
         if self.report_to == "auto":
             self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
         super().__post_init__()
         if self.activation_checkpointing:
             # Re-entrant checkpointing would recompute outside the forward that set the routing.
-            self.activation_checkpointing_kwargs = {
-                "use_reentrant": False,
-                **typing.cast(dict, self.activation_checkpointing_kwargs or {}),
-            }
+            given = getattr(self, "activation_checkpointing_kwargs", None)
+            self.activation_checkpointing_kwargs = {"use_reentrant": False, **(given or {})}
         # One process drives one GPU: with several visible ones Trainer would wrap the model in DataParallel, whose
         # replicas cannot share one routing. torchrun starts a process a GPU.
         if self.n_gpu > 1:
             self._n_gpu = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """What loggers such as TensorBoard and W&B record: no secrets, also not inside a DeepSpeed configuration."""
+        return without_secrets(super().to_dict())
+
+
+@cache
+def policies() -> dict[str, Policy]:
+    """The policy of every key that a recipe may hold."""
+    found = TRAINER_POLICIES | declared(MocleTrainingArguments)
+    for group in GROUPS.values():
+        found |= declared(group)
+    return found

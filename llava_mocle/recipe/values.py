@@ -1,4 +1,4 @@
-"""What may stand at a recipe's keys: values of the right type, `none`, and keys of which only one may be set."""
+"""The values of recipe keys: of the right type, `none`, or one of two keys that exclude each other."""
 
 import argparse
 import dataclasses
@@ -10,21 +10,18 @@ from functools import cache
 from typing import Any
 
 from llava_mocle.errors import ConfigError
-from llava_mocle.recipe.keys import GROUPS
-from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
+from llava_mocle.recipe.keys import GROUPS, OWN_KEYS
+from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
 
 _NONE_WORDS = ("", "none", "null")
-# Where `none` is a value of its own.
-_KEEP_NONE = {"report_to"}
-# Two ways to say one thing: a flag takes the place of the file's other key, and a file or a command line has only one.
-_EITHER = (
-    ("warmup_ratio", "warmup_steps"),
-    ("gradient_checkpointing", "activation_checkpointing"),
-    ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
-    ("data_path", "datasets"),
-)
-_ONE_DATASET = ("image_folder", "eval_data_path")
 _EXPECTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
+
+@cache
+def _fields() -> Mapping[str, "dataclasses.Field[Any]"]:
+    """Key -> its field."""
+    groups = (MocleTrainingArguments, *GROUPS.values())
+    return {item.name: item for group in groups for item in dataclasses.fields(group)}
 
 
 @cache
@@ -36,14 +33,9 @@ def _hints() -> Mapping[str, Any]:
     return found
 
 
-@cache
-def _own_keys() -> frozenset[str]:
-    return frozenset(item.name for group in GROUPS.values() for item in dataclasses.fields(group))
-
-
 def is_optional(key: str) -> bool:
-    """Whether a key may be switched off by `none`."""
-    return key not in _KEEP_NONE and types.NoneType in typing.get_args(_hints().get(key))
+    """Whether `none` unsets the key."""
+    return types.NoneType in typing.get_args(_hints().get(key))
 
 
 def allow_none(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +90,7 @@ def _type_name(key: str) -> str | None:
     kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not types.NoneType]
     name = kinds[0].__name__ if len(kinds) == 1 and kinds[0] in (int, float, bool, str) else None
     # Trainer says `str` of some fields that it takes lists for.
-    return None if key == "datasets" or (name == "str" and key not in _own_keys()) else name
+    return None if key == "datasets" or (name == "str" and key not in OWN_KEYS) else name
 
 
 def _fits(key: str, value: Any) -> bool:
@@ -116,30 +108,39 @@ def _kind(key: str) -> str:
     return _EXPECTED.get(_type_name(key) or "", "a value")
 
 
-def check_either(place: str, values: Mapping[str, Any]) -> None:
-    """Refuse two keys for one setting in one place.
+def refuse_excluded(place: str, values: Mapping[str, Any]) -> None:
+    """Refuse two keys for one setting in one place; one that has its default says nothing.
 
     Raises:
         ConfigError: names both.
     """
-    for one, other in _EITHER:
-        if one == "warmup_ratio" and str(values.get(other)) == "0":
-            continue  # which is its default
-        if _is_set(values.get(one)) and _is_set(values.get(other)):
+    for one, other in _pairs():
+        if all(_is_set(values.get(key)) and not _is_default(key, values[key]) for key in (one, other)):
             raise ConfigError(
                 f"{place}: both {one} ({values[one]!r}) and {other} ({values[other]!r}) are set; keep one of them"
             )
 
 
-def give_way(values: dict[str, Any], flags: Mapping[str, Any]) -> None:
-    """Take out of a file's values what a flag says by its other name."""
-    for pair in _EITHER:
-        for given, other in (pair, pair[::-1]):
+def drop_replaced(values: dict[str, Any], flags: Mapping[str, Any]) -> None:
+    """Remove from a recipe's values the keys that a flag replaces, and what belongs to them."""
+    for pair in _pairs():
+        for given, replaced in (pair, pair[::-1]):
             if _is_set(flags.get(given)):
-                values.pop(other, None)
-                if given == "datasets":
-                    for key in _ONE_DATASET:
+                values.pop(replaced, None)
+                for key, policy in policies().items():
+                    if policy.belongs_to == replaced:
                         values.pop(key, None)
+
+
+@cache
+def _pairs() -> tuple[tuple[str, str], ...]:
+    """The keys of which only one may be set."""
+    return tuple((key, policy.excludes) for key, policy in policies().items() if policy.excludes)
+
+
+def _is_default(key: str, value: Any) -> bool:
+    default = _fields()[key].default
+    return value == default or str(value) == str(default)
 
 
 def _is_set(value: Any) -> bool:

@@ -75,6 +75,11 @@ def test_the_command_line_is_a_recipe_that_resolves():
     assert "--lora_r 64" in plan.command
 
 
+def test_the_command_line_holds_no_secret():
+    plan = plan_of("a10", 4, overrides=("--hub_token", "my-secret"), global_batch=128)
+    assert "--hub_token '***'" in plan.command
+
+
 @pytest.mark.parametrize(
     ("words", "nodes", "start"),
     [

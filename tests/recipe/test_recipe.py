@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from llava_mocle.cli.main import main
 from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.recipe import load_recipe, write_recipe
 from llava_mocle.training.dry_run import dry_run
@@ -115,7 +116,7 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such recipe"):
         load_recipe(tmp_path / "none.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1")
-    with pytest.raises(ConfigError, match=r"broken.yaml: not a YAML recipe"):
+    with pytest.raises(ConfigError, match=r"broken.yaml: not a YAML recipe: .* in line 1"):
         load_recipe(tmp_path / "broken.yaml")
 
 
@@ -132,3 +133,40 @@ def test_dry_run_of_stage_2_on_a_stage_1_folder(recipe_file, base: Path, tmp_pat
     on_folder = dry_run(load_recipe(recipe_file(model_name_or_path=str(folder)), ["--output_dir", "runs/x"]))
     on_base = dry_run(load_recipe(recipe_file(model_name_or_path=str(base)), ["--output_dir", "runs/x"]))
     assert on_folder.splitlines()[1:] == on_base.splitlines()[1:]
+
+
+COMET = {"zero_optimization": {"stage": 2}, "comet": {"enabled": True, "api_key": "my-secret"}}
+
+
+def test_secrets_are_neither_written_nor_printed(
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = {"hub_token": "my-secret", "deepspeed": COMET, "data_path": "a.json", "model_name_or_path": str(base)}
+    path = write(tmp_path, output_dir="runs/x", **keys)
+    recipe = load_recipe(path)
+    assert recipe.trainer["hub_token"] == "my-secret"
+    assert "hub_token" not in recipe.as_dict()
+    assert sorted(recipe.withheld()) == ["deepspeed", "hub_token"]
+    assert "my-secret" not in repr(recipe)
+    resolved = tmp_path / "resolved.yaml"
+    assert main(["train", str(path), "--resolve", str(resolved)]) == 0
+    assert "my-secret" not in resolved.read_text()
+    assert load_recipe(resolved).trainer["deepspeed"] == {"zero_optimization": {"stage": 2}, "comet": {"enabled": True}}
+    assert "hub_token" in caplog.text
+    assert main(["train", str(path), "--dry-run", "--deepspeed", "none"]) == 0
+    told = capsys.readouterr()
+    assert "parameters" in told.out
+    assert "my-secret" not in told.out + told.err + caplog.text
+
+
+def test_a_misspelt_flag_is_named_without_its_value() -> None:
+    with pytest.raises(ConfigError, match=r"unknown flag '--hub_tokn'; did you mean") as caught:
+        load_recipe(None, ["--hub_tokn=my-secret"])
+    assert "my-secret" not in str(caught.value)
+
+
+def test_a_broken_file_is_not_quoted(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("lora_r: 4\nhub_token: [my-secret\n")
+    with pytest.raises(ConfigError, match="not a YAML recipe") as caught:
+        load_recipe(tmp_path / "broken.yaml")
+    assert "my-secret" not in str(caught.value)

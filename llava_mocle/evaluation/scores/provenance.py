@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Any
 
 import llava_mocle
+from llava_mocle.io.secrets import mask_command
 
 _PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "numpy", "pillow")
 
@@ -26,9 +27,9 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line of this process, quoted so that a shell takes it back."""
+    """The command line of this process, quoted so that a shell takes it back, with its secrets masked."""
     original = list(getattr(sys, "orig_argv", [])) or [sys.executable, *sys.argv]
-    return shlex.join(original)
+    return shlex.join(mask_command(original))
 
 
 def items_digest(items: Sequence[Any]) -> str:

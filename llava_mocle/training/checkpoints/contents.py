@@ -1,6 +1,5 @@
 """What a checkpoint folder holds besides weights, and how one is found and written whole."""
 
-import dataclasses
 import logging
 import os
 import re
@@ -14,8 +13,8 @@ import yaml
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.io.files import make_readable
 from llava_mocle.model.folders import CLUSTERS_FOLDER, RECIPE_FILE
-from llava_mocle.recipe.keys import DataArguments
-from llava_mocle.recipe.recipe import CLUSTERING_KEYS, Recipe, load_recipe, write_recipe
+from llava_mocle.recipe.comparison import differences
+from llava_mocle.recipe.recipe import Recipe, load_recipe, write_recipe
 from llava_mocle.training.checkpoints.manifest import flaw, flush, read_seal, write_seal
 
 if TYPE_CHECKING:
@@ -26,22 +25,6 @@ logger = logging.getLogger(__name__)
 STAGING_FOLDER = ".incomplete"
 ABANDONED_FOLDER = "abandoned"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-# Keys that say how to run, not what is trained: they may change between a run and its resumption.
-_FREE_KEYS = {
-    "resume", "stop_after_steps", "output_dir", "logging_steps", "save_steps", "save_total_limit", "report_to",
-    "eval_steps", "dataloader_num_workers", "vision_feature_cache", "disable_tqdm", "attn_implementation",
-    "run_name", "save_strategy", "eval_strategy", "logging_strategy", "model_config", "deepspeed",
-    "universal_checkpoint", "per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size",
-    "gradient_checkpointing", "activation_checkpointing", "activation_checkpointing_kwargs", "ddp_timeout",
-    "cluster_cache_dir", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "eval_delay",
-    "logging_first_step", "logging_dir", "eval_accumulation_steps", "ddp_find_unused_parameters", "ddp_bucket_cap_mb",
-    "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_pin_memory", "logging_nan_inf_filter",
-    "corrupt_images", "use_cpu", "dataloader_multiprocessing_context", "torch_empty_cache_steps", "skip_memory_metrics",
-    "gradient_checkpointing_kwargs",
-}  # fmt: skip
-
-# The ways to say which data there is; `datasets` can say all of them.
-_DATA_KEYS = ("datasets", "data_path", "image_folder", "eval_data_path")
 
 
 @dataclass
@@ -108,7 +91,7 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> No
     """Refuse to resume under a recipe that would change what is trained.
 
     How the global batch is split over processes, device batches and accumulation steps may change; its size may not.
-    Rows and a cluster model that the seal knows by content may lie elsewhere: `check_same_content` compares them.
+    Rows and a cluster model that the manifest knows by content may lie elsewhere: `check_same_content` compares them.
 
     Raises:
         ConfigError: names every key that differs, with both values.
@@ -116,19 +99,11 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> No
     path = checkpoint / RECIPE_FILE
     if not path.is_file():
         raise CheckpointError(f"{path}: missing; this checkpoint cannot be resumed safely")
-    # A key that is not there had its default.
+    # A key that is not in the file had its default.
     defaults = load_recipe()
     before = defaults.trainer | defaults.as_dict() | yaml.safe_load(path.read_text(encoding="utf-8"))
-    now, seal = recipe.trainer | recipe.as_dict(), read_seal(checkpoint)
-    free = _FREE_KEYS
-    if "rows" in seal:
-        free = _FREE_KEYS.union(CLUSTERING_KEYS, ["cluster_model", "cluster_assignments"])
-        before, now = _without_known_places(before, seal), _without_known_places(now, seal)
-    differ = [
-        f"{key}: {before.get(key)!r} then, {now.get(key)!r} now"
-        for key in sorted({*before, *now} - free)
-        if before.get(key) != now.get(key)
-    ]
+    seal = read_seal(checkpoint)
+    differ = differences(before, recipe.trainer | recipe.as_dict(), seal.get("rows"), seal.get("held_out_rows", ()))
     batch_before = seal.get("global_batch", global_batch)
     if batch_before != global_batch:
         differ.append(
@@ -140,20 +115,6 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> No
             f"{checkpoint}: was trained with another recipe ({'; '.join(differ)}); "
             "restore these keys, choose another output_dir, or start afresh"
         )
-
-
-def _without_known_places(values: dict[str, Any], seal: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's keys, with `datasets` in one form that leaves out where data that the seal has digests of lies."""
-    own = [item.name for item in dataclasses.fields(DataArguments)]
-    datasets = []
-    for spec in DataArguments(**{key: values[key] for key in own}).dataset_specs():
-        entry = dataclasses.asdict(spec)
-        if spec.name in seal["rows"]:
-            del entry["data_path"], entry["image_folder"]
-        if spec.name in seal.get("held_out_rows", {}):
-            entry["eval_data_path"] = bool(spec.eval_data_path)
-        datasets.append(entry)
-    return values | dict.fromkeys(_DATA_KEYS) | {"datasets": datasets}
 
 
 def staging_dir(output_dir: str | Path) -> Path:

@@ -13,6 +13,8 @@ from llava_mocle.clustering.assign import read_assignments, route_texts
 from llava_mocle.clustering.encoder import SentenceEncoder
 from llava_mocle.data.mixture import Mixture
 from llava_mocle.errors import AssetError, ConfigError, UserError
+from llava_mocle.recipe.keys import ClusterArguments
+from llava_mocle.recipe.policy import declared
 from llava_mocle.recipe.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -20,13 +22,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ASSIGNMENTS_FILE = "assignments.parquet"
-# Recipe key -> field of the cluster model's config.json.
-_MADE_WITH = {
-    "num_clusters": "num_clusters",
-    "instruction_turns": "instruction_turns",
-    "cluster_seed": "seed",
-    "cluster_n_init": "n_init",
-}
 
 
 def needs_clusters(recipe: Recipe) -> bool:
@@ -98,13 +93,11 @@ def _or_without(recipe: Recipe, function: Callable[[], T]) -> T | None:
 
 def _load(recipe: Recipe, path: str) -> ClusterModel:
     model = ClusterModel.load(path, device=PartialState().device)  # this rank's own, or the CPU under use_cpu
-    for key, field in _MADE_WITH.items():
-        asked, found = getattr(recipe.cluster, key), getattr(model.config, field)
-        if key in recipe.given and asked != found:
-            raise _other(path, key, asked, found)
-    asked, found = recipe.cluster.cluster_encoder, model.config.encoder
-    if "cluster_encoder" in recipe.given and asked != found and not _same_weights(asked, model):
-        raise _other(path, "cluster_encoder", asked, found)
+    for key, policy in declared(ClusterArguments).items():
+        if policy.clustering and key in recipe.given:
+            asked, found = getattr(recipe.cluster, key), getattr(model.config, policy.clustering)
+            if asked != found and not (key == "cluster_encoder" and _same_weights(asked, model)):
+                raise _other(path, key, asked, found)
     return model
 
 

@@ -20,6 +20,14 @@ def test_the_command_is_one_that_a_shell_takes_back() -> None:
     assert command()
 
 
+def test_the_command_holds_no_secret() -> None:
+    code = "from llava_mocle.evaluation.scores.provenance import command; print(command())"
+    words = ["--judge-url", "http://me:my-secret@host/v1", "--hub_token", "my-secret"]
+    printed = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True).stdout
+    assert "--judge-url 'http://***@host/v1' --hub_token '***'" in printed
+    assert "my-secret" not in printed
+
+
 def test_a_digest_tells_items_apart() -> None:
     items = [(1, "Where?", "Zürich"), (2, "Who?", None)]
     assert items_digest(items) == items_digest([list(item) for item in items])

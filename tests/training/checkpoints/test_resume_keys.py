@@ -1,5 +1,6 @@
 """What may change between a run and its resumption: how it runs, and where the same data lies."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -41,11 +42,41 @@ HOW_TO_RUN = {
     "skip_memory_metrics": False,
     "gradient_checkpointing": True,
     "gradient_checkpointing_kwargs": {"preserve_rng_state": True},
+    "log_level": "debug",
+    "log_level_replica": "error",
+    "log_on_each_node": False,
+    "eval_on_start": True,
+    "project": "another",
 }
 
 
 def test_keys_that_change_nothing_may_change(begun) -> None:
     assert begun(**HOW_TO_RUN) == 4
+
+
+def test_a_token_is_in_no_file_of_a_run(recipe_file, tmp_path: Path) -> None:
+    keys = {"hub_token": "hf_my-secret", "report_to": "tensorboard"}
+    recipe = load_recipe(recipe_file(**keys), ["--stop_after_steps", "1"])
+    assert recipe.trainer["hub_token"] == "hf_my-secret"
+    train(recipe)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert any(path.name.startswith("events.out.tfevents") for path in files)
+    assert any(path.name == "recipe.yaml" for path in files)
+    assert [path.name for path in files if b"my-secret" in path.read_bytes()] == []
+
+
+def test_an_older_checkpoint_that_holds_a_token_goes_on(begun, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    recipe = checkpoint / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "hub_token: hf_my-secret\n")
+    seal = json.loads((checkpoint / SEAL_FILE).read_text())
+    written = recipe.read_bytes()
+    seal["files"]["recipe.yaml"] = {"bytes": len(written), "sha256": hashlib.sha256(written).hexdigest()}
+    (checkpoint / SEAL_FILE).write_text(json.dumps(seal))
+    with pytest.raises(ConfigError, match=r"another recipe \(lora_dropout: ") as caught:
+        begun(lora_dropout=0.5)
+    assert "my-secret" not in str(caught.value)
+    assert begun() == 4
 
 
 def test_an_image_lost_on_the_way_is_skipped_as_its_error_says(recipe_file, mix: list[dict], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from llava_mocle.errors import ConfigError, DataError, UserError
 from llava_mocle.evaluation.task import Item, Task
+from llava_mocle.io.secrets import mask_urls
 
 KEY_VARIABLE = "LLAVA_MOCLE_JUDGE_KEY"
 TRANSIENT = (408, 429, 500, 502, 503, 504)
@@ -51,7 +52,7 @@ class Judge:
     def __post_init__(self) -> None:
         if not _is_address(self.url) or not self.model:
             raise ConfigError(
-                f"judge url {self.url!r}, model {self.model!r}: expected an http(s) address, such as "
+                f"judge url {mask_urls(self.url)!r}, model {self.model!r}: expected an http(s) address, such as "
                 "http://localhost:8000/v1, and the name of a model there."
             )
         if self.log is not None and self.log.is_file():

@@ -135,5 +135,6 @@ def test_a_damaged_log_is_named(tmp_path, line):
     ],
 )
 def test_bad_settings(url, model):
-    with pytest.raises(ConfigError, match="expected an http"):
+    with pytest.raises(ConfigError, match="expected an http") as caught:
         Judge(url, model)
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,50 @@
+"""What is declared about a recipe key besides its type: one declaration, from which checks and docs are derived."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+# "same": it decides what is trained, so a resumed run must have the same value. "free": it says how to run, log or
+# save. "data": it says which rows and clusters; those are compared by content where the checkpoint has digests of
+# them, and as "same" where it has none.
+Resume = Literal["same", "free", "data"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a recipe treats one key.
+
+    Attributes:
+        resume: whether it may change between a run and its resumption.
+        excludes: the other key for the same setting. Both in one place are an error; a flag replaces the recipe's
+            other key. Declared on one of the two.
+        belongs_to: a key without which this one means nothing; a flag that replaces that key drops this one too.
+        clustering: how the clusters are made; the name of this setting in the cluster model's config.json.
+        refused: why a value other than the default is refused, and what to do instead.
+        secret: never written into a file, never printed.
+    """
+
+    resume: Resume
+    excludes: str | None = None
+    belongs_to: str | None = None
+    clustering: str | None = None
+    refused: str | None = None
+    secret: bool = False
+
+
+def option(default: Any, help: str, *, resume: Resume, choices: tuple[str, ...] | None = None, **policy: Any) -> Any:
+    """A dataclass field that is a recipe key.
+
+    Args:
+        help: shown by `--help` and in docs/keys.md.
+        choices: the values it takes, if only some.
+        resume, policy: the fields of its `Policy`.
+    """
+    metadata: dict[str, Any] = {"help": help, "policy": Policy(resume, **policy)}
+    if choices:
+        metadata["choices"] = list(choices)
+    return field(default=default, metadata=metadata)
+
+
+def declared(group: type) -> dict[str, Policy]:
+    """Key -> policy of the fields of a dataclass that were made with `option`."""
+    return {item.name: item.metadata["policy"] for item in fields(group) if "policy" in item.metadata}
