@@ -22,6 +22,7 @@ LEVELS = {
     "analysis": 4.5,  # reads what evaluation wrote
     "serving": 4,
     "cli": 5,
+    "train_mem": 5.5,  # LLaVA's name of the command line
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
