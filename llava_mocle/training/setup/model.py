@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from llava_mocle.clustering.encoder import outside_zero3
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.model.build import build_llava
 from llava_mocle.model.folders import find_folder, is_original
@@ -74,7 +75,8 @@ def _joined_base(recipe: Recipe, args: MocleTrainingArguments) -> str:
     stamp = folder.with_name("base_made_from.json")
     with PartialState().main_process_first():
         if not (folder / "config.json").is_file():
-            build_llava(out_dir=folder, **made_from)
+            with outside_zero3():  # the main process alone does this: it must not partition weights with the others
+                build_llava(out_dir=folder, **made_from)
             stamp.write_text(json.dumps(made_from, indent=2))
         elif not stamp.is_file() or json.loads(stamp.read_text()) != made_from:
             raise ConfigError(
