@@ -7,8 +7,8 @@
 import os
 import sys
 
-# Python puts a script's own folder first on its module path. Modules of ours, such as `io`, would then hide those of
-# the standard library, here and in the loader's workers, which take the path over.
+# Python puts a script's own folder first on its module path. Our `io`, `data`, `training` and so on would then be
+# found under these bare names, where others are meant: here, and in the loader's workers, which take the path over.
 _PACKAGE = os.path.dirname(os.path.realpath(__file__))
 if sys.path and os.path.realpath(sys.path[0]) == _PACKAGE:
     sys.path[0] = os.path.dirname(_PACKAGE)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from llava_mocle.cli.main import main
 from llava_mocle.model.load import load_model
+from llava_mocle.recipe.recipe import load_recipe
 from tests.llava_lists import FINETUNE, FINETUNE_LORA, PRETRAIN, with_paths
 from tests.model import parts
 from tests.processes import free_port
@@ -31,26 +33,31 @@ def run(command: list[str], cwd: Path = ROOT, **variables: str) -> subprocess.Co
     )
 
 
-def test_as_a_script_it_hides_no_module_of_the_standard_library(tmp_path: Path) -> None:
-    # The launcher starts it by its path. `import io` in a worker would find llava_mocle/io if that folder came first.
+def test_as_a_script_it_takes_its_own_folder_off_the_module_path(tmp_path: Path) -> None:
+    # The launcher starts it by its path, and Python then puts llava_mocle/ first on the module path: its rooms would be
+    # found as modules of other names. A loader's worker runs the file again, as `__mp_main__`.
     probe = (
         "import runpy, sys; sys.path[0] = sys.argv[1]; runpy.run_path(sys.argv[2], run_name='__mp_main__'); "
-        "sys.modules.pop('io'); import io; from importlib.util import find_spec; "
-        "print(io.__file__, find_spec('llava_mocle').origin)"
+        "from importlib.util import find_spec; print(find_spec('training'), find_spec('llava_mocle').origin)"
     )
     result = run([sys.executable, "-c", probe, str(SCRIPT.parent), str(SCRIPT)], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    found, package = result.stdout.split()
-    assert Path(found).parent != SCRIPT.parent / "io"
-    assert Path(package) == ROOT / "llava_mocle" / "__init__.py"
+    assert result.stdout.split() == ["None", str(ROOT / "llava_mocle" / "__init__.py")]
 
 
-@pytest.mark.parametrize("start", [[str(SCRIPT)], ["-m", "llava_mocle.train_mem"]], ids=["script", "module"])
-def test_an_error_has_the_commands_exit_code_and_no_traceback(start: list[str]) -> None:
-    result = run([sys.executable, *start, "--local_rank=0", *FINETUNE])
+def test_an_error_has_the_commands_exit_code_and_no_traceback() -> None:
+    result = run([sys.executable, str(SCRIPT), "--local_rank=0", *FINETUNE])
     assert result.returncode == 2
     assert result.stderr.startswith("error: lora_enable is not True: without LoRA")
     assert "Traceback" not in result.stderr
+
+
+def test_a_command_line_becomes_a_recipe(tmp_path: Path) -> None:
+    words = [*FINETUNE_LORA, "--adapter", "mocle", "--cluster_model", "k4", "--resolve", str(tmp_path / "mocle.yaml")]
+    assert main(["train", "--as-llava", *words]) == 0
+    recipe = load_recipe(tmp_path / "mocle.yaml")
+    assert (recipe.adapter.adapter, recipe.adapter.lora_target_modules) == ("mocle", "up_proj,down_proj")
+    assert recipe.data.image_aspect_ratio == "pad"
 
 
 def stage_1_rows(folder: Path, rows: Path) -> Path:

@@ -130,8 +130,8 @@ def _adapter_for(given: Mapping[str, Any], cluster_model: str | None) -> str:
     if not _true(given, "lora_enable"):
         raise ConfigError(f"lora_enable is not True: {NO_FULL_FINE_TUNING}")
     say(
-        "lora_enable is True: training LLaVA's single LoRA, the baseline of MoCLE. For MoCLE, make a cluster model "
-        "with `llava-mocle cluster` and add --adapter mocle --cluster_model FOLDER"
+        "lora_enable is True: training LLaVA's single LoRA, the baseline of MoCLE. For MoCLE, add --adapter mocle "
+        "--cluster_model FOLDER (docs/training.md: Coming from LLaVA)"
     )
     return "lora"
 
