@@ -21,6 +21,7 @@ LEVELS = {
     "evaluation": 4,
     "analysis": 4.5,  # reads what evaluation wrote
     "cli": 5,
+    "train_mem": 5.5,  # LLaVA's name of the command line
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

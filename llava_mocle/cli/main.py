@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def program() -> None:
+def program(argv: Sequence[str] | None = None) -> None:
     """The `llava-mocle` command: `main`, its exit code, and an end that nobody's threads can spoil."""
     code = 1  # what Python makes of an exception
 
@@ -97,7 +97,7 @@ def program() -> None:
         os._exit(code)
 
     atexit.register(end_at_once)
-    code = main()
+    code = main(argv)
     sys.exit(code)
 
 

@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resolve", metavar="FILE", help="write the recipe with all overrides in it to this file, and stop"
     )
+    parser.add_argument(
+        "--as-llava",
+        action="store_true",
+        help="take a command line of LLaVA's: flags left out have LLaVA's defaults, and --lora_enable True is LLaVA's "
+        "LoRA (what `llava_mocle/train_mem.py` adds)",
+    )
     parser.epilog = "\n\n".join(_describe(group) for group in GROUPS.values())
 
 
@@ -95,5 +101,9 @@ def _recipe(args: argparse.Namespace) -> "Recipe":
     from llava_mocle.recipe.recipe import load_recipe
 
     words = list(args.overrides)
+    if args.as_llava:
+        from llava_mocle.recipe.llava_flags import as_llava
+
+        words = as_llava(words)
     path = words.pop(0) if words and not words[0].startswith("-") else None
     return load_recipe(path, words)

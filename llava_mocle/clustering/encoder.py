@@ -154,7 +154,7 @@ class SentenceEncoder:
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:
-            with _outside_zero3():
+            with outside_zero3():
                 return SentenceTransformer(
                     str(self.folder), device=device, local_files_only=True, model_kwargs={"dtype": torch.float32}
                 ).eval()
@@ -189,7 +189,7 @@ def _full_precision(device_type: str) -> Iterator[None]:
 
 
 @contextmanager
-def _outside_zero3() -> Iterator[None]:
+def outside_zero3() -> Iterator[None]:
     """Load whole weights: under an active ZeRO-3 configuration transformers would partition them over the ranks."""
     from transformers.integrations import deepspeed
 

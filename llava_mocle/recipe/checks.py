@@ -1,5 +1,7 @@
 """Recipes that cannot work, or keys that would do nothing or the wrong thing: refused before anything is loaded."""
 
+from transformers.integrations.integration_utils import get_available_reporting_integrations
+
 from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.recipe import Recipe, trainer_defaults
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
@@ -19,6 +21,7 @@ def check_recipe(recipe: Recipe, args: MocleTrainingArguments) -> None:
     _check_trainer(args)
     _check_dtype(recipe, args)
     _check_validation(recipe, args)
+    _check_trackers(args)
     for key in ("mm_vision_select_layer", "mm_vision_select_feature"):
         value = getattr(recipe.model, key)
         if value is not None and not recipe.model.vision_tower:
@@ -92,4 +95,16 @@ def _check_validation(recipe: Recipe, args: MocleTrainingArguments) -> None:
             raise ConfigError(
                 f"{key} is {str(value).lower()}, but no dataset names held-out rows; give one an eval_data_path, or "
                 f"leave {key} out"
+            )
+
+
+def _check_trackers(args: MocleTrainingArguments) -> None:
+    """transformers would notice after model and data are loaded."""
+    asked = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
+    here = get_available_reporting_integrations()
+    for name in asked:
+        if name not in (*here, "none", "all"):
+            raise ConfigError(
+                f"report_to is {name!r}, which is not installed here; install it, or give --report_to tensorboard or "
+                "--report_to none"
             )

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,13 +12,17 @@ from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.utils import is_torch_tf32_available
 
 from llava_mocle.errors import ConfigError
 from llava_mocle.io.files import write_text
 from llava_mocle.io.secrets import without_secrets
 from llava_mocle.recipe.keys import GROUPS, OWN_KEYS, KeyGroups, StageArguments
+from llava_mocle.recipe.llava_flags import translate, translate_keys
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
 from llava_mocle.recipe.values import allow_none, checked_value, drop_replaced, refuse_excluded
+
+logger = logging.getLogger(__name__)
 
 
 class _Parser(HfArgumentParser):
@@ -50,6 +55,9 @@ class Recipe(KeyGroups):
         values = self.trainer | dataclasses.asdict(self.stage) | changes
         if not torch.cuda.is_available():
             values["use_cpu"] = True
+        if values.get("tf32") and not is_torch_tf32_available():
+            logger.warning("tf32 does nothing on this machine: no device here has it")
+            values["tf32"] = None
         try:
             return MocleTrainingArguments(**values)
         except (ValueError, TypeError) as error:
@@ -120,6 +128,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not a YAML recipe: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: found {type(values).__name__}, expected `key: value` lines")
+    values = translate_keys(path, values)
     known = set(known_keys())
     for key in values:
         if key not in known:
@@ -137,6 +146,7 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         ConfigError: an unknown key or a value of the wrong type, with the key, the value and what was expected.
     """
+    overrides = translate(overrides)
     flags = _given_flags(overrides)
     refuse_excluded("command line", flags)
     parser = _make_parser()

@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from llava_mocle.clustering.encoder import outside_zero3
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.io.folders import folder_aside, refuse_to_overwrite, remove_leftovers
 from llava_mocle.model.build import build_llava
@@ -84,7 +85,8 @@ def _joined_base(recipe: Recipe, args: MocleTrainingArguments) -> str:
     with PartialState().main_process_first():
         stamp, found = _read_stamp(folder)
         if found is None:
-            _join(folder, made_from)
+            with outside_zero3():  # the main process alone does this: it must not partition weights with the others
+                _join(folder, made_from)
         elif found != made_from:
             raise ConfigError(
                 f"{folder}: was joined from other parts than this recipe names ({stamp} lists them); remove it, or "

@@ -1,0 +1,274 @@
+"""The flags of LLaVA's command line, and what each does here: docs/training.md shows this table."""
+
+import argparse
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.hf_argparser import string_to_bool
+
+from llava_mocle.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_ZERO_CONFIGS = Path(__file__).parents[2] / "zero_configs"
+# LLaVA's names of prompt templates that are not here.
+_OTHER_TEMPLATES = (
+    "v0", "v0.5", "default", "llava_v0", "v0_mmtag", "llava_v1", "v1_mmtag", "llava_llama_2", "mpt", "mpt_text",
+    "mistral_instruct", "mistral_direct", "chatml_direct",
+)  # fmt: skip
+NO_FULL_FINE_TUNING = (
+    "without LoRA, LLaVA trains the whole language model, and here it stays frozen. The nearest thing is "
+    "--lora_enable True with a larger --lora_r. Or train with LLaVA's code and give the result as --model_name_or_path"
+)
+
+
+def _keep(_: Any) -> dict[str, Any]:
+    return {}
+
+
+def _any(_: Any) -> bool:
+    return True
+
+
+def _is_unset(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() in ("", "none", "null"))
+
+
+def _only(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
+@dataclass(frozen=True)
+class LlavaFlag:
+    """One flag of LLaVA's, or of the transformers that LLaVA was written for.
+
+    Attributes:
+        name: without the dashes.
+        text: what it does here, as Markdown for the table in docs/training.md.
+        own: it is a key of ours under the same name, and its value is left as it is.
+        kind: the type of its value.
+        fits: whether a value can be taken; other values are refused.
+        otherwise: why they are refused, and the nearest thing that works.
+        becomes: value -> the keys of ours that say the same; empty where nothing needs to be said.
+        default: LLaVA's default where ours is another one; `as_llava` sets it.
+    """
+
+    name: str
+    text: str
+    own: bool = False
+    kind: type = str
+    fits: Callable[[Any], bool] = _any
+    otherwise: str = ""
+    becomes: Callable[[Any], dict[str, Any]] = _keep
+    default: str | None = None
+
+    def read(self, place: str, raw: Any) -> Any:
+        """Its value, from a word of the command line or a value of a YAML file; LLaVA's 1 and "True" are true.
+
+        Raises:
+            ConfigError: of another kind, or refused.
+        """
+        value = raw
+        try:
+            if self.kind is bool and not isinstance(raw, bool):
+                value = string_to_bool(str(raw))
+            elif self.kind is int:
+                value = int(str(raw))
+        except (argparse.ArgumentTypeError, ValueError) as error:
+            expected = "True or False" if self.kind is bool else "a whole number"
+            raise ConfigError(f"{place}{self.name} is {raw!r}, expected {expected}") from error
+        if not self.fits(value):
+            raise ConfigError(f"{place}{self.name} is {raw!r}: {self.otherwise}")
+        return value
+
+
+def _own(name: str, text: str = "the same here", default: str | None = None) -> LlavaFlag:
+    return LlavaFlag(name, text, own=True, default=default)
+
+
+def _stated(name: str, kind: type, text: str) -> LlavaFlag:
+    """A flag whose every value leaves things as they are."""
+    return LlavaFlag(name, text, kind=kind)
+
+
+def _renamed(name: str, key: str, kind: type = str) -> LlavaFlag:
+    return LlavaFlag(name, f"becomes `{key}`", kind=kind, becomes=lambda value: {key: value})
+
+
+def _unset(name: str, otherwise: str) -> LlavaFlag:
+    """A flag of which no value can be taken but "none"."""
+    return LlavaFlag(name, f"refused: {otherwise}", fits=_is_unset, otherwise=otherwise)
+
+
+def _false(name: str, text: str, otherwise: str) -> LlavaFlag:
+    return LlavaFlag(
+        name, f"False: {text}. True: refused: {otherwise}", kind=bool, fits=_only(False), otherwise=otherwise
+    )
+
+
+def _stage(tune: bool) -> dict[str, Any]:
+    return {"stage": "pretrain" if tune else "finetune"}
+
+
+def _version(name: str) -> dict[str, Any]:
+    return {"version": "plain" if name == "v0_plain" else name}
+
+
+def _deepspeed(config: Any) -> dict[str, Any]:
+    """LLaVA's scripts name files of LLaVA's repository: one that is not there becomes ours of that name."""
+    if isinstance(config, str) and config.endswith(".json") and not Path(config).exists():
+        ours = _ZERO_CONFIGS / Path(config).name
+        if ours.is_file():
+            say(f"deepspeed is {config}, which is not there: taking {ours}")
+            return {"deepspeed": str(ours)}
+    return {"deepspeed": config}
+
+
+def say(text: str) -> None:
+    """One line, once for all processes of a run."""
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(text)
+
+
+_NO_NEW_TOKENS = "the vocabulary is not extended, and images take no tokens but their features; give False"
+_NOT_QUANTIZED = "the language model is loaded in 16 or 32 bit, never in 4 or 8; give 16, and see `llava-mocle plan`"
+_ONLY_MLP = (
+    "the projector is always LLaVA-1.5's two layers, mlp2x_gelu; give that, and a stage-1 projector of that type"
+)
+
+MODEL_FLAGS = (
+    _own("model_name_or_path"),
+    LlavaFlag(
+        "version",
+        "the same here: `v1` (or `vicuna_v1`), `plain`, `llama_2`. LLaVA's other templates are refused; `mistral` and "
+        "`chat` (the tokenizer's own) are ours. LLaVA's default, `v0`, is not here: say which one",
+        fits=lambda value: value not in _OTHER_TEMPLATES,
+        otherwise="that template is not here; known are v1, plain, llama_2, mistral and chat (the tokenizer's own)",
+        becomes=_version,
+    ),
+    _stated("freeze_backbone", bool, "any value: the language model is always frozen"),
+    LlavaFlag(
+        "tune_mm_mlp_adapter",
+        "True: `stage: pretrain`, which trains the projector alone. False: `stage: finetune`",
+        kind=bool,
+        becomes=_stage,
+    ),
+    _own("vision_tower"),
+    _own("mm_vision_select_layer", "the same here; LLaVA's default holds where `vision_tower` is given", default="-1"),
+    _own("pretrain_mm_mlp_adapter", "the same here: LLaVA's `mm_projector.bin` is read as it is"),
+    LlavaFlag(
+        "mm_projector_type",
+        f"`mlp2x_gelu`: as here. Others refused: {_ONLY_MLP}. LLaVA's default, `linear`, is one of them: say which one",
+        fits=_only("mlp2x_gelu"),
+        otherwise=_ONLY_MLP,
+    ),
+    _false("mm_use_im_start_end", "as here", _NO_NEW_TOKENS),
+    _false("mm_use_im_patch_token", "as here, and so is leaving it out", _NO_NEW_TOKENS),
+    LlavaFlag(
+        "mm_patch_merge_type",
+        "`flat`: as here. Others refused: they are LLaVA-1.6's way to cut an image into tiles; give flat",
+        fits=_only("flat"),
+        otherwise="that is LLaVA-1.6's way to cut an image into tiles, and here an image is one square; give flat",
+    ),
+    _own("mm_vision_select_feature"),
+    _false(
+        "unfreeze_mm_vision_tower",
+        "as here",
+        "the vision tower is always frozen; a tower that was trained elsewhere can be given as --vision_tower",
+    ),
+)
+DATA_FLAGS = (
+    _own("data_path"),
+    _stated("lazy_preprocess", bool, "any value: rows are checked and measured first, images are read while training"),
+    _stated("is_multimodal", bool, "any value: rows with and without images are mixed"),
+    _own("image_folder"),
+    _own("image_aspect_ratio", "the same here: `pad` or `square`; `anyres` is LLaVA-1.6's", default="square"),
+    _unset("image_grid_pinpoints", "an image is one square here, and not cut into tiles; leave it out"),
+)
+TRAINING_FLAGS = (
+    _unset("cache_dir", "set the environment variable HF_HUB_CACHE to that folder instead, and leave it out"),
+    _own("optim"),
+    _own("remove_unused_columns", "False: as here. True: refused, as the rows' clusters would be dropped"),
+    LlavaFlag(
+        "freeze_mm_mlp_adapter",
+        "True: `mm_projector_lr: 0`, so that the projector stays as it is (its gradients still count in the gradient "
+        "norm). False: as here",
+        kind=bool,
+        becomes=lambda freeze: {"mm_projector_lr": 0.0} if freeze else {},
+    ),
+    _unset("mpt_attn_impl", "MPT language models are not here; leave it out (for others: --attn_implementation)"),
+    _own("model_max_length", "the same here; a row whose image would be cut is dropped", default="512"),
+    _stated("double_quant", bool, "any value: it says something of 4 bit only"),
+    _stated("quant_type", str, "any value: it says something of 4 bit only"),
+    LlavaFlag(
+        "bits",
+        f"16: as here. Others refused: {_NOT_QUANTIZED}",
+        kind=int,
+        fits=_only(16),
+        otherwise=_NOT_QUANTIZED,
+    ),
+    LlavaFlag(
+        "lora_enable",
+        "True: as here. For `train_mem` it means LLaVA's LoRA, `adapter: lora`, unless `--adapter` or "
+        f"`--cluster_model` is given. False or left out in stage 2: refused: {NO_FULL_FINE_TUNING}",
+        kind=bool,
+    ),
+    _own("lora_r", "the same here: the rank of every expert", default="64"),
+    _own("lora_alpha", default="16"),
+    _own("lora_dropout", default="0.05"),
+    _unset("lora_weight_path", "LLaVA itself never reads it; go on from a checkpoint with --resume FOLDER"),
+    LlavaFlag(
+        "lora_bias",
+        "`none`: as here. Others refused: biases are not trained; give none",
+        fits=_is_unset,
+        otherwise="biases are not trained; give none",
+    ),
+    _own("mm_projector_lr"),
+    _own("group_by_modality_length", default="False"),
+)
+TRANSFORMERS_FLAGS = (
+    _renamed("evaluation_strategy", "eval_strategy"),
+    LlavaFlag(
+        "deepspeed",
+        "the same here. LLaVA's `./scripts/zero2.json`, `zero3.json` and `zero3_offload.json` become ours of that name "
+        "in `zero_configs/`, unless such a file is there",
+        becomes=_deepspeed,
+    ),
+    _own("tf32", "the same here; where no device has TF32, a message says so and it does nothing"),
+    _own("bf16"),
+    _own("report_to", "the same here: `wandb` needs `pip install wandb`; else give `tensorboard` or `none`"),
+    _own("gradient_checkpointing"),
+    _own("warmup_ratio"),
+    _own("learning_rate", default="5e-5"),
+    _own("num_train_epochs", default="3"),
+    _own("lr_scheduler_type", default="linear"),
+    _own("weight_decay"),
+    _own("dataloader_num_workers"),
+    _own("save_total_limit", "the same here; 2 is safer, as a damaged checkpoint is passed over"),
+    _stated("local_rank", int, "any value: the launcher's environment says it"),
+    _stated("overwrite_output_dir", bool, "any value: `resume` decides, and goes on from the newest checkpoint"),
+    _unset("logging_dir", "set the environment variable TENSORBOARD_LOGGING_DIR to that folder, and leave it out"),
+    LlavaFlag(
+        "save_safetensors",
+        "True: as here. False: refused: weights are never written as pickles; give True",
+        kind=bool,
+        fits=_only(True),
+        otherwise="weights are never written as pickles; give True",
+    ),
+    _renamed("no_cuda", "use_cpu", bool),
+    _renamed("per_gpu_train_batch_size", "per_device_train_batch_size", int),
+    _renamed("per_gpu_eval_batch_size", "per_device_eval_batch_size", int),
+    _false("group_by_length", "as here", "samples are grouped by modality and length: --group_by_modality_length True"),
+    LlavaFlag(
+        "adafactor",
+        "True: `optim: adafactor`. False: as here",
+        kind=bool,
+        becomes=lambda yes: {"optim": "adafactor"} if yes else {},
+    ),
+    _stated("half_precision_backend", str, "any value: PyTorch's own autocast is used"),
+)
+FLAGS = (*MODEL_FLAGS, *DATA_FLAGS, *TRAINING_FLAGS, *TRANSFORMERS_FLAGS)
