@@ -16,20 +16,20 @@ from tests.training.ranks import TIMEOUT_S, ZERO, Ranks, history, run, start
 
 STEPS = 60
 RESUMED = "resuming from"
-# A run that does not end the checkpoint after 12 steps: it lacks its seal.
+# A run that does not end the checkpoint after 12 steps: it lacks its manifest.
 STUCK = """
 import time
 from llava_mocle.cli import main
-from llava_mocle.training.checkpoints import contents as checkpoint
-write_seal = checkpoint.write_seal
+from llava_mocle.training.checkpoints import writer
+write_manifest = writer.write_manifest
 
 def stuck(folder, **facts):
     if folder.name == "checkpoint-12":
         (folder.parent / "stuck").touch()
         time.sleep(600)
-    write_seal(folder, **facts)
+    write_manifest(folder, **facts)
 
-checkpoint.write_seal = stuck
+writer.write_manifest = stuck
 main.program()
 """
 

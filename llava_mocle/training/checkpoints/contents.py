@@ -1,10 +1,9 @@
-"""What a checkpoint folder holds besides weights, and how one is found and written whole."""
+"""What a checkpoint folder holds besides weights, and how the newest whole one is found."""
 
 import dataclasses
 import logging
 import os
 import re
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,18 +11,16 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from llava_mocle.errors import CheckpointError, ConfigError
-from llava_mocle.io.files import make_readable
 from llava_mocle.model.folders import CLUSTERS_FOLDER, RECIPE_FILE
 from llava_mocle.recipe.keys import DataArguments
 from llava_mocle.recipe.recipe import CLUSTERING_KEYS, Recipe, load_recipe, write_recipe
-from llava_mocle.training.checkpoints.manifest import flaw, flush, read_seal, write_seal
+from llava_mocle.training.checkpoints.manifest import flaw, read_manifest
 
 if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
 
 logger = logging.getLogger(__name__)
 
-STAGING_FOLDER = ".incomplete"
 ABANDONED_FOLDER = "abandoned"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # Keys that say how to run, not what is trained: they may change between a run and its resumption.
@@ -46,17 +43,17 @@ _DATA_KEYS = ("datasets", "data_path", "image_folder", "eval_data_path")
 
 @dataclass
 class CheckpointExtras:
-    """What every `checkpoint-N` gets besides weights: it loads by itself.
+    """What every `checkpoint-N` gets besides weights, so that it can be loaded without any other folder but its base.
 
     Attributes:
-        content: what identifies the data and the clustering, for the seal (see `content`).
+        data_identity: the digests of the data and of the clustering, for the manifest (see `data_identity`).
     """
 
     recipe: Recipe
     tokenizer: Any
     image_processor: Any
     cluster_model: "ClusterModel | None" = None
-    content: dict[str, Any] = field(default_factory=dict)
+    data_identity: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: str | Path) -> None:
         """Write the resolved recipe, the processor and the cluster model into `folder`."""
@@ -75,7 +72,7 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def newest_checkpoint(output_dir: str | Path) -> Path | None:
-    """The whole checkpoint with the most steps in `output_dir`, or None; others are skipped with a message."""
+    """The checkpoint with the most steps in `output_dir`, or None. One that is not whole is passed over with a warning."""
     folder = Path(output_dir)
     if not folder.is_dir():
         return None
@@ -90,7 +87,7 @@ def newest_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 def set_aside_after(checkpoint: Path) -> list[Path]:
-    """Move the checkpoints of the same run that have more steps into `abandoned/`; returns where they were."""
+    """Move the checkpoints in the same folder that have more steps into `abandoned/`; returns their old paths."""
     step, folder = checkpoint_step(checkpoint), checkpoint.parent
     later = [path for path in folder.iterdir() if checkpoint_step(path) > step]
     for path in later:
@@ -108,7 +105,7 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> No
     """Refuse to resume under a recipe that would change what is trained.
 
     How the global batch is split over processes, device batches and accumulation steps may change; its size may not.
-    Rows and a cluster model that the seal knows by content may lie elsewhere: `check_same_content` compares them.
+    Rows and a cluster model whose digests the manifest has may lie elsewhere: `check_data_identity` compares them.
 
     Raises:
         ConfigError: names every key that differs, with both values.
@@ -119,7 +116,7 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> No
     # A key that is not there had its default.
     defaults = load_recipe()
     before = defaults.trainer | defaults.as_dict() | yaml.safe_load(path.read_text(encoding="utf-8"))
-    now, seal = recipe.trainer | recipe.as_dict(), read_seal(checkpoint)
+    now, seal = recipe.trainer | recipe.as_dict(), read_manifest(checkpoint)
     free = _FREE_KEYS
     if "rows" in seal:
         free = _FREE_KEYS.union(CLUSTERING_KEYS, ["cluster_model", "cluster_assignments"])
@@ -154,26 +151,3 @@ def _without_known_places(values: dict[str, Any], seal: dict[str, Any]) -> dict[
             entry["eval_data_path"] = bool(spec.eval_data_path)
         datasets.append(entry)
     return values | dict.fromkeys(_DATA_KEYS) | {"datasets": datasets}
-
-
-def staging_dir(output_dir: str | Path) -> Path:
-    """Where checkpoints are written before they are moved into place."""
-    return Path(output_dir) / STAGING_FOLDER
-
-
-def clear_staging(output_dir: str | Path) -> None:
-    """Remove what a run that was cut off while it wrote has left behind."""
-    shutil.rmtree(staging_dir(output_dir), ignore_errors=True)
-
-
-def publish(output_dir: str | Path, name: str, **facts: Any) -> Path:
-    """Seal a checkpoint in the staging folder and move it into `output_dir`; one of that name makes room first."""
-    source, target = staging_dir(output_dir) / name, Path(output_dir) / name
-    make_readable(source)
-    write_seal(source, **facts)
-    if target.exists():
-        os.replace(target, staging_dir(output_dir) / f"{name}.before")
-    os.replace(source, target)
-    flush(Path(output_dir))
-    clear_staging(output_dir)
-    return target

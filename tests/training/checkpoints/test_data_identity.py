@@ -12,7 +12,7 @@ from llava_mocle.clustering.instruction import InstructionRule, instruction_text
 from llava_mocle.data.rows import read_rows
 from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.recipe import load_recipe
-from llava_mocle.training.checkpoints.manifest import SEAL_FILE
+from llava_mocle.training.checkpoints.manifest import MANIFEST_FILE
 from llava_mocle.training.run import train
 
 
@@ -71,11 +71,11 @@ def test_another_clustering_is_refused(recipe_file, mix: list[dict], clusters: P
     with pytest.raises(ConfigError, match=rf"{folder}: .*checkpoint-2 .*{then} then, {now} now\).*output_dir"):
         train(load_recipe(recipe))
     # One that does not say what it was trained on, as earlier releases wrote it, is let by.
-    seal = tmp_path / "run" / "checkpoint-2" / SEAL_FILE
-    older = json.loads(seal.read_text())
+    manifest = tmp_path / "run" / "checkpoint-2" / MANIFEST_FILE
+    older = json.loads(manifest.read_text())
     for fact in ("rows", "held_out_rows", "cluster_model"):
         del older[fact]
-    seal.write_text(json.dumps(older))
+    manifest.write_text(json.dumps(older))
     assert train(load_recipe(recipe)).state.global_step == 4
 
 
