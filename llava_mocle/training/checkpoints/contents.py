@@ -72,7 +72,7 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def newest_checkpoint(output_dir: str | Path) -> Path | None:
-    """The checkpoint with the most steps in `output_dir`, or None. One that is not whole is passed over with a warning."""
+    """The whole checkpoint with the most steps in `output_dir`, or None; each that is not whole gets a warning."""
     folder = Path(output_dir)
     if not folder.is_dir():
         return None

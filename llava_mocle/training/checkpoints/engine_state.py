@@ -51,7 +51,7 @@ def load_engine(engine: Any, folder: str | Path) -> None:
     optimizer = engine.optimizer.optimizer
     settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
-        # Not strict: the frozen weights are not in the file. That all trained ones are follows from the optimizer's state.
+        # Not strict, as the frozen weights are not in the file. The optimizer's state is, for every trained one.
         path, _ = engine.load_checkpoint(str(folder), load_module_strict=False)
     except (AssertionError, KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{folder}: DeepSpeed cannot load its state ({type(error).__name__}: {error})") from error

@@ -1,4 +1,4 @@
-"""A checkpoint's manifest: its files with sizes and hashes. It is written last, so a checkpoint that has one is whole."""
+"""A checkpoint's manifest: its files with sizes and hashes, written last, by which a whole checkpoint is recognized."""
 
 import hashlib
 import json

@@ -12,7 +12,7 @@ from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.training.checkpoints.contents import newest_checkpoint
 from llava_mocle.training.processes.group import on_main
 
-# Each overflow halves fp16's loss scale. It starts at 2**16, so after 20 of them no gradient of a sound run is too large.
+# Each overflow halves fp16's loss scale, which starts at 2**16: after 20 of them, a sound run's gradients fit.
 SKIPPED_STEPS = 20
 
 
