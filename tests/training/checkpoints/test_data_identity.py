@@ -75,9 +75,9 @@ def change_answer(path: str) -> None:
 def make_again(folder: Path, mix: list[dict]) -> str:
     """Another clustering of the same rows into the same folder; returns its fingerprint."""
     rows = {spec["name"]: json.loads(Path(spec["data_path"]).read_text()) for spec in mix}
-    model = ClusterModel.fit(
-        [instruction_text(row, InstructionRule()) for row in rows["pictures"]], 2, progress=False, num_examples=1
-    )
+    texts = [instruction_text(row, InstructionRule()) for row in rows["pictures"]]
+    encoder = ClusterModel.load(folder).config.encoder
+    model = ClusterModel.fit(texts, 2, encoder=encoder, progress=False, num_examples=1)
     shutil.rmtree(folder)
     model.save(folder)
     write_assignments(assign_rows(model, rows, progress=False), folder / "assignments.parquet")
