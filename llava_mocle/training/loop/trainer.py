@@ -54,6 +54,7 @@ TRAINER_INTERNALS = (
     ("_load_optimizer_and_scheduler", "a run can go on with a fresh optimizer on another number of processes"),
     ("_maybe_log_save_evaluate", "divergence is noticed, and a signal can cut a validation pass off"),
     ("_prepare_for_training", "DeepSpeed's state is restored, and batches without an image train the projector"),
+    ("_prepare_inputs", "a validation batch is moved to the device"),
     ("_run_epoch", "the sampler is told the epoch also when an epoch is resumed in the middle"),
     ("_save_checkpoint", "a checkpoint appears whole or not at all, and never with numbers that are not finite"),
     ("_save_optimizer_and_scheduler", "DeepSpeed's state is saved without the frozen weights"),

@@ -48,7 +48,7 @@ def test_transformers_has_what_the_trainer_relies_on(name: str) -> None:
 def test_every_private_name_in_use_is_listed() -> None:
     used = {name for name in self_names(inspect.getsource(module)) | OWN.keys() if name.startswith("_")}
     of_trainer = {name for name in used if name in MADE and not name.startswith("__")}
-    assert of_trainer - {"_prepare_inputs"} == set(INTERNALS)
+    assert of_trainer == set(INTERNALS)
 
 
 def test_the_inventory_sees_a_missing_name() -> None:
