@@ -141,13 +141,13 @@ def test_only_a_chosen_stop_speaks_of_its_key(recipe_file, tmp_path: Path, caplo
     train(load_recipe(recipe_file(), ["--stop_after_steps", "1"]))
     assert "stopped at step 1 of 4; the same command without stop_after_steps goes on" in caplog.text
     caplog.clear()
-    build = run.build_trainer
+    make = run.MocleTrainer
 
     def with_stop(*args, **kwargs):
-        trainer = build(*args, **kwargs)
+        trainer = make(*args, **kwargs)
         trainer.add_callback(Stop())
         return trainer
 
-    monkeypatch.setattr(run, "build_trainer", with_stop)
+    monkeypatch.setattr(run, "MocleTrainer", with_stop)
     train(load_recipe(recipe_file(output_dir=str(tmp_path / "other"))))
     assert "stopped at step 1 of 4; the same command goes on" in caplog.text

@@ -16,20 +16,40 @@ from tests.training.ranks import TIMEOUT_S, ZERO, Ranks, history, run, start
 
 STEPS = 60
 RESUMED = "resuming from"
-# A run that does not end the checkpoint after 12 steps: it lacks its seal.
+# A run that does not end the checkpoint after 12 steps: it lacks its manifest.
 STUCK = """
 import time
 from llava_mocle.cli import main
-from llava_mocle.training.checkpoints import contents as checkpoint
-write_seal = checkpoint.write_seal
+from llava_mocle.training.checkpoints import writer
+write_manifest = writer.write_manifest
 
 def stuck(folder, **facts):
     if folder.name == "checkpoint-12":
         (folder.parent / "stuck").touch()
         time.sleep(600)
-    write_seal(folder, **facts)
+    write_manifest(folder, **facts)
 
-checkpoint.write_seal = stuck
+writer.write_manifest = stuck
+main.program()
+"""
+
+# A run that waits after a step, until the file `go` is beside what it writes.
+HELD = """
+import sys, time
+from pathlib import Path
+from llava_mocle.cli import main
+from llava_mocle.training.loop.preemption import Preemption
+on_step_end = Preemption.on_step_end
+
+def held(self, args, state, control, **kwargs):
+    folder = Path(args.output_dir)
+    if state.global_step == STEP:
+        (folder / f"held-{args.process_index}").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.01)
+    return on_step_end(self, args, state, control, **kwargs)
+
+Preemption.on_step_end = held
 main.program()
 """
 
@@ -83,14 +103,18 @@ def test_a_signal_to_one_rank_saves_on_all(
     folder, exit_file = tmp_path / "out", tmp_path / "exit"
     words = ["--output_dir", str(folder), "--dataloader_num_workers", "1", *deepspeed(zero)]
     environment = {"LLAVA_MOCLE_EXIT_FILE": str(exit_file)}
-    ranks = start(tmp_path / "first", recipe, *words, count=2, environment=environment)
-    wait_for(has_reached(ranks, step), ranks)
+    program = ["-c", HELD.replace("STEP", str(step))]
+    ranks = start(tmp_path / "first", recipe, *words, count=2, environment=environment, program=program)
+    wait_for(lambda: all((folder / f"held-{rank}").exists() for rank in (0, 1)), ranks)
     # As a scheduler does: to every process of one rank, its loader worker and resource tracker included.
     for process in (ranks.processes[1].pid, *children(ranks.processes[1].pid)):
         os.kill(process, number)
+    noted = f"{number.name}: saving as soon as this step is done"
+    wait_for(lambda: noted in ranks.output(1), ranks)
+    (folder / "go").touch()
     assert ranks.wait() == [75, 75], ranks.output()[-3000:]
     assert "preempted: " in ranks.output()
-    assert f"{number.name}: saving as soon as this step is done" in ranks.output(1)
+    assert (folder / f"checkpoint-{step}").is_dir()
     assert "Traceback" not in ranks.output(1)
     assert exit_file.read_text().strip() == "75"
     assert not (folder / "trainer_state.json").exists()  # which only a finished run has

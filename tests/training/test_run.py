@@ -305,11 +305,12 @@ def test_an_error_ends_a_run_with_loader_workers(recipe_file, tmp_path: Path) ->
         "import sys\n"
         "from transformers import TrainerCallback\n"
         "from llava_mocle.training import run\n"
+        "from llava_mocle.training.loop import trainer\n"
         "from llava_mocle.recipe.recipe import load_recipe\n"
-        "class Boom(run.StopAfterSteps):\n"
+        "class Boom(trainer.StopAfterSteps):\n"
         "    def on_step_end(self, *args, **kwargs):\n"
         "        raise RuntimeError('boom')\n"
-        "run.StopAfterSteps = Boom\n"
+        "trainer.StopAfterSteps = Boom\n"
         "run.train(load_recipe(sys.argv[1], ['--stop_after_steps', '2']))\n"
     )
     command = [sys.executable, str(script), str(recipe_file(dataloader_num_workers=2))]

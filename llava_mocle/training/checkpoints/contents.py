@@ -1,9 +1,8 @@
-"""What a checkpoint folder holds besides weights, and how one is found and written whole."""
+"""What a checkpoint folder holds besides weights, and how the newest whole one is found."""
 
 import logging
 import os
 import re
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,35 +10,33 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from llava_mocle.errors import CheckpointError, ConfigError
-from llava_mocle.io.files import make_readable
 from llava_mocle.model.folders import CLUSTERS_FOLDER, RECIPE_FILE
 from llava_mocle.recipe.comparison import differences
 from llava_mocle.recipe.recipe import Recipe, load_recipe, write_recipe
-from llava_mocle.training.checkpoints.manifest import flaw, flush, read_seal, write_seal
+from llava_mocle.training.checkpoints.manifest import flaw, read_manifest
 
 if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
 
 logger = logging.getLogger(__name__)
 
-STAGING_FOLDER = ".incomplete"
 ABANDONED_FOLDER = "abandoned"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass
 class CheckpointExtras:
-    """What every `checkpoint-N` gets besides weights: it loads by itself.
+    """What every `checkpoint-N` gets besides weights, so that it can be loaded without any other folder but its base.
 
     Attributes:
-        content: what identifies the data and the clustering, for the seal (see `content`).
+        data_identity: the digests of the data and of the clustering, for the manifest (see `data_identity`).
     """
 
     recipe: Recipe
     tokenizer: Any
     image_processor: Any
     cluster_model: "ClusterModel | None" = None
-    content: dict[str, Any] = field(default_factory=dict)
+    data_identity: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: str | Path) -> None:
         """Write the resolved recipe, the processor and the cluster model into `folder`."""
@@ -58,7 +55,7 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def newest_checkpoint(output_dir: str | Path) -> Path | None:
-    """The whole checkpoint with the most steps in `output_dir`, or None; others are skipped with a message."""
+    """The whole checkpoint with the most steps in `output_dir`, or None; each that is not whole gets a warning."""
     folder = Path(output_dir)
     if not folder.is_dir():
         return None
@@ -73,7 +70,7 @@ def newest_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 def set_aside_after(checkpoint: Path) -> list[Path]:
-    """Move the checkpoints of the same run that have more steps into `abandoned/`; returns where they were."""
+    """Move the checkpoints in the same folder that have more steps into `abandoned/`; returns their old paths."""
     step, folder = checkpoint_step(checkpoint), checkpoint.parent
     later = [path for path in folder.iterdir() if checkpoint_step(path) > step]
     for path in later:
@@ -91,7 +88,7 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> No
     """Refuse to resume under a recipe that would change what is trained.
 
     How the global batch is split over processes, device batches and accumulation steps may change; its size may not.
-    Rows and a cluster model that the manifest knows by content may lie elsewhere: `check_same_content` compares them.
+    Rows and a cluster model whose digests the manifest has may lie elsewhere: `check_data_identity` compares them.
 
     Raises:
         ConfigError: names every key that differs, with both values.
@@ -102,9 +99,10 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> No
     # A key that is not in the file had its default.
     defaults = load_recipe()
     before = defaults.trainer | defaults.as_dict() | yaml.safe_load(path.read_text(encoding="utf-8"))
-    seal = read_seal(checkpoint)
-    differ = differences(before, recipe.trainer | recipe.as_dict(), seal.get("rows"), seal.get("held_out_rows", ()))
-    batch_before = seal.get("global_batch", global_batch)
+    manifest = read_manifest(checkpoint)
+    now = recipe.trainer | recipe.as_dict()
+    differ = differences(before, now, manifest.get("rows"), manifest.get("held_out_rows", ()))
+    batch_before = manifest.get("global_batch", global_batch)
     if batch_before != global_batch:
         differ.append(
             f"global batch (per_device_train_batch_size x gradient_accumulation_steps x processes): "
@@ -115,26 +113,3 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> No
             f"{checkpoint}: was trained with another recipe ({'; '.join(differ)}); "
             "restore these keys, choose another output_dir, or start afresh"
         )
-
-
-def staging_dir(output_dir: str | Path) -> Path:
-    """Where checkpoints are written before they are moved into place."""
-    return Path(output_dir) / STAGING_FOLDER
-
-
-def clear_staging(output_dir: str | Path) -> None:
-    """Remove what a run that was cut off while it wrote has left behind."""
-    shutil.rmtree(staging_dir(output_dir), ignore_errors=True)
-
-
-def publish(output_dir: str | Path, name: str, **facts: Any) -> Path:
-    """Seal a checkpoint in the staging folder and move it into `output_dir`; one of that name makes room first."""
-    source, target = staging_dir(output_dir) / name, Path(output_dir) / name
-    make_readable(source)
-    write_seal(source, **facts)
-    if target.exists():
-        os.replace(target, staging_dir(output_dir) / f"{name}.before")
-    os.replace(source, target)
-    flush(Path(output_dir))
-    clear_staging(output_dir)
-    return target

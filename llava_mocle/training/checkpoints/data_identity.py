@@ -1,4 +1,4 @@
-"""What a run is trained on, by content: files may change under a name that stays the same."""
+"""What a run is trained on, by digests of the contents: a file may change while its name stays the same."""
 
 from pathlib import Path
 from typing import Any
@@ -7,20 +7,22 @@ from llava_mocle.clustering import ClusterModel
 from llava_mocle.data.mixture import Mixture
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.folders import CLUSTERS_FOLDER
-from llava_mocle.training.checkpoints.manifest import read_seal
+from llava_mocle.training.checkpoints.manifest import read_manifest
 
-# Of a digest, what a message shows.
+# How many characters of a digest a message shows.
 _SHOWN = 16
 
 
-def content_of(train: Mixture, held_out: Mixture | None, routed_by: ClusterModel | None) -> dict[str, Any]:
-    """Facts for a checkpoint's seal.
+def data_identity(train: Mixture, held_out: Mixture | None, routed_by: ClusterModel | None) -> dict[str, Any]:
+    """The digests of a run's data, which each of its checkpoints keeps in the manifest.
 
     Args:
+        train: the rows to train on.
+        held_out: the rows to validate on, if any.
         routed_by: the cluster model that chooses experts; None where none does.
 
     Returns:
-        `rows` and `held_out_rows` (dataset name -> digest of its rows), and `cluster_model` (its fingerprint).
+        `rows` and `held_out_rows` (dataset name -> digest of its rows), and `cluster_model` (its fingerprint, or None).
     """
     return {
         "rows": _digests(train),
@@ -34,19 +36,24 @@ def _digests(mixture: Mixture) -> dict[str, str]:
     return {name: digest for name, digest in found.items() if digest is not None}
 
 
-def check_same_content(
+def check_data_identity(
     checkpoint: Path, now: dict[str, Any], train: Mixture, held_out: Mixture | None, clusters: str | None
 ) -> None:
-    """Refuse to go on from a checkpoint on other rows or another clustering; one that does not know its own is let by.
+    """Refuse to resume on other rows, or with another clustering, than the checkpoint was trained with.
+
+    A checkpoint of an early release has no digests in its manifest; it is not compared.
 
     Args:
-        now: `content_of` this run.
+        checkpoint: the folder to resume from.
+        now: `data_identity` of this run.
+        train: the rows to train on, for the message.
+        held_out: the rows to validate on, for the message.
         clusters: the cluster model's folder, for the message.
 
     Raises:
         ConfigError: names the dataset's file or the cluster model's folder, with both values.
     """
-    before = read_seal(checkpoint)
+    before = read_manifest(checkpoint)
     for kind, mixture in (("rows", train), ("held_out_rows", held_out)):
         paths = {spec.name: spec.data_path for spec in mixture.specs} if mixture is not None else {}
         for name, digest in now[kind].items():

@@ -1,6 +1,6 @@
-"""The engine's side of a checkpoint: gathering what is trained, and putting optimizer state back.
+"""DeepSpeed's part of a checkpoint: gathering the trained weights, and writing and reading the optimizer's state.
 
-The files below `global_stepN` are DeepSpeed's own, written and read by it alone: resume only from folders you trust.
+The files below `global_stepN` are written and read by DeepSpeed, which uses pickle: resume only from folders you trust.
 """
 
 import argparse
@@ -20,9 +20,13 @@ UNIVERSAL_FOLDER = ".universal"
 
 
 def trainable_state(model: nn.Module, writer: bool) -> dict[str, torch.Tensor]:
-    """Copies on the CPU of every trainable parameter, one made whole at a time; empty where `writer` is False.
+    """Copies of all trainable parameters on the CPU. All ranks call it together.
 
-    All ranks call it together. The frozen weights, most of a model by far, stay where they are.
+    Parameters are gathered one at a time. The frozen ones, most of a model by far, are not gathered.
+
+    Args:
+        model: without DeepSpeed's wrapper.
+        writer: whether this process is to have the copies; where it is not, the result is empty.
     """
     state = {}
     for name, parameter in model.named_parameters():
@@ -34,27 +38,27 @@ def trainable_state(model: nn.Module, writer: bool) -> dict[str, torch.Tensor]:
 
 
 def save_engine(engine: Any, folder: str | Path) -> None:
-    """Every rank writes its share of the optimizer's state; frozen weights are left out."""
+    """Write this rank's share of the optimizer's state; frozen weights are left out."""
     engine.save_checkpoint(str(folder), exclude_frozen_parameters=True)
 
 
 def load_engine(engine: Any, folder: str | Path) -> None:
-    """Put weights and optimizer state of `save_engine`, or of `to_universal`, back into an engine.
+    """Put what `save_engine` or `to_universal` wrote back into an engine: trained weights and optimizer state.
 
     Raises:
-        CheckpointError: they are not there, or do not fit.
+        CheckpointError: the folder holds none, or it does not fit the engine.
     """
     optimizer = engine.optimizer.optimizer
     settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
-        # Not strict, as the frozen weights are not among them; the trained ones are checked by the optimizer's state.
+        # Not strict, as the frozen weights are not in the file. The optimizer's state is, for every trained one.
         path, _ = engine.load_checkpoint(str(folder), load_module_strict=False)
     except (AssertionError, KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{folder}: DeepSpeed cannot load its state ({type(error).__name__}: {error})") from error
     if path is None:
         raise CheckpointError(f"{folder}: holds no DeepSpeed state (no file `latest`)")
-    # A universal checkpoint under ZeRO-3 gives every group the settings of the first, and one step counter to them all,
-    # which would then count once for each group.
+    # From a universal checkpoint under ZeRO-3, DeepSpeed gives every group the settings of the first, and lets all
+    # share one step counter, which would then count once for each group.
     for group, before in zip(optimizer.param_groups, settings, strict=True):
         group.update(before)
     for parameter, state in optimizer.state.items():
@@ -67,7 +71,7 @@ def to_universal(checkpoint: Path, folder: Path) -> None:
 
     Args:
         checkpoint: a checkpoint-N folder.
-        folder: created; takes as much room as the trained weights three times in float32.
+        folder: created; it needs three times the room of the trained weights in float32.
     """
     from deepspeed.checkpoint.ds_to_universal import main as convert
 

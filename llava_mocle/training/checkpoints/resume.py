@@ -5,8 +5,11 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import PartialState
+from transformers.trainer import SCHEDULER_NAME
 
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.recipe.recipe import Recipe
@@ -18,8 +21,8 @@ from llava_mocle.training.checkpoints.contents import (
     newest_checkpoint,
     set_aside_after,
 )
-from llava_mocle.training.checkpoints.engine_state import UNIVERSAL_FOLDER, to_universal
-from llava_mocle.training.checkpoints.manifest import flaw, read_seal
+from llava_mocle.training.checkpoints.engine_state import UNIVERSAL_FOLDER, load_engine, to_universal
+from llava_mocle.training.checkpoints.manifest import flaw, read_manifest
 from llava_mocle.training.processes.group import on_main
 
 logger = logging.getLogger(__name__)
@@ -31,10 +34,10 @@ class Resumption:
 
     Attributes:
         folder: a whole checkpoint.
-        optimizer: "as_saved"; "universal" (converted to this number of processes); or "afresh" (only weights and
-            schedule go on).
+        optimizer: what becomes of the optimizer's state: "as_saved"; "universal" (converted to this number of
+            processes); or "afresh" (only weights and schedule are restored).
         engine_folder: where DeepSpeed finds its state.
-        finished: the run has taken all its steps; what may be left is to write its result.
+        finished: the checkpoint has taken all steps of the run; only its result may still have to be written.
         start: how the run was begun, see `start_name`.
     """
 
@@ -46,7 +49,7 @@ class Resumption:
 
 
 def optimizer_kind(args: MocleTrainingArguments) -> str:
-    """`torch` where every process holds the whole optimizer, `zeroN` where DeepSpeed shares it out."""
+    """`torch` if every process holds the whole optimizer, `zeroN` if DeepSpeed shares it out."""
     if not args.deepspeed:
         return "torch"
     return f"zero{args.hf_deepspeed_config.config.get('zero_optimization', {}).get('stage', 0)}"
@@ -58,7 +61,9 @@ def global_batch(args: MocleTrainingArguments) -> int:
 
 
 def find_resumption(recipe: Recipe, args: MocleTrainingArguments) -> Resumption | None:
-    """Decide, once for all ranks, before anything is loaded.
+    """Find the checkpoint to go on from, the same on all ranks, before anything is loaded; None to start anew.
+
+    A universal checkpoint is made here, on the main process.
 
     Raises:
         CheckpointError: `resume` names a folder that is no whole checkpoint, or is `never` where there is one.
@@ -74,26 +79,30 @@ def find_resumption(recipe: Recipe, args: MocleTrainingArguments) -> Resumption 
     engine_folder = Path(str(args.output_dir), UNIVERSAL_FOLDER) if kind == "universal" else found
     state = json.loads((found / "trainer_state.json").read_text(encoding="utf-8"))
     finished = state["global_step"] >= state["max_steps"]
-    start = read_seal(found).get("start", "auto") if args.resume == "auto" else start_name(args.resume)
-    resumption = Resumption(found, kind, engine_folder, finished, start)
+    start = read_manifest(found).get("start", "auto") if args.resume == "auto" else start_name(args.resume)
     if args.process_index == 0:
         logger.warning("resuming from %s", found)
-    return resumption
+    if kind == "universal":
+        _make_universal(found, engine_folder, args)
+    return Resumption(found, kind, engine_folder, finished, start)
 
 
 def start_name(resume: str) -> str:
-    """How a run is begun, for its checkpoints' seals: "auto", "never", or the checkpoint that `resume` names."""
+    """How a run is begun, for its checkpoints' manifests: "auto", "never", or the checkpoint that `resume` names."""
     return resume if resume in ("auto", "never") else str(Path(resume).resolve())
 
 
 def checkpoint_to_resume(resume: str, output_dir: Path) -> Path | None:
-    """Where to go on from: `resume` is auto, never, or a checkpoint folder.
+    """The checkpoint to go on from.
 
-    A named folder is where the run begins; started again, it goes on from the newest checkpoint that came of that.
+    Args:
+        resume: "auto" (the newest in `output_dir`, if any), "never" (none), or a checkpoint folder. A run that began
+            at a named folder and is started again goes on from its own newest checkpoint.
+        output_dir: the run's folder.
 
     Raises:
-        CheckpointError: `never` on a folder that has checkpoints (nothing is overwritten), a folder that is none, or
-            one from elsewhere for an `output_dir` that holds another run's.
+        CheckpointError: `resume` is never and `output_dir` has a checkpoint (nothing is overwritten); the named folder
+            is not a whole checkpoint; or it lies elsewhere while `output_dir` holds another run's checkpoints.
     """
     newest = newest_checkpoint(output_dir)
     if resume == "auto":
@@ -106,7 +115,7 @@ def checkpoint_to_resume(resume: str, output_dir: Path) -> Path | None:
             )
         return None
     folder = Path(resume)
-    if newest is not None and read_seal(newest).get("start") == start_name(resume):
+    if newest is not None and read_manifest(newest).get("start") == start_name(resume):
         logger.warning("%s came of a start from %s; remove it to start from there once more", newest, folder)
         return newest
     trouble = flaw(folder)
@@ -123,9 +132,9 @@ def checkpoint_to_resume(resume: str, output_dir: Path) -> Path | None:
 
 
 def leave_other_course(resumption: Resumption, args: MocleTrainingArguments) -> None:
-    """Where the run goes back in its own `output_dir`: move the later checkpoints into `abandoned/`.
+    """If the run goes back to an earlier checkpoint of its own `output_dir`, move the later ones into `abandoned/`.
 
-    Called once nothing can refuse the run any more, on all ranks.
+    All ranks call it, when nothing can refuse the run any more.
     """
     folder = resumption.folder.resolve()
     named = args.resume != "auto" and start_name(args.resume) == str(folder)
@@ -137,8 +146,8 @@ def leave_other_course(resumption: Resumption, args: MocleTrainingArguments) -> 
 
 
 def _optimizer_state(checkpoint: Path, args: MocleTrainingArguments) -> str:
-    seal, kind = read_seal(checkpoint), optimizer_kind(args)
-    before, world_size = seal.get("optimizer", kind), seal.get("world_size", args.world_size)
+    manifest, kind = read_manifest(checkpoint), optimizer_kind(args)
+    before, world_size = manifest.get("optimizer", kind), manifest.get("world_size", args.world_size)
     if before == kind and (kind == "torch" or world_size == args.world_size):
         return "as_saved"
     changed = f"{before} on {world_size} processes then, {kind} on {args.world_size} now"
@@ -154,13 +163,34 @@ def _optimizer_state(checkpoint: Path, args: MocleTrainingArguments) -> str:
     return "afresh"
 
 
-def prepare_universal(resumption: Resumption, args: MocleTrainingArguments) -> None:
-    """Convert on the main process, and tell DeepSpeed's configuration; the other ranks wait."""
-    if resumption.optimizer != "universal":
-        return
+def _make_universal(checkpoint: Path, folder: Path, args: MocleTrainingArguments) -> None:
+    """Convert on the main process while the others wait, and set it in DeepSpeed's configuration."""
     with PartialState().main_process_first():
         if PartialState().is_main_process:
-            shutil.rmtree(resumption.engine_folder, ignore_errors=True)
-            to_universal(resumption.folder, resumption.engine_folder)
-    # The conversion is for this start alone; `SavingTrainer` removes it once it is loaded.
+            shutil.rmtree(folder, ignore_errors=True)
+            to_universal(checkpoint, folder)
     args.hf_deepspeed_config.config.setdefault("checkpoint", {})["load_universal"] = True
+
+
+def restore_engine(resumption: Resumption, engine: Any) -> None:
+    """Put the checkpoint's weights and optimizer state into a DeepSpeed engine, unless the optimizer starts afresh.
+
+    A universal checkpoint is removed afterwards, as it was made for this start alone.
+    """
+    if resumption.optimizer == "afresh":
+        return
+    load_engine(engine, resumption.engine_folder)
+    if resumption.optimizer == "universal":
+        PartialState().wait_for_everyone()
+        if PartialState().is_main_process:
+            shutil.rmtree(resumption.engine_folder)
+
+
+def restore_schedule(checkpoint: Path, schedule: Any, optimizer: Any) -> None:
+    """Put the learning-rate schedule back, and the rates it had reached into the optimizer.
+
+    A schedule sets the rates after each step; without this, the first resumed step would have those of step 1.
+    """
+    schedule.load_state_dict(torch.load(checkpoint / SCHEDULER_NAME, weights_only=True))
+    for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+        group["lr"] = rate

@@ -1,4 +1,4 @@
-"""What a person watching a run sees, and stopping early on purpose."""
+"""Callbacks: what a person who watches a run sees, how often things happen, and stopping early on purpose."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ _TRAINING_KEYS = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad"}
 
 
 def console_line(step: int, logs: Mapping[str, Any]) -> str:
-    """One readable line of a log entry; the whole entry is in trainer_state.json and TensorBoard."""
+    """A log entry as one short line; the whole entry is in trainer_state.json and TensorBoard."""
     if "loss" in logs:
         parts = [f"{label} {float(logs[key]):.4g}" for key, label in _TRAINING_KEYS.items() if key in logs]
         gates = [float(value) for key, value in logs.items() if key.startswith("routing/") and key.endswith("/gate")]
@@ -37,7 +37,7 @@ class ConsoleProgress(ProgressCallback):
 
 
 class ConsoleLines(TrainerCallback):
-    """The lines alone, where progress bars are switched off."""
+    """The same lines without a progress bar, which `disable_tqdm` switches off."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """See `TrainerCallback`."""
@@ -45,33 +45,42 @@ class ConsoleLines(TrainerCallback):
             print(console_line(state.global_step, logs or {}), flush=True)
 
 
+class OwnIntervals(TrainerCallback):
+    """How often to log, save and evaluate is taken from this command, not from the checkpoint it goes on from."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback`."""
+        state.compute_steps(args, state.max_steps)
+
+
 class StopEarly(TrainerCallback):
-    """Save and stop, without a validation pass first, leaving the learning-rate schedule as it is.
+    """Saves and stops, without a validation pass first. The learning-rate schedule stays that of the whole run.
 
     Attributes:
-        stopped: whether the run was stopped by this.
+        stopped: whether this callback has stopped the run.
     """
 
     def __init__(self) -> None:
         self.stopped = False
 
     def stop(self, control: Any) -> Any:
-        """What `on_step_end` returns to stop after this step."""
+        """Have `Trainer` save and stop after this step; returns the control for `on_step_end` to return."""
         self.stopped = True
         control.should_save = control.should_training_stop = True
-        # An evaluation would come first: a scheduler may not wait for it, and it may decide to save nothing.
+        # An evaluation would come before the save: it can take longer than a scheduler waits, and with save_strategy
+        # "best" it can decide to save nothing.
         control.should_evaluate = False
         return control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """See `TrainerCallback`. `Trainer` comes here on its way out of a stopped run, as at any epoch's end."""
+        """See `TrainerCallback`. `Trainer` ends the epoch of a stopped run too, and would evaluate and save again."""
         if self.stopped:
             control.should_evaluate = control.should_save = control.should_log = False
         return control
 
 
 class StopAfterSteps(StopEarly):
-    """Stops at a step that was chosen beforehand."""
+    """Stops after `stop_after_steps` steps, unless they are all."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -83,7 +92,7 @@ class StopAfterSteps(StopEarly):
 
 
 def replace_console(trainer: Any) -> None:
-    """Put our console output in place of `Trainer`'s."""
+    """Replace `Trainer`'s console output by ours."""
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ConsoleLines if trainer.args.disable_tqdm else ConsoleProgress)

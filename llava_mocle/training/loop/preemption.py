@@ -1,4 +1,4 @@
-"""SIGTERM or SIGUSR1: end the step, save, and leave with an exit code that says "requeue me"."""
+"""SIGTERM or SIGUSR1: end the step, save, and leave with an exit code that asks the scheduler to requeue the job."""
 
 import os
 import signal
@@ -17,30 +17,32 @@ from llava_mocle.training.processes.early_signals import SIGNALS
 
 
 class ValidationCutOff(Exception):
-    """Leaves a validation pass, which a scheduler may not wait for."""
+    """A signal came during a validation pass, which takes longer than a scheduler may wait."""
 
 
 class Preemption(StopEarly):
-    """Stops at the end of a step, or in the middle of a validation pass, in which any rank was told to go.
+    """Stops at the end of a step, or in the middle of a validation pass, in which any rank got a signal.
+
+    Args:
+        resume: the recipe's key of that name, for messages.
 
     Attributes:
         signal_name: the signal this rank got; None before that.
-        resume: the recipe's key.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, resume: str = "auto") -> None:
         super().__init__()
         self.signal_name: str | None = None
-        self.resume = "auto"
+        self.resume = resume
 
     @property
     def command(self) -> str:
-        """What goes on from the checkpoint, in words."""
+        """The command that goes on from the checkpoint, in words."""
         return "the same command" + (" with --resume auto" if self.resume == "never" else "")
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Handle the signals inside the block. Only the main thread may install handlers: elsewhere, do nothing."""
+        """Handle the signals inside the block. In another thread than the main one, which cannot, do nothing."""
         try:
             before = {number: signal.signal(number, self._note) for number in SIGNALS}
         except ValueError:
@@ -57,16 +59,16 @@ class Preemption(StopEarly):
             # Not print: the handler may run in the middle of one.
             os.write(2, f"{self.signal_name}: saving as soon as this step is done, then leaving\n".encode())
 
-    def told(self, device: torch.device) -> bool:
-        """Whether any rank was told to go; all ranks ask together."""
-        told = torch.tensor(int(self.signal_name is not None), device=device)
+    def requested(self, device: torch.device) -> bool:
+        """Whether any rank got a signal. All ranks ask together."""
+        requested = torch.tensor(int(self.signal_name is not None), device=device)
         if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(told, op=dist.ReduceOp.MAX)
-        return bool(told.item())
+            dist.all_reduce(requested, op=dist.ReduceOp.MAX)
+        return bool(requested.item())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """See `TrainerCallback`. All ranks stop at the same step, whichever of them got the signal."""
-        return self.stop(control) if self.told(args.device) and state.global_step < state.max_steps else control
+        return self.stop(control) if self.requested(args.device) and state.global_step < state.max_steps else control
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """See `TrainerCallback`.
@@ -74,12 +76,17 @@ class Preemption(StopEarly):
         Raises:
             ValidationCutOff: on all ranks after the same batch.
         """
-        if self.told(args.device):
+        if self.requested(args.device):
             raise ValidationCutOff
         return control
 
     def error(self, checkpoint: Path | None, step: int) -> Preempted:
-        """What to raise once the checkpoint is there."""
+        """The error that ends the run.
+
+        Args:
+            checkpoint: what was written; None if no step has been taken since the run began.
+            step: how many steps the run has taken.
+        """
         done = f"{checkpoint} was written after step {step}" if checkpoint else f"nothing was lost (step {step})"
         return Preempted(
             f"{self.signal_name or 'a signal to another rank'} came: {done}; {self.command} goes on from there"

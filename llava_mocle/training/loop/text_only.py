@@ -1,4 +1,4 @@
-"""Batches without an image: tower and projector still take part in every step."""
+"""Batches without an image: the projector still takes part in every step."""
 
 from typing import Any
 
@@ -9,10 +9,13 @@ from transformers import LlavaForConditionalGeneration
 def run_projector_in_every_step(model: LlavaForConditionalGeneration) -> torch.utils.hooks.RemovableHandle:
     """Make a forward without images (and without a cache) run a blank image through tower and projector, times zero.
 
-    Otherwise a text-only batch has no gradient for the projector: in stage 1 nothing to differentiate at all, and with
-    several processes ranks that disagree about what to reduce. Under ZeRO-3 the order matters as well: every rank
-    gathers the same module's weights at the same time, so the blank goes where an image would, between the embedding
-    and the first layer. Loss and gradients stay what they are.
+    Otherwise a text-only batch has no gradient for the projector. In stage 1 there would be nothing to differentiate;
+    with several processes, the ranks would disagree about which gradients to reduce. Under ZeRO-3 all ranks must gather
+    the same module's weights at the same time, so the blank image runs where an image would: between the embedding and
+    the first layer. Loss and gradients do not change.
+
+    Returns:
+        A handle that takes the hook off again.
     """
     size = model.config.vision_config.image_size
 

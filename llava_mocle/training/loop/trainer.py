@@ -1,74 +1,173 @@
-"""`transformers.Trainer`, changed only where MoCLE needs it."""
+"""`transformers.Trainer`, changed where MoCLE needs it."""
 
+import logging
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from llava_mocle.adapter import ROUTING_INPUTS
+from llava_mocle.data.collator import Collator
 from llava_mocle.data.sampler import GlobalBatchSampler
 from llava_mocle.errors import ConfigError
+from llava_mocle.model.gathering import gathered
+from llava_mocle.model.load import LoadedModel, load_projector
+from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
-from llava_mocle.training.checkpoints.resume import global_batch
-from llava_mocle.training.loop.divergence import FiniteTrainer
+from llava_mocle.training.checkpoints.contents import CheckpointExtras, checkpoint_step
+from llava_mocle.training.checkpoints.resume import (
+    Resumption,
+    global_batch,
+    leave_other_course,
+    restore_engine,
+    restore_schedule,
+    start_name,
+)
+from llava_mocle.training.checkpoints.writer import CheckpointWriter
+from llava_mocle.training.loop.callbacks import OwnIntervals, StopAfterSteps, replace_console
+from llava_mocle.training.loop.divergence import DivergenceCheck
 from llava_mocle.training.loop.preemption import Preemption, ValidationCutOff
-from llava_mocle.training.loop.routing_log import RoutingLog
+from llava_mocle.training.loop.routing_log import RoutingLog, warn_of_idle_experts
 from llava_mocle.training.loop.text_only import run_projector_in_every_step
 from llava_mocle.training.loop.validation import LossByGroup, pack_ids, sample_losses
-from llava_mocle.training.processes.loader_workers import NamingIterator, NamingLoader, isolate_workers
+from llava_mocle.training.processes.loader_workers import (
+    NamingIterator,
+    NamingLoader,
+    isolate_workers,
+    naming_rows,
+)
+from llava_mocle.training.setup.data import TrainingData
 from llava_mocle.training.setup.parameter_groups import parameter_groups
 
+logger = logging.getLogger(__name__)
 
-class MocleTrainer(FiniteTrainer):
-    """Trains either stage.
+# Private names of `transformers.Trainer` that this file overrides or reads, and what would be lost without each. A test
+# holds them against the installed transformers, which may rename them without notice.
+TRAINER_INTERNALS = (
+    ("_finalize_training", "a run that stops early keeps the checkpoint that it has just written"),
+    ("_get_output_dir", "checkpoints are written to the staging folder first"),
+    ("_get_train_sampler", "global batches are grouped by modality and length"),
+    ("_load_best_model", "the best stage-1 checkpoint, which holds the projector alone, can be loaded"),
+    ("_load_from_checkpoint", "a stage-1 checkpoint, which holds the projector alone, can be resumed"),
+    ("_load_optimizer_and_scheduler", "a run can go on with a fresh optimizer on another number of processes"),
+    ("_maybe_log_save_evaluate", "divergence is noticed, and a signal can cut a validation pass off"),
+    ("_prepare_for_training", "DeepSpeed's state is restored, and batches without an image train the projector"),
+    ("_prepare_inputs", "a validation batch is moved to the device"),
+    ("_run_epoch", "the sampler is told the epoch also when an epoch is resumed in the middle"),
+    ("_save_checkpoint", "a checkpoint appears whole or not at all, and never with numbers that are not finite"),
+    ("_save_optimizer_and_scheduler", "DeepSpeed's state is saved without the frozen weights"),
+    ("_total_loss_scalar", "the loss of a step that fp16 skipped does not stay in the run's mean loss"),
+)
 
-    Adds to `Trainer`: batches grouped by modality and length, parameter groups with their own learning rates,
-    validation loss a dataset and a cluster, routing statistics in the logs, and (`SavingTrainer`) checkpoints that load
-    by themselves and appear whole or not at all; `FiniteTrainer` stops a run that has diverged.
+
+class MocleTrainer(Trainer):
+    """Trains either stage of a recipe.
+
+    Beyond `Trainer`: batches grouped by modality and length, parameter groups with their own learning rates, validation
+    loss by dataset and by cluster, and routing statistics in the logs. A `CheckpointWriter` writes checkpoints that
+    appear whole or not at all and load by themselves; a `DivergenceCheck` stops a run whose numbers are not finite.
 
     Args:
-        dataset_names: dataset index -> name, for the logs.
-        routing: statistics to log; None where nothing is routed.
-        preemption: what tells the run to stop; a validation pass does not hold it up.
+        recipe: kept in every checkpoint.
+        args: the recipe's training arguments.
+        loaded: the base, with its tokenizer and image processor.
+        data: what to train and validate on.
+        model: the base with the stage's trainable parts in it.
+        preemption: knows whether the run is to stop; a validation pass does not hold it up.
+        resumption: the checkpoint to go on from, if any.
     """
 
     args: MocleTrainingArguments
+    _total_loss_scalar: float
 
     def __init__(
         self,
-        *args: Any,
-        dataset_names: list[str],
-        routing: RoutingLog | None = None,
-        preemption: Preemption | None = None,
-        **kwargs: Any,
+        recipe: Recipe,
+        args: MocleTrainingArguments,
+        loaded: LoadedModel,
+        data: TrainingData,
+        model: nn.Module,
+        preemption: Preemption,
+        resumption: Resumption | None = None,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self.routing = routing
-        self.preemption = preemption or Preemption()
-        self.add_callback(self.preemption)
-        self.validation_losses = LossByGroup(dataset_names)
+        stop = [StopAfterSteps(args.stop_after_steps)] if args.stop_after_steps else []
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=data.train,
+            eval_dataset=data.validation,
+            data_collator=Collator(pad_token_id=loaded.tokenizer.pad_token_id),
+            callbacks=[OwnIntervals(), *stop, preemption],
+        )
+        replace_console(self)
+        self.data, self.preemption, self.resumption = data, preemption, resumption
+        extras = CheckpointExtras(recipe, loaded.tokenizer, loaded.image_processor, data.cluster_model, data.identity)
+        start = resumption.start if resumption else start_name(args.resume)
+        self.checkpoints = CheckpointWriter(args, extras, loaded.base_path, start)
+        self.divergence = DivergenceCheck(args, self.accelerator.reduce)
+        routed = isinstance(model, PeftModel) and recipe.adapter.adapter != "lora"
+        self.routing = RoutingLog(model.base_model) if routed else None
+        self.validation_losses = LossByGroup(data.dataset_names)
         self._blank_image: Any = None
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        prepared = super()._prepare_for_training(*args, **kwargs)
-        if self._blank_image is not None:
-            self._blank_image.remove()
-        model = self.accelerator.unwrap_model(self.model)
-        llava = model.get_base_model() if isinstance(model, PeftModel) else model
-        # After DeepSpeed has put its hooks on, so that its record of who runs when is the same on every rank.
-        self._blank_image = run_projector_in_every_step(llava)
-        options: Any = self.args.activation_checkpointing_kwargs or {}
-        if self.args.activation_checkpointing and not options.get("use_reentrant"):
-            # transformers makes every part's embeddings ask for a gradient, which non-reentrant checkpointing does not
-            # need: the frozen tower would be recomputed and differentiated for nothing.
-            llava.disable_input_require_grads()
-        return prepared
+    def take_steps(self) -> None:
+        """Train from the checkpoint to go on from, or from step 0, to the last step or to an early stop.
+
+        From a checkpoint that has taken all steps, the model and the state are restored.
+
+        Raises:
+            Preempted: a signal came, to any rank. If steps have been taken, a checkpoint was written.
+            UserError: a row cannot be loaded, a checkpoint cannot be written, or the run has diverged.
+        """
+        resumption = self.resumption
+        if self.preemption.requested(self.args.device):
+            raise self.preemption.error(None, checkpoint_step(resumption.folder) if resumption else 0)
+        if resumption is not None:
+            leave_other_course(resumption, self.args)
+        if resumption is not None and resumption.finished:
+            logger.warning("%s has all its steps; writing the result", resumption.folder)
+            self._load_from_checkpoint(str(resumption.folder))
+            self.state = TrainerState.load_from_json(str(resumption.folder / TRAINER_STATE_NAME))
+            return
+        try:
+            with naming_rows(self.data.train, self.data.validation):
+                self.train(resume_from_checkpoint=str(resumption.folder) if resumption else None)
+        except ValidationCutOff:  # of the pass before the first step: there is nothing new to save
+            raise self.preemption.error(None, self.state.global_step) from None
+        if self.data.train.skipped_images:
+            logger.warning("%d rows were skipped: their images could not be read", self.data.train.skipped_images)
+        if self.preemption.stopped:
+            self.accelerator.wait_for_everyone()
+            steps = self.state.global_step
+            raise self.preemption.error(self.checkpoints.output_dir / f"checkpoint-{steps}", steps)
+
+    def save_result(self) -> None:
+        """Write the finished run's model and state into `output_dir`, and warn of experts that no cluster chooses.
+
+        Raises:
+            CheckpointError: they cannot be written; the last checkpoint holds the same.
+            DivergenceError: a number is not finite; nothing is written.
+        """
+        self.divergence.before_saving(self.state.global_step, self.model.parameters())
+        with self.checkpoints.result():
+            self.save_model()
+            self.save_state()
+        if self.routing is not None:
+            tuner = self.routing.tuner
+            with gathered(list(tuner.mocle_router.parameters())):
+                gates = tuner.clean_gates()
+            if self.is_world_process_zero():
+                warn_of_idle_experts(gates, tuner.sites)
 
     def get_train_dataloader(self) -> DataLoader:
-        """`Trainer.get_train_dataloader`; see `isolate_workers`."""
+        """`Trainer`'s, with workers that outlive a signal (see `loader_workers`)."""
         return isolate_workers(super().get_train_dataloader(), self.args.seed)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
@@ -76,13 +175,8 @@ class MocleTrainer(FiniteTrainer):
         return isolate_workers(super().get_eval_dataloader(*args, **kwargs), self.args.seed)
 
     def get_batch_samples(self, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
-        """`Trainer.get_batch_samples`; a loader that fails names the row (see `NamingIterator`)."""
+        """`Trainer`'s; if the loader fails, the error names the row (see `NamingIterator`)."""
         return super().get_batch_samples(NamingIterator(epoch_iterator, self.train_dataset), *args, **kwargs)
-
-    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
-        # A resumed epoch's loader is wrapped more deeply than `Trainer` and accelerate look for a sampler to tell.
-        self._sampler.set_epoch(epoch)
-        return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
@@ -109,6 +203,11 @@ class MocleTrainer(FiniteTrainer):
         error.on_every_rank = True
         return error
 
+    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
+        # `Trainer` and accelerate do not find the sampler inside the loader of an epoch that is resumed in the middle.
+        self._sampler.set_epoch(epoch)
+        return super()._run_epoch(*args, epoch=epoch, **kwargs)
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of `args.optim` over `parameter_groups`."""
         if self.optimizer is None:  # type: ignore[has-type]
@@ -116,6 +215,29 @@ class MocleTrainer(FiniteTrainer):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(parameter_groups(model, self.args), **options)
         return self.optimizer
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        resumption = self.resumption if self.is_deepspeed_enabled else None
+        if resumption is None:
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        else:
+            if resumption.optimizer == "afresh":
+                self._load_from_checkpoint(str(resumption.folder))
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+            restore_engine(resumption, self.model_wrapped)
+            restore_schedule(resumption.folder, self.lr_scheduler, self.optimizer)
+        if self._blank_image is not None:
+            self._blank_image.remove()
+        model = self.accelerator.unwrap_model(self.model)
+        llava = model.get_base_model() if isinstance(model, PeftModel) else model
+        # After DeepSpeed has put its hooks on, so that its record of which module runs when is the same on every rank.
+        self._blank_image = run_projector_in_every_step(llava)
+        options: Any = self.args.activation_checkpointing_kwargs or {}
+        if self.args.activation_checkpointing and not options.get("use_reentrant"):
+            # transformers makes the embeddings of every part ask for a gradient. Non-reentrant checkpointing does not
+            # need it, and the frozen tower would be recomputed and differentiated for nothing.
+            llava.disable_input_require_grads()
+        return prepared
 
     def _model_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
@@ -129,16 +251,9 @@ class MocleTrainer(FiniteTrainer):
             self.routing.add()
         return result
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            super()._maybe_log_save_evaluate(*args, **kwargs)
-        except ValidationCutOff:
-            self.preemption.stop(self.control)  # type: ignore[has-type]
-            super()._maybe_log_save_evaluate(*args, **kwargs)  # saves, and does nothing else a second time
-
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[torch.Tensor, None, None]:
+    ) -> tuple[Tensor, None, None]:
         """One validation batch: its losses go to `LossByGroup`, its mean back to `Trainer`."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -149,7 +264,7 @@ class MocleTrainer(FiniteTrainer):
         return losses.sum() / counts.sum().clamp(min=1), None, None
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-        """`Trainer`'s loop, with the token-weighted loss a dataset and a cluster among its metrics.
+        """`Trainer`'s loop, with the token-weighted loss by dataset and by cluster among its metrics.
 
         Raises:
             UserError: a held-out row cannot be loaded (see `NamingIterator`).
@@ -160,7 +275,72 @@ class MocleTrainer(FiniteTrainer):
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, adding the routing statistics since the last training log."""
+        """Log with the routing statistics since the last training log, then look for numbers that are not finite."""
         if self.routing is not None and "loss" in logs:
             logs = {**logs, **self.routing.pop(self.accelerator.reduce)}
         super().log(logs, start_time)
+        self.divergence.after_log(self.state.global_step, logs)
+
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        skipped = self.args.fp16 and self.accelerator.optimizer_step_was_skipped
+        self.divergence.after_step(self.state.global_step, tr_loss, grad_norm, skipped)
+        before = self._total_loss_scalar
+        try:
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+        except ValidationCutOff:
+            self.preemption.stop(self.control)  # type: ignore[has-type]
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)  # only saves, the second time
+        if not math.isfinite(self._total_loss_scalar):
+            # The loss of a step that fp16 skipped. `Trainer` empties the sum by subtracting it from itself, and inf -
+            # inf would stay in it for good.
+            self._total_loss_scalar = before
+            tr_loss.zero_()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.checkpoints.folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.divergence.before_saving(self.state.global_step, self.model.parameters())
+        with self.checkpoints.checkpoint(self.state):
+            super()._save_checkpoint(model, trial)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what is trained, and what a model folder needs besides, into `output_dir` (default: the run's)."""
+        model = self.accelerator.unwrap_model(self.model)
+        self.checkpoints.write_model(model, output_dir or self.checkpoints.output_dir, self.is_deepspeed_enabled)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_deepspeed_enabled:
+            self.checkpoints.write_engine(self.model_wrapped, self.lr_scheduler, output_dir)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step >= self.state.max_steps:
+            return super()._finalize_training(*args, **kwargs)
+        # Stopped early: `Trainer` would load the best model, and with save_total_limit 1 remove what was just saved.
+        limit, best = self.args.save_total_limit, self.args.load_best_model_at_end
+        self.args.save_total_limit, self.args.load_best_model_at_end = None, False
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit, self.args.load_best_model_at_end = limit, best
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self.resumption is not None and self.resumption.optimizer == "afresh":
+            restore_schedule(Path(checkpoint), self.lr_scheduler, self.optimizer)
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_best_model(self) -> None:
+        if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        target = self.accelerator.unwrap_model(self.model if model is None else model)
+        if isinstance(target, PeftModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_projector(target, resume_from_checkpoint)

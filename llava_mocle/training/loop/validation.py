@@ -1,4 +1,4 @@
-"""Validation loss a domain and a cluster, token-weighted."""
+"""Validation loss by dataset and by cluster, as a mean over supervised tokens."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE_INDEX = -100
+from llava_mocle.data.tokenize import IGNORE_INDEX
 
 
 def sample_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,7 +27,11 @@ def sample_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LossByGroup:
-    """Adds up losses by dataset and by cluster over a validation pass."""
+    """Adds up losses by dataset and by cluster over a validation pass.
+
+    Args:
+        dataset_names: dataset id -> name.
+    """
 
     def __init__(self, dataset_names: Sequence[str]) -> None:
         self.dataset_names = list(dataset_names)
@@ -38,7 +42,14 @@ class LossByGroup:
         self._sums: dict[str, list[float]] = {}
 
     def add(self, losses: Tensor, counts: Tensor, dataset_ids: Tensor | None, cluster_ids: Tensor | None) -> None:
-        """Add a batch: four tensors (B,); ids may be absent."""
+        """Add a batch of B samples.
+
+        Args:
+            losses: (B,) summed negative log-likelihoods in nats.
+            counts: (B,) numbers of supervised tokens.
+            dataset_ids: (B,), or None.
+            cluster_ids: (B,), -1 for a sample that has none, or None.
+        """
         for row, (loss, count) in enumerate(zip(losses.tolist(), counts.tolist(), strict=True)):
             keys = ["loss"]
             if dataset_ids is not None:
@@ -50,9 +61,9 @@ class LossByGroup:
                 total[0] += loss
                 total[1] += count
 
-    def metrics(self, prefix: str = "eval") -> Mapping[str, float]:
-        """`{prefix}_loss`, `{prefix}_loss_<dataset>`, `{prefix}_loss_cluster_<c>`: nats a supervised token."""
-        return {f"{prefix}_{key}": total / count for key, (total, count) in sorted(self._sums.items()) if count}
+    def metrics(self) -> Mapping[str, float]:
+        """`eval_loss`, `eval_loss_<dataset>` and `eval_loss_cluster_<c>`, in nats a supervised token."""
+        return {f"eval_{key}": total / count for key, (total, count) in sorted(self._sums.items()) if count}
 
 
 def pack_ids(ids: Tensor | None, like: Tensor) -> Tensor:

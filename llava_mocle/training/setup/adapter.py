@@ -1,17 +1,48 @@
-"""`AdapterArguments` -> `MocleConfig`, and which parameters each stage trains."""
+"""What each stage trains: the projector alone, or projector and adapter, whose `MocleConfig` comes from the recipe."""
 
 import re
 from math import prod
 
+from peft import get_peft_model
 from torch import nn
 
 from llava_mocle.adapter import MocleConfig
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.gathering import whole_shape
 from llava_mocle.recipe.keys import AdapterArguments
+from llava_mocle.recipe.recipe import Recipe
+from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
+from llava_mocle.training.setup.clusters import needs_clusters
+from llava_mocle.training.setup.parameter_groups import group_of
 
 PROJECTOR = "multi_modal_projector"
 _LANGUAGE_MODEL = "language_model"
+
+
+def adapt(recipe: Recipe, args: MocleTrainingArguments, model: nn.Module, num_datasets: int) -> nn.Module:
+    """Freeze a base model and put the stage's trainable parts in.
+
+    Returns:
+        The model to train: the base itself in stage 1, a `PeftModel` around it in stage 2.
+
+    Raises:
+        ConfigError: `lora_target_modules` names what the model does not have.
+    """
+    if recipe.stage.stage == "pretrain":
+        freeze_all_but_projector(model)
+    else:
+        check_targets(recipe.adapter.lora_target_modules, model)
+        centroids = recipe.cluster.cluster_model if needs_clusters(recipe) else None
+        config = adapter_config(recipe.adapter, num_datasets=num_datasets, centroids=centroids)
+        # DeepSpeed keeps float32 copies itself, and ZeRO-3 requires one dtype of all trainable parameters.
+        model = get_peft_model(model, config, autocast_adapter_dtype=not args.deepspeed)
+    if not args.deepspeed:
+        # Trainable parameters of a 16-bit model in float32: in 16 bit, updates below a weight's spacing would vanish.
+        # Autocast casts them where they are used.
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return model
 
 
 def language_model_targets(names: str) -> str:
@@ -108,8 +139,6 @@ def freeze_all_but_projector(model: nn.Module) -> None:
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Number of values: all, trainable, and trainable of the adapter's experts, of its router, of the projector."""
-    from llava_mocle.training.setup.parameter_groups import group_of
-
     counts = {"all": 0, "trainable": 0, "experts": 0, "router": 0, "projector": 0}
     for name, parameter in model.named_parameters():
         size = prod(whole_shape(parameter))

@@ -12,8 +12,9 @@ from llava_mocle.data.dataset import LlavaDataset
 from llava_mocle.data.mixture import Mixture
 from llava_mocle.model.load import LoadedModel
 from llava_mocle.recipe.recipe import Recipe
-from llava_mocle.training.checkpoints.data_identity import check_same_content, content_of
+from llava_mocle.training.checkpoints.data_identity import check_data_identity, data_identity
 from llava_mocle.training.setup.clusters import held_out_ids, load_clusters, needs_clusters, training_ids
+from llava_mocle.training.setup.same_rows import check_same_rows
 
 
 @dataclass
@@ -21,27 +22,29 @@ class TrainingData:
     """What a run trains and validates on.
 
     Attributes:
-        content: what identifies it, for checkpoints (see `content`).
+        identity: digests of all this, for checkpoints (see `data_identity`).
     """
 
     train: LlavaDataset
     validation: LlavaDataset | None
     dataset_names: list[str]
     cluster_model: ClusterModel | None
-    content: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare_data(recipe: Recipe, loaded: LoadedModel, checkpoint: Path | None = None) -> TrainingData:
-    """Read and check every row, join images and cluster ids.
+    """Read and check every row, join images and cluster ids, and make sure that all ranks have the same.
 
-    Held-out rows of a baseline get cluster ids too when the recipe's cluster model is there, so that its validation
-    loss is broken down in the same way.
+    Held-out rows of a baseline get cluster ids too if the recipe's cluster model is there, so that its validation loss
+    is broken down in the same way.
 
     Args:
-        checkpoint: what the run goes on from; it must have been trained on the same.
+        recipe: names the rows and the clusters.
+        loaded: its tokenizer and image processor make samples of the rows.
+        checkpoint: what the run goes on from; it must have been trained on the same data.
 
     Raises:
-        UserError: before any step is taken.
+        UserError: anything wrong with the data, before any step is taken.
     """
     specs = recipe.data.dataset_specs()
     clusters = load_clusters(recipe)
@@ -49,19 +52,20 @@ def prepare_data(recipe: Recipe, loaded: LoadedModel, checkpoint: Path | None = 
     with PartialState().local_main_process_first():
         mixture = Mixture.load(specs)
         held_out = Mixture.load(specs, split="eval") if any(spec.eval_data_path for spec in specs) else None
-        content = content_of(mixture, held_out, clusters if needs_clusters(recipe) else None)
+        identity = data_identity(mixture, held_out, clusters if needs_clusters(recipe) else None)
         if checkpoint is not None:
-            check_same_content(checkpoint, content, mixture, held_out, recipe.cluster.cluster_model)
+            check_data_identity(checkpoint, identity, mixture, held_out, recipe.cluster.cluster_model)
         train = _dataset(recipe, loaded, mixture, training_ids(recipe, mixture, clusters))
     validation = None
     if held_out is not None:
         validation = _dataset(recipe, loaded, held_out, held_out_ids(recipe, held_out, clusters))
+    check_same_rows({"rows": train, "held-out rows": validation})
     return TrainingData(
         train=train,
         validation=validation,
         dataset_names=[spec.name for spec in specs],
         cluster_model=clusters,
-        content=content,
+        identity=identity,
     )
 
 

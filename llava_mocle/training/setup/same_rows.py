@@ -11,14 +11,16 @@ from accelerate.utils import gather_object
 
 from llava_mocle.data.dataset import LlavaDataset
 from llava_mocle.errors import ConfigError
-from llava_mocle.training.setup.data import TrainingData
 
 # Of a digest, what a message shows.
 _SHOWN = 12
 
 
-def check_same_data(data: TrainingData) -> None:
+def check_same_rows(datasets: Mapping[str, LlavaDataset | None]) -> None:
     """Compare what the ranks have read.
+
+    Args:
+        datasets: what each is for, in words -> the dataset.
 
     Raises:
         ConfigError: on all ranks; names the dataset and the hosts.
@@ -26,7 +28,7 @@ def check_same_data(data: TrainingData) -> None:
     state = PartialState()
     if state.num_processes == 1:
         return
-    here = (f"rank {state.process_index} on {socket.gethostname()}", fingerprint(data))
+    here = (f"rank {state.process_index} on {socket.gethostname()}", fingerprint(datasets))
     found = difference(gather_object([here]))
     if found is not None:
         error = ConfigError(
@@ -36,10 +38,10 @@ def check_same_data(data: TrainingData) -> None:
         raise error
 
 
-def fingerprint(data: TrainingData) -> dict[str, str]:
-    """What decides which sample is where in the run, in words: what it is -> what this rank has of it."""
+def fingerprint(datasets: Mapping[str, LlavaDataset | None]) -> dict[str, str]:
+    """What decides which sample is where in the run: what it is, in words -> what this rank has of it."""
     found: dict[str, str] = {}
-    for kind, dataset in (("rows", data.train), ("held-out rows", data.validation)):
+    for kind, dataset in datasets.items():
         if dataset is not None:
             found |= _of_dataset(dataset, kind)
     return found

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,8 +13,46 @@ from llava_mocle.clustering.instruction import InstructionRule, instruction_text
 from llava_mocle.data.rows import read_rows
 from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.recipe import load_recipe
-from llava_mocle.training.checkpoints.manifest import SEAL_FILE
+from llava_mocle.training.checkpoints.data_identity import check_data_identity, data_identity
+from llava_mocle.training.checkpoints.manifest import MANIFEST_FILE, write_manifest
 from llava_mocle.training.run import train
+
+
+def mixture(digest: str | None) -> SimpleNamespace:
+    """One dataset, `a`, whose rows have this digest."""
+    rows = SimpleNamespace(digest=digest) if digest else []
+    return SimpleNamespace(rows={"a": rows}, specs=[SimpleNamespace(name="a", data_path="a.json")])
+
+
+def test_identity_is_of_the_contents() -> None:
+    clusters = SimpleNamespace(fingerprint="f")
+    assert data_identity(mixture("1"), mixture("2"), clusters) == {
+        "rows": {"a": "1"},
+        "held_out_rows": {"a": "2"},
+        "cluster_model": "f",
+    }
+    assert data_identity(mixture(None), None, None) == {"rows": {}, "held_out_rows": {}, "cluster_model": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": {"a": "3"}}, r"a\.json: the rows of dataset 'a' .*\(digest 3 then, 1 now\)"),
+        ({"held_out_rows": {"a": "3"}}, r"a\.json: the held-out rows of dataset 'a'"),
+        ({"cluster_model": "g"}, r"k2: this is not the cluster model .*\(fingerprint g then, f now\)"),
+        ({"rows": {"b": "3"}}, None),  # another mixture, which the recipes' comparison refuses
+        ({"cluster_model": None}, None),
+    ],
+)
+def test_what_differs_is_named(tmp_path: Path, change: dict, message: str | None) -> None:
+    train_rows, held_out = mixture("1"), mixture("2")
+    now = data_identity(train_rows, held_out, SimpleNamespace(fingerprint="f"))
+    write_manifest(tmp_path, **now | change)
+    if message is None:
+        check_data_identity(tmp_path, now, train_rows, held_out, "k2")
+        return
+    with pytest.raises(ConfigError, match=message):
+        check_data_identity(tmp_path, now, train_rows, held_out, "k2")
 
 
 @pytest.fixture
@@ -71,12 +110,12 @@ def test_another_clustering_is_refused(
     assert then != now
     with pytest.raises(ConfigError, match=rf"{folder}: .*checkpoint-2 .*{then} then, {now} now\).*output_dir"):
         train(load_recipe(recipe))
-    # One that does not say what it was trained on, as earlier releases wrote it, is let by.
-    seal = tmp_path / "run" / "checkpoint-2" / SEAL_FILE
-    older = json.loads(seal.read_text())
+    # Checkpoints of early releases have no digests, and are not compared.
+    manifest = tmp_path / "run" / "checkpoint-2" / MANIFEST_FILE
+    older = json.loads(manifest.read_text())
     for fact in ("rows", "held_out_rows", "cluster_model"):
         del older[fact]
-    seal.write_text(json.dumps(older))
+    manifest.write_text(json.dumps(older))
     assert train(load_recipe(recipe)).state.global_step == 4
 
 

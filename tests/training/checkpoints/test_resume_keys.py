@@ -10,7 +10,7 @@ import pytest
 from llava_mocle.data.images import ImageUnreadable
 from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.recipe import load_recipe
-from llava_mocle.training.checkpoints.manifest import SEAL_FILE
+from llava_mocle.training.checkpoints.manifest import MANIFEST_FILE
 from llava_mocle.training.run import train
 
 
@@ -69,10 +69,10 @@ def test_an_older_checkpoint_that_holds_a_token_goes_on(begun, tmp_path: Path) -
     checkpoint = tmp_path / "run" / "checkpoint-2"
     recipe = checkpoint / "recipe.yaml"
     recipe.write_text(recipe.read_text() + "hub_token: hf_my-secret\n")
-    seal = json.loads((checkpoint / SEAL_FILE).read_text())
+    manifest = json.loads((checkpoint / MANIFEST_FILE).read_text())
     written = recipe.read_bytes()
-    seal["files"]["recipe.yaml"] = {"bytes": len(written), "sha256": hashlib.sha256(written).hexdigest()}
-    (checkpoint / SEAL_FILE).write_text(json.dumps(seal))
+    manifest["files"]["recipe.yaml"] = {"bytes": len(written), "sha256": hashlib.sha256(written).hexdigest()}
+    (checkpoint / MANIFEST_FILE).write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match=r"another recipe \(lora_dropout: ") as caught:
         begun(lora_dropout=0.5)
     assert "my-secret" not in str(caught.value)
@@ -116,10 +116,10 @@ def test_another_order_is_refused(begun, mix: list[dict]) -> None:
 
 
 def test_without_digests_paths_count(begun, mix: list[dict], clusters: Path, tmp_path: Path) -> None:
-    seal = tmp_path / "run" / "checkpoint-2" / SEAL_FILE
-    older = json.loads(seal.read_text())
+    manifest = tmp_path / "run" / "checkpoint-2" / MANIFEST_FILE
+    older = json.loads(manifest.read_text())
     del older["rows"], older["held_out_rows"], older["cluster_model"]
-    seal.write_text(json.dumps(older))
+    manifest.write_text(json.dumps(older))
     with pytest.raises(ConfigError, match=r"another recipe \(cluster_model: .*; datasets: "):
         begun(datasets=moved(mix, tmp_path / "mix"), cluster_model=str(shutil.copytree(clusters, tmp_path / "c")))
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from llava_mocle.errors import DivergenceError
 from llava_mocle.recipe.recipe import load_recipe
-from llava_mocle.training.loop.divergence import SKIPPED_STEPS
+from llava_mocle.training.loop.divergence import SKIPPED_STEPS, DivergenceCheck
 from llava_mocle.training.loop.trainer import MocleTrainer
 from llava_mocle.training.run import train
 from tests.training.ranks import ZERO, start
@@ -35,6 +35,82 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def checkpoints(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("checkpoint-*"))
+
+
+def check(folder: Path, fp16: bool = False) -> DivergenceCheck:
+    """Without a trainer: one process, whose numbers are the total."""
+    args = SimpleNamespace(
+        output_dir=str(folder), fp16=fp16, learning_rate=0.1, max_grad_norm=1.0, device=torch.device("cpu")
+    )
+    return DivergenceCheck(args, lambda flags: flags)
+
+
+def weight(*values: float, trained: bool = True) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.tensor(values), requires_grad=trained)
+
+
+def test_a_log_entry_is_looked_at(tmp_path: Path) -> None:
+    divergence = check(tmp_path)
+    divergence.after_log(1, {"loss": 1.0, "grad_norm": 2.0})
+    divergence.after_log(1, {"eval_loss": float("nan")})  # not a training log
+    with pytest.raises(DivergenceError, match=rf"step 2: gradient norm inf; .*{tmp_path} holds no checkpoint"):
+        divergence.after_log(2, {"loss": 1.0, "grad_norm": float("inf")})
+    check(tmp_path, fp16=True).after_log(2, {"loss": float("nan"), "grad_norm": float("inf")})
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "weights", "what"),
+    [
+        (1.0, 1.0, [weight(1.0), weight(float("nan"))], "a trained weight"),
+        (float("inf"), 1.0, [weight(1.0)], "the loss"),
+        (1.0, torch.tensor(float("nan")), [weight(1.0)], "the gradient norm"),
+        (float("nan"), float("nan"), [weight(1.0)], "the loss, the gradient norm"),
+    ],
+)
+def test_each_number_is_looked_at_before_saving(tmp_path: Path, loss: float, norm, weights: list, what: str) -> None:
+    divergence = check(tmp_path)
+    divergence.after_step(3, torch.tensor(loss), norm, skipped=False)
+    with pytest.raises(DivergenceError, match=f"step 3: {what}: not a finite number"):
+        divergence.before_saving(3, weights)
+
+
+def test_sound_numbers_and_frozen_weights_pass(tmp_path: Path) -> None:
+    divergence = check(tmp_path)
+    divergence.before_saving(0, [weight(1.0)])  # no step has been taken
+    divergence.after_step(1, torch.tensor(1.0), None, skipped=False)
+    divergence.before_saving(1, [weight(1.0), weight(float("nan"), trained=False)])
+
+
+def test_the_running_sum_is_looked_at_as_it_is_when_saving(tmp_path: Path) -> None:
+    """`Trainer` adds the next losses to the same tensor."""
+    divergence, total = check(tmp_path), torch.tensor(1.0)
+    divergence.after_step(1, total, 1.0, skipped=False)
+    total += float("nan")
+    with pytest.raises(DivergenceError, match="the loss: not a finite number"):
+        divergence.before_saving(1, [weight(1.0)])
+
+
+def test_one_process_is_enough(tmp_path: Path) -> None:
+    divergence = check(tmp_path)
+    divergence.total = lambda flags: flags + torch.tensor([1.0, 0.0, 0.0])  # a peer with one such weight
+    with pytest.raises(DivergenceError, match="a trained weight"):
+        divergence.before_saving(1, [weight(1.0)])
+
+
+def test_skipped_steps_are_counted_once_each(tmp_path: Path) -> None:
+    divergence, loss = check(tmp_path, fp16=True), torch.tensor(float("inf"))
+    for step in range(1, SKIPPED_STEPS):
+        for _ in range(2):  # the last step of an epoch is reported twice
+            divergence.after_step(step, loss, float("inf"), skipped=True)
+    divergence.before_saving(SKIPPED_STEPS, [weight(1.0)])  # fp16's loss and norm are allowed to overflow
+    with pytest.raises(DivergenceError, match=f"{SKIPPED_STEPS} steps in a row .* bf16 in place of fp16"):
+        divergence.after_step(SKIPPED_STEPS, loss, float("inf"), skipped=True)
+
+
+def test_a_step_that_is_taken_ends_the_row(tmp_path: Path) -> None:
+    divergence, loss = check(tmp_path, fp16=True), torch.tensor(1.0)
+    for step in range(1, 3 * SKIPPED_STEPS):
+        divergence.after_step(step, loss, 1.0, skipped=step % SKIPPED_STEPS != 0)
 
 
 def test_a_learning_rate_out_of_range_stops_the_run(recipe_file, tmp_path: Path) -> None:
@@ -107,7 +183,7 @@ def test_loss_scaling_may_skip_some_steps_in_a_row(recipe_file, poisoned: Simple
         total = step(float("inf") if flag else 1.0, float("nan") if flag else 2.0)
         assert total == 0  # the next log entry starts from nothing
     assert trainer._total_loss_scalar == before + 2.0
-    trainer._check_before_saving()
+    trainer.divergence.before_saving(trainer.state.global_step, trainer.model.parameters())
     with pytest.raises(DivergenceError, match=f"{SKIPPED_STEPS} steps in a row .* bf16 in place of fp16"):
         step(float("inf"), float("nan"))
 

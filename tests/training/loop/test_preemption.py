@@ -1,16 +1,64 @@
-"""A signal during a validation pass: the pass is given up, a checkpoint is written, and nothing of the run changes."""
+"""Signals: noticed, and during a validation pass too; a checkpoint is written, and nothing of the run changes."""
 
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from transformers import TrainerControl, TrainerState
 
 from llava_mocle.cli.main import main
 from llava_mocle.errors import Preempted
 from llava_mocle.recipe.recipe import load_recipe
+from llava_mocle.training.loop.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.loop.trainer import MocleTrainer
 from llava_mocle.training.run import train
+
+CPU = SimpleNamespace(device=torch.device("cpu"))
+
+
+def test_the_first_signal_is_noted_and_the_old_handlers_come_back(capfd) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    preemption = Preemption()
+    with preemption.watching():
+        assert not preemption.requested(CPU.device)
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+        assert preemption.requested(CPU.device)
+    assert preemption.signal_name == "SIGUSR1"
+    assert capfd.readouterr().err == "SIGUSR1: saving as soon as this step is done, then leaving\n"
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+def test_a_step_after_a_signal_stops_the_run_unless_it_is_the_last() -> None:
+    preemption = Preemption()
+    state = TrainerState(global_step=2, max_steps=4)
+    assert not preemption.on_step_end(CPU, state, TrainerControl()).should_training_stop
+    preemption.on_prediction_step(CPU, state, TrainerControl())
+    preemption.signal_name = "SIGTERM"
+    last = TrainerState(global_step=4, max_steps=4)
+    assert not preemption.on_step_end(CPU, last, TrainerControl()).should_training_stop
+    assert not preemption.stopped
+    control = preemption.on_step_end(CPU, state, TrainerControl(should_evaluate=True))
+    assert (control.should_training_stop, control.should_save, control.should_evaluate) == (True, True, False)
+    with pytest.raises(ValidationCutOff):
+        preemption.on_prediction_step(CPU, state, TrainerControl())
+
+
+def test_the_error_says_what_goes_on_from_where() -> None:
+    preemption = Preemption(resume="never")
+    said = str(preemption.error(Path("run/checkpoint-7"), 7))
+    assert said == (
+        "a signal to another rank came: run/checkpoint-7 was written after step 7; the same command with --resume auto "
+        "goes on from there"
+    )
+    preemption = Preemption()
+    preemption.signal_name = "SIGTERM"
+    assert str(preemption.error(None, 0)).startswith(
+        "SIGTERM came: nothing was lost (step 0); the same command goes on"
+    )
 
 
 class Signalled:

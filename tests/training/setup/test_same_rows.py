@@ -13,7 +13,7 @@ from llava_mocle.training.setup.same_rows import difference, fingerprint
 from tests.training.ranks import start
 
 
-def data(rows: dict[str, str], ids: list[int] | None = None, lengths: tuple[int, ...] = (5, 6)) -> SimpleNamespace:
+def data(rows: dict[str, str], ids: list[int] | None = None, lengths: tuple[int, ...] = (5, 6)) -> dict:
     """As much of a run's data as a fingerprint looks at: dataset name -> digest of its rows, of which each has two."""
 
     class Rows(list):
@@ -31,7 +31,7 @@ def data(rows: dict[str, str], ids: list[int] | None = None, lengths: tuple[int,
     train = Dataset([0] * len(lengths))
     train.mixture, train.lengths = mixture, np.array(lengths)
     train.cluster_ids = None if ids is None else {name: np.array(ids) for name in rows}
-    return SimpleNamespace(train=train, validation=None)
+    return {"rows": train, "held-out rows": None}
 
 
 @pytest.mark.parametrize(

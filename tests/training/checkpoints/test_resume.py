@@ -3,13 +3,57 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.training.checkpoints.contents import check_same_recipe
+from llava_mocle.training.checkpoints.manifest import write_manifest
+from llava_mocle.training.checkpoints.resume import checkpoint_to_resume, restore_schedule, start_name
 from llava_mocle.training.loop.trainer import MocleTrainer
 from llava_mocle.training.run import train
+
+
+def make(folder: Path, step: int, start: str = "auto") -> Path:
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    write_manifest(checkpoint, start=start)
+    return checkpoint
+
+
+def test_where_to_go_on_from(tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    assert checkpoint_to_resume("auto", own) is None
+    assert checkpoint_to_resume("never", own) is None
+    named = make(other, 3)
+    assert checkpoint_to_resume(str(named), own) == named
+    newest = [make(own, step, start=start_name(str(named))) for step in (4, 5)][-1]
+    assert checkpoint_to_resume("auto", own) == newest
+    assert checkpoint_to_resume(str(named), own) == newest  # which came of it
+    assert checkpoint_to_resume(str(own / "checkpoint-4"), own) == own / "checkpoint-4"
+    with pytest.raises(CheckpointError, match="holds checkpoint-5, and `resume` is never; --resume auto"):
+        checkpoint_to_resume("never", own)
+    with pytest.raises(CheckpointError, match="holds checkpoint-5, which did not come of"):
+        checkpoint_to_resume(str(make(other, 6)), own)
+    with pytest.raises(CheckpointError, match=r"no whole checkpoint to resume from .*auto or never"):
+        checkpoint_to_resume(str(tmp_path / "nowhere"), own)
+
+
+def test_a_restored_schedule_sets_the_rates_of_the_next_step(tmp_path: Path) -> None:
+    def make_pair() -> tuple:
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+
+    optimizer, schedule = make_pair()
+    for _ in range(2):
+        optimizer.step()
+        schedule.step()
+    torch.save(schedule.state_dict(), tmp_path / "scheduler.pt")
+    optimizer, schedule = make_pair()
+    assert optimizer.param_groups[0]["lr"] == 1.0
+    restore_schedule(tmp_path, schedule, optimizer)
+    assert optimizer.param_groups[0]["lr"] == 0.25
 
 
 def steps(trainer: MocleTrainer) -> list[int]:

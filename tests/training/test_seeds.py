@@ -6,7 +6,6 @@ import torch
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.training import run
-from llava_mocle.training.loop.preemption import Preemption
 from llava_mocle.training.run import train
 
 
@@ -21,7 +20,7 @@ def first_draw(recipe_file, monkeypatch: pytest.MonkeyPatch, rank: int, used_up:
         used_up: random numbers that loading the base takes, as joining it from parts does.
     """
     seen = {}
-    build, load = run.build_trainer, run.load_start
+    make, load = run.MocleTrainer, run.load_start
 
     def load_start(*args):
         loaded = load(*args)
@@ -32,19 +31,18 @@ def first_draw(recipe_file, monkeypatch: pytest.MonkeyPatch, rank: int, used_up:
         def is_world_process_zero(self) -> bool:
             raise Ready
 
-    def build_trainer(recipe, args, loaded, data, model, *rest):
+    def make_trainer(recipe, args, loaded, data, model, *rest):
         seen["weights"] = {name: value.clone() for name, value in model.named_parameters() if value.requires_grad}
         return Stopped()
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "load_start", load_start)
-        patch.setattr(run, "build_trainer", build_trainer)
+        patch.setattr(run, "MocleTrainer", make_trainer)
         patch.setattr(MocleTrainingArguments, "world_size", property(lambda args: 2))
         patch.setattr(MocleTrainingArguments, "process_index", property(lambda args: rank))
-        recipe = load_recipe(recipe_file())
         with pytest.raises(Ready):
-            run._train(recipe, recipe.training_arguments(), Preemption())
-    assert (run.build_trainer, run.load_start) == (build, load)
+            train(load_recipe(recipe_file()))
+    assert (run.MocleTrainer, run.load_start) == (make, load)
     return seen["weights"], torch.randn(8)
 
 
@@ -61,13 +59,3 @@ def test_ranks_start_alike_and_draw_their_own_noise(recipe_file, monkeypatch: py
 
 def test_the_adapters_start_does_not_depend_on_how_the_base_was_loaded(recipe_file, monkeypatch) -> None:
     assert same(first_draw(recipe_file, monkeypatch, 0)[0], first_draw(recipe_file, monkeypatch, 0, used_up=1000)[0])
-
-
-def test_data_seed_chooses_the_order_alone(recipe_file, tmp_path) -> None:
-    def order(**keys: int) -> list[int]:
-        trainer = train(load_recipe(recipe_file(max_steps=1, output_dir=str(tmp_path / str(keys)), **keys)))
-        return list(trainer._get_train_sampler())
-
-    usual = order(seed=7)
-    assert order(seed=7, data_seed=8) == order(seed=8) != usual
-    assert order(seed=8, data_seed=7) == usual

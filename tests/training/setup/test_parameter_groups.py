@@ -1,31 +1,12 @@
-"""Losses a group and optimizer groups, each against an answer worked by hand."""
+"""Optimizer groups: what decays, and what has a learning rate of its own."""
 
 from types import SimpleNamespace
 
-import pytest
-import torch
 from torch import nn
 
 from llava_mocle.recipe.recipe import load_recipe
-from llava_mocle.training.loop.validation import LossByGroup
 from llava_mocle.training.run import train
 from llava_mocle.training.setup.parameter_groups import parameter_groups
-
-
-def test_losses_by_dataset_and_cluster() -> None:
-    groups = LossByGroup(["a", "b"])
-    losses, counts = torch.tensor([6.0, 8.0, 3.0]), torch.tensor([2.0, 4.0, 1.0])
-    groups.add(losses, counts, torch.tensor([0, 1, 1]), torch.tensor([5, 0, 5]))
-    groups.add(torch.tensor([1.0]), torch.tensor([1.0]), torch.tensor([0]), torch.tensor([-1]))
-    assert groups.metrics() == pytest.approx(
-        {
-            "eval_loss": 18 / 8,
-            "eval_loss_a": 7 / 3,
-            "eval_loss_b": 11 / 5,
-            "eval_loss_cluster_0": 2.0,
-            "eval_loss_cluster_5": 3.0,
-        }
-    )
 
 
 def test_vectors_do_not_decay() -> None:
