@@ -1,7 +1,7 @@
 """A row's conversation as turns, and what a template makes of them: text plus the spans the assistant wrote."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,13 +59,6 @@ class Template(ABC):
 
     def identity(self) -> str | None:
         """Equal for templates that render alike; None if there is no telling."""
-        return None
-
-    def watched_texts(self) -> Collection[str] | None:
-        """What makes a turn special when it holds it: all else is written around any other turn in the same way.
-
-        None if there is no telling; every row is then rendered before a run starts.
-        """
         return None
 
 

@@ -9,24 +9,13 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from llava_mocle.data.row_sizes import RowSizes
 from llava_mocle.errors import DataError
 
 # Rises when the file's columns, or the checks that its rows have passed, change.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _DIGEST = b"llava_mocle.rows_digest"
-_SCHEMA = pa.schema(
-    [
-        ("row", pa.large_binary()),
-        ("images", pa.int32()),
-        ("turns", pa.int32()),
-        ("text_bytes", pa.int64()),
-        ("head_bytes", pa.int64()),
-        ("flags", pa.uint8()),
-    ]
-)
+_SCHEMA = pa.schema([("row", pa.large_binary()), ("images", pa.int32())])
 # A batch is written when it has so many rows or bytes: it bounds the builder's memory.
 _BATCH_ROWS = 8192
 _BATCH_BYTES = 16 << 20
@@ -106,20 +95,9 @@ class RowTable(Sequence[dict[str, Any]]):
                 "made again"
             ) from error
 
-    def sizes(self) -> RowSizes:
-        """Every row's sizes, without parsing one."""
-        return RowSizes(**{name: self._table[name].to_numpy() for name in _SCHEMA.names[1:]})
-
-    def mentions(self, text: str) -> np.ndarray:
-        """Which rows' JSON has these characters anywhere, as they are or escaped as JSON writers do; bool (N,).
-
-        A row that escapes more than it needs (RowSizes' ESCAPED) may have them unseen.
-        """
-        found = np.zeros(len(self), dtype=bool)
-        for form in {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}:
-            chunks = [pc.match_substring(chunk, form) for chunk in self._texts.chunks]
-            found |= pa.chunked_array(chunks, pa.bool_()).to_numpy()
-        return found
+    def image_counts(self) -> np.ndarray:
+        """How many images each row has, int32 (N,), without parsing a row."""
+        return self._table["images"].to_numpy()
 
 
 def _reopen(file: Path, source: Path, digest: str) -> RowTable:
@@ -129,8 +107,8 @@ def _reopen(file: Path, source: Path, digest: str) -> RowTable:
         raise DataError(f"{file}: can't be read any more ({error}); start again, it is made from {source}") from error
 
 
-def write_rows(rows: Iterable[tuple[str, tuple[int, ...]]], file: Path, digest: str) -> None:
-    """Write (JSON text, sizes) of each row aside and give the file its name when it is whole.
+def write_rows(rows: Iterable[tuple[str, int]], file: Path, digest: str) -> None:
+    """Write (JSON text, number of images) of each row aside, and give the file its name when it is whole.
 
     Several processes may do this at once for one file: each writes its own, and the first to end gives the name. It is
     not taken over: on a network file system that would take the file from under a process that has mapped it.
@@ -159,31 +137,29 @@ def _give_name(aside: Path, file: Path) -> None:
         os.replace(aside, file)
 
 
-def rows_in_memory(rows: Iterable[tuple[str, tuple[int, ...]]], source: Path, digest: str) -> RowTable:
+def rows_in_memory(rows: Iterable[tuple[str, int]], source: Path, digest: str) -> RowTable:
     """The same table where no file can be kept: in the process's own memory."""
     sink = pa.BufferOutputStream()
     _write(rows, sink, digest)
     return RowTable(source, digest, None, pa.ipc.open_file(sink.getvalue()).read_all())
 
 
-def _write(rows: Iterable[tuple[str, tuple[int, ...]]], sink: Any, digest: str) -> None:
+def _write(rows: Iterable[tuple[str, int]], sink: Any, digest: str) -> None:
     schema = _SCHEMA.with_metadata({_DIGEST: digest.encode()})
     texts: list[bytes] = []
-    sizes: list[tuple[int, ...]] = []
+    images: list[int] = []
     held = 0
     with pa.ipc.new_file(sink, schema) as writer:
-        for text, of_row in rows:
+        for text, count in rows:
             texts.append(text.encode())
-            sizes.append(of_row)
+            images.append(count)
             held += len(texts[-1])
             if len(texts) == _BATCH_ROWS or held >= _BATCH_BYTES:
-                writer.write_batch(_batch(texts, sizes, schema))
-                texts, sizes, held = [], [], 0
+                writer.write_batch(_batch(texts, images, schema))
+                texts, images, held = [], [], 0
         if texts:
-            writer.write_batch(_batch(texts, sizes, schema))
+            writer.write_batch(_batch(texts, images, schema))
 
 
-def _batch(texts: list[bytes], sizes: list[tuple[int, ...]], schema: pa.Schema) -> pa.RecordBatch:
-    columns = [texts, *zip(*sizes, strict=True)]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-    return pa.record_batch(arrays, schema=schema)
+def _batch(texts: list[bytes], images: list[int], schema: pa.Schema) -> pa.RecordBatch:
+    return pa.record_batch([pa.array(texts, pa.large_binary()), pa.array(images, pa.int32())], schema=schema)

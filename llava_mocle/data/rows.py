@@ -10,9 +10,9 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from llava_mocle.clustering.embedding_cache import cache_root
+from llava_mocle.data.conversation import row_images
 from llava_mocle.data.row_files import a_folder, no_file, reads_as_lines, stream_rows
 from llava_mocle.data.row_problems import Problem, row_problems
-from llava_mocle.data.row_sizes import sizes_of
 from llava_mocle.data.row_table import FORMAT_VERSION, RowTable, rows_in_memory, write_rows
 from llava_mocle.errors import DataError
 
@@ -76,8 +76,8 @@ def rows_digest(path: Path) -> str:
     return f"{content[:48]}-{'lines' if reads_as_lines(path) else 'list'}"
 
 
-def _checked_rows(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(JSON text, sizes) of each row of a file in which nothing is wrong."""
+def _checked_rows(path: Path) -> Iterator[tuple[str, int]]:
+    """(JSON text, number of images) of each row; raises at the end if a row was wrong."""
     first: Problem | None = None
     wrong = 0
     with tqdm(
@@ -95,7 +95,7 @@ def _checked_rows(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
                 first = first or problem
                 wrong += 1
             if first is None:
-                yield text, sizes_of(row, text)
+                yield text, len(row_images(row))
             bar.update(len(text))
     if first is not None:
         others = f" ({wrong - 1} more rows have problems: `llava-mocle data check --rows {path}` lists them)"

@@ -80,9 +80,6 @@ class TurnTemplate(Template):
     def identity(self) -> str:
         return repr(self)
 
-    def watched_texts(self) -> tuple[str, ...]:
-        return ()
-
 
 @dataclass(frozen=True)
 class PlainTemplate(Template):

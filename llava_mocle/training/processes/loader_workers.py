@@ -2,19 +2,17 @@
 
 import functools
 import multiprocessing
-import os
 import re
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from llava_mocle.data.worker_process import follow_main
 from llava_mocle.errors import DataError, UserError
-from llava_mocle.training.processes.early_signals import SIGNALS
 
 # A killed process whose file system does not answer goes when that does.
 _PATIENCE_S = 5.0
@@ -50,24 +48,10 @@ def settle(loader: Any, seed: int) -> Any:
 
 
 def _start(then: Any, worker: int) -> None:
-    for number in (*SIGNALS, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    follow_main()
     sys.excepthook = functools.partial(_unless_hung_up, sys.excepthook)
-    threading.Thread(target=_end_with_main, name="end with main", daemon=True).start()
     if then is not None:
         then(worker)
-
-
-def _end_with_main() -> None:
-    """End when the main process has, however it did.
-
-    torch's own watch comes between two batches, and looks at the process that forked this one: a fork server, which
-    lives until its last worker has gone.
-    """
-    main = multiprocessing.parent_process()
-    if main is not None:
-        main.join()
-        os._exit(1)
 
 
 def _unless_hung_up(hook: Any, kind: type[BaseException], error: BaseException, *trace: Any) -> None:
