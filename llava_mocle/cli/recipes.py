@@ -3,9 +3,9 @@
   llava-mocle recipes                       list them
   llava-mocle recipes copy NAME [DIR]       copy one into DIR (default: the folder the command runs in)
 
-`copy` brings along the files that a recipe names: DIR/NAME.yaml, DIR/zero_configs/... and so on. All relative paths in a
-recipe, to read or to write, are relative to the folder that a command runs in, not to the recipe. So run the commands
-in DIR, or write absolute paths:
+`copy` brings along the files that a recipe names: DIR/NAME.yaml, DIR/zero_configs/... and so on. All relative paths in
+a recipe, to read or to write, are relative to the folder that a command runs in, not to the recipe. So run the
+commands in DIR, or write absolute paths.
 
 examples:
   llava-mocle recipes copy llava_v1_5_7b_mocle work
