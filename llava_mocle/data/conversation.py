@@ -39,7 +39,7 @@ class Template(ABC):
 
     Attributes:
         name: its key in `templates.TEMPLATE_NAMES`.
-        adds_bos: whether the tokenizer's start-of-text token goes in front; False where the template writes its own.
+        adds_bos: whether the tokenizer's start-of-text token goes in front; False if the template writes its own.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Template(ABC):
         """
 
     def identity(self) -> str | None:
-        """Equal for templates that render alike; None if there is no telling."""
+        """A text that is equal for templates that render alike; None if this can't be known."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""Rows that stay on disk: an Arrow file of their JSON texts and sizes, mapped into memory and read a row at a time."""
+"""Rows that stay on disk: an Arrow file of their JSON texts, mapped into memory; each row is parsed when it is read."""
 
 import json
 import os
@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from llava_mocle.errors import DataError
 
-# Rises when the file's columns, or the checks that its rows have passed, change.
+# Raise this when the file's columns change, or the checks that its rows have passed.
 FORMAT_VERSION = 2
 _DIGEST = b"llava_mocle.rows_digest"
 _SCHEMA = pa.schema([("row", pa.large_binary()), ("images", pa.int32())])
-# A batch is written when it has so many rows or bytes: it bounds the builder's memory.
+# A batch is written when it has so many rows or bytes. This limits the memory that writing takes.
 _BATCH_ROWS = 8192
 _BATCH_BYTES = 16 << 20
 
@@ -24,12 +24,12 @@ _BATCH_BYTES = 16 << 20
 class RowTable(Sequence[dict[str, Any]]):
     """The validated rows of a file; `table[i]` parses row i, a slice gives a list.
 
-    Nothing of the rows is in the process's own memory: the file is mapped, its pages are shared by all processes of a
-    machine and are the system's to drop. Crossing to another process takes the file's name along, not its content.
+    The rows take no memory of the process itself: the file is mapped, all processes of a machine share its pages, and
+    the system may drop them. When a table is sent to another process, the file's name is sent, not its content.
 
     Attributes:
-        source: the file of rows that this stands for.
-        digest: of that file's content; equal digests mean equal rows.
+        source: the file of rows that this was made from.
+        digest: of that file's content. Equal digests mean equal rows.
     """
 
     def __init__(self, source: Path, digest: str, file: Path | None, table: pa.Table) -> None:
@@ -110,8 +110,8 @@ def _reopen(file: Path, source: Path, digest: str) -> RowTable:
 def write_rows(rows: Iterable[tuple[str, int]], file: Path, digest: str) -> None:
     """Write (JSON text, number of images) of each row aside, and give the file its name when it is whole.
 
-    Several processes may do this at once for one file: each writes its own, and the first to end gives the name. It is
-    not taken over: on a network file system that would take the file from under a process that has mapped it.
+    Several processes may do this at once: each writes a file of its own, and the first that is done gives its file the
+    name. A file of that name is never replaced: on a network file system, a process that has mapped it would lose it.
 
     Raises:
         OSError: the folder can't take it.
@@ -138,7 +138,7 @@ def _give_name(aside: Path, file: Path) -> None:
 
 
 def rows_in_memory(rows: Iterable[tuple[str, int]], source: Path, digest: str) -> RowTable:
-    """The same table where no file can be kept: in the process's own memory."""
+    """The same table in the process's own memory, for when no file can be kept."""
     sink = pa.BufferOutputStream()
     _write(rows, sink, digest)
     return RowTable(source, digest, None, pa.ipc.open_file(sink.getvalue()).read_all())

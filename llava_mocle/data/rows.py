@@ -1,4 +1,4 @@
-"""Reading LLaVA rows: a JSON list or JSONL, every row validated once, then kept on disk for all processes and runs."""
+"""Reading a file of LLaVA rows: validated once, then kept on disk as a `RowTable` for all processes and runs."""
 
 import hashlib
 import warnings
@@ -16,7 +16,7 @@ from llava_mocle.data.row_problems import Problem, row_problems
 from llava_mocle.data.row_table import FORMAT_VERSION, RowTable, rows_in_memory, write_rows
 from llava_mocle.errors import DataError
 
-# Builds that take longer show a progress bar.
+# The progress bar appears after so many seconds.
 _PATIENCE_S = 2.0
 
 
@@ -56,12 +56,12 @@ def read_rows(path: str | Path) -> RowTable:
 
 
 def rows_cache_dir() -> Path:
-    """The folder of the row caches; its files can be deleted whenever no run is using them."""
+    """The folder of the kept rows; its files may be deleted when no run is using them."""
     return cache_root() / "rows"
 
 
 def rows_digest(path: Path) -> str:
-    """What stands for the content of a file of rows: its bytes, and whether they are read as lines.
+    """A digest of what a file of rows holds: of its bytes, and of whether they are read as lines.
 
     Raises:
         DataError: no such file, or a folder.
