@@ -14,6 +14,7 @@ from llava_mocle.io.exit_file import leave_exit_code
 
 # name -> (module with add_arguments(parser) and run(args) -> int, one-line help)
 SUBCOMMANDS = {
+    "recipes": ("llava_mocle.cli.recipes", "list the recipes and DeepSpeed configurations that ship, and copy one"),
     "build": ("llava_mocle.cli.build", "join a language model and a vision tower into a LLaVA base folder"),
     "data": ("llava_mocle.cli.data", "validate rows and images before training"),
     "cluster": ("llava_mocle.cli.cluster", "embed instructions, fit k-means, assign every row; inspect a result"),

@@ -4,10 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jinja2 import Environment
-
 from llava_mocle.data.conversation import ASSISTANT, HUMAN, Rendered, Template, Turn
-from llava_mocle.data.layout import watched_texts
 from llava_mocle.errors import ConfigError, DataError
 
 _CHAT_ROLES = {HUMAN: "user", ASSISTANT: "assistant"}
@@ -70,10 +67,6 @@ class ChatTemplate(Template):
         source = self.tokenizer.get_chat_template()
         # A template that writes the date renders otherwise tomorrow.
         return None if "strftime_now" in source else f"{self!r} {source}"
-
-    def watched_texts(self) -> set[str]:
-        source = self.tokenizer.get_chat_template()
-        return watched_texts([(kind, value) for _, kind, value in Environment().lex(source)])
 
     def _apply(self, turns: Sequence[Turn], generation_prompt: bool) -> str:
         messages = [{"role": _CHAT_ROLES[turn.role], "content": turn.text} for turn in turns]

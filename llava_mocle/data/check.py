@@ -15,7 +15,7 @@ from llava_mocle.data.row_files import stream_rows
 from llava_mocle.data.row_problems import Problem, row_problems
 from llava_mocle.errors import DataError
 
-# Images handed to the workers at once: bounds memory, and lets Ctrl-C take effect.
+# Images handed to the threads at once. This limits memory, and Ctrl-C waits for these only.
 _CHUNK = 1024
 
 
@@ -26,7 +26,7 @@ class DatasetReport:
     Attributes:
         rows, text_only, turns: counts; images: distinct image files named by its rows.
         problems: what keeps rows from being trained on.
-        remarks: what is worth knowing, and does no harm.
+        remarks: what is worth knowing; such rows can be trained on.
     """
 
     name: str
@@ -66,7 +66,7 @@ def check_datasets(
     allow_duplicate_ids: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> CheckReport:
-    """Check every dataset, its held-out rows included. Nothing is written, and nothing wrong raises.
+    """Check every dataset, its held-out rows included. Problems are reported, not raised; nothing is written.
 
     Args:
         images: also open every distinct image, decoding it to its end.
@@ -135,7 +135,7 @@ def _check_id(
             Problem("no id", index, None, "id", "none", "an id", "add one: reports name rows by it", fatal=False)
         )
         return
-    # As text, so that an id of an odd type does no harm; 1 and "1" are the same to anyone who looks a row up.
+    # As text, so that an id may have any type. 1 and "1" are the same id to a person who looks for a row.
     first = first_with.setdefault(str(row["id"]), index)
     if first != index:
         remedy = "give each row its own, or pass --allow-duplicate-ids"
@@ -181,6 +181,6 @@ def _trouble(path: str) -> str | None:
     try:
         probe_image(path)
     except ImageUnreadable as error:
-        # The report gives its own advice behind the place and the reason.
+        # The report adds its own advice, so the error's is cut off.
         return str(error).rpartition("; ")[0]
     return None

@@ -1,7 +1,7 @@
 """A row's conversation as turns, and what a template makes of them: text plus the spans the assistant wrote."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Template(ABC):
 
     Attributes:
         name: its key in `templates.TEMPLATE_NAMES`.
-        adds_bos: whether the tokenizer's start-of-text token goes in front; False where the template writes its own.
+        adds_bos: whether the tokenizer's start-of-text token goes in front; False if the template writes its own.
     """
 
     name: str
@@ -58,14 +58,7 @@ class Template(ABC):
         """
 
     def identity(self) -> str | None:
-        """Equal for templates that render alike; None if there is no telling."""
-        return None
-
-    def watched_texts(self) -> Collection[str] | None:
-        """What makes a turn special when it holds it: all else is written around any other turn in the same way.
-
-        None if there is no telling; every row is then rendered before a run starts.
-        """
+        """A text that is equal for templates that render alike; None if this can't be known."""
         return None
 
 

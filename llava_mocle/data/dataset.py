@@ -2,6 +2,7 @@
 
 import logging
 import operator
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from llava_mocle.data.conversation import Template, row_images
 from llava_mocle.data.images import ImageUnreadable, image_path, load_image, process_image
@@ -19,7 +20,6 @@ from llava_mocle.data.mixture import Mixture
 from llava_mocle.data.row_table import RowTable
 from llava_mocle.data.templates import get_template
 from llava_mocle.data.tokenize import IGNORE_INDEX, tokenize_row
-from llava_mocle.data.work_log import WorkLog
 from llava_mocle.errors import ConfigError, DataError, UserError
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class LlavaDataset(Dataset):
             raise ConfigError("the rows have images, but there is no image processor; load one with the model")
         # One flag a sample, in shared memory: loader workers set it, the main process counts.
         self._unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
-        self._work = WorkLog()
+        self._work = _WorkLog()
 
     def _choose_samples(self) -> None:
         """Measure all rows once: which are kept, how long they are about, which have images."""
@@ -114,14 +114,12 @@ class LlavaDataset(Dataset):
 
     def _measure(self, name: str) -> np.ndarray:
         """`measure_rows` of one dataset."""
-        rows = self.mixture.rows[name]
+        return measure_rows(partial(self._measure_row, name), len(self.mixture.rows[name]))
 
-        def exact(index: int) -> int:
-            row = rows[index]
-            with self._locating(name, index):
-                return measure_row(row, self.template, self._tokenize, self.image_tokens_per_image, self.max_length)
-
-        return measure_rows(rows, self.template, exact, self.image_tokens_per_image, self.max_length)
+    def _measure_row(self, name: str, index: int) -> int:
+        row = self.mixture.rows[name][index]
+        with self._locating(name, index):
+            return measure_row(row, self.template, self._tokenize, self.image_tokens_per_image, self.max_length)
 
     def _tokenize(self, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         return tokenize_row(
@@ -219,10 +217,40 @@ class LlavaDataset(Dataset):
         return sample
 
 
+class _WorkLog:
+    """Which sample each process is loading, in shared memory: the note of a process that is killed stays readable.
+
+    There is one place a loader worker, with (pid, sample index + 1); workers beyond `_PLACES` share places, and the
+    later note counts.
+    """
+
+    _PLACES = 1024
+    _IDLE = 0
+
+    def __init__(self) -> None:
+        self._notes = torch.zeros(self._PLACES, 2, dtype=torch.long).share_memory_()
+
+    def start(self, index: int) -> None:
+        """Note that this process starts to load a sample."""
+        self._notes[self._place()] = torch.tensor([os.getpid(), index + 1])
+
+    def done(self) -> None:
+        """Note that this process has loaded it, or has raised an error."""
+        self._notes[self._place(), 1] = self._IDLE
+
+    def in_work(self) -> list[tuple[int, int]]:
+        """(pid, sample index) of every process that has started with a sample and is not done."""
+        return [(pid, noted - 1) for pid, noted in self._notes.tolist() if noted != self._IDLE]
+
+    def _place(self) -> int:
+        info = get_worker_info()
+        return 0 if info is None else 1 + info.id % (self._PLACES - 1)
+
+
 def _with_image(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Which rows have an image, bool (N,)."""
     if isinstance(rows, RowTable):
-        return rows.sizes().images > 0
+        return rows.image_counts() > 0
     return np.array([bool(row_images(row)) for row in rows], dtype=bool)
 
 

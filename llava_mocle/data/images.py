@@ -26,7 +26,7 @@ def image_path(image_folder: str | Path | None, image: str) -> str:
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Open a picture as 8-bit RGB, as LLaVA does (see `to_rgb`): the camera's orientation tag is left aside.
+    """Open a picture as 8-bit RGB, as LLaVA does (see `to_rgb`). The camera's orientation tag is ignored.
 
     Raises:
         ImageUnreadable: names the file and what is wrong with it.
@@ -36,8 +36,8 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def probe_image(path: str | Path) -> None:
-    """Read a picture to its end without keeping it; raises as `load_image`."""
-    # A JPEG decodes several times faster to an eighth of its size, and every byte of it is still read.
+    """Read a picture to its end without keeping it; raises what `load_image` raises."""
+    # At an eighth of its size, a JPEG is decoded several times faster; every byte of it is still read.
     with _opened(path, small=True):
         pass
 
@@ -63,7 +63,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode in _WIDE_MODES:
         values = np.asarray(image).astype(np.int64)
-        # PIL also reads 8-bit files of some formats as "I": only values beyond 8 bits tell that there are 16.
+        # PIL reads 8-bit files of some formats as "I" too. Only values above 255 show that there are 16 bits.
         if image.mode != "I" or values.max(initial=0) > 255:
             values = np.clip(values, 0, 65535) // 257
         return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).convert("RGB")
@@ -82,7 +82,7 @@ def pad_to_square(image: Image.Image, background: tuple[int, int, int]) -> Image
 
 
 def mean_colour(image_processor: Any) -> tuple[int, int, int]:
-    """The colour that the processor's normalisation takes to about zero."""
+    """The colour that becomes about zero when the processor normalises it."""
     mean = getattr(image_processor, "image_mean", None)
     red, green, blue = (0.5, 0.5, 0.5) if mean is None else mean
     return int(red * 255), int(green * 255), int(blue * 255)

@@ -1,18 +1,20 @@
-"""How long every row will be, and which rows `max_length` would spoil; only rows in doubt are rendered."""
+"""How long every row is, and which rows `max_length` would spoil."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from llava_mocle.data.conversation import IMAGE_TOKEN, Template, row_turns
-from llava_mocle.data.layout import Layout, find_layout
-from llava_mocle.data.row_sizes import ESCAPED, LATE_IMAGE, PADDED, RowSizes
-from llava_mocle.data.row_table import RowTable
-from llava_mocle.data.templates import PlainTemplate
 from llava_mocle.data.tokenize import RowTooLong
+from llava_mocle.data.worker_process import follow_main
+from llava_mocle.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +23,13 @@ DROPPED = -1
 _BYTES_A_TOKEN = 4
 # Start-of-text token, the "▁" of the first piece, the first supervised token.
 _SPARE = 4
-# Longer conversations are rare, and rendering probes of them is slow.
-_LONGEST_LAYOUT = 64
-# Rows that are rendered to see whether sizes were foretold rightly.
-_SAMPLE = 64
+# Processes need seconds to start; this many rows take about as long.
+_MANY_ROWS = 100_000
+# More processes take more memory than the time they save is worth: each imports torch.
+_MOST_PROCESSES = 16
+# Rows that a process measures at a time. Ctrl-C waits for them.
+_CHUNK = 1000
+# The progress bar appears after so many seconds.
 _PATIENCE_S = 2.0
 
 
@@ -44,8 +49,9 @@ def measure_row(
     tags = rendered.text.count(IMAGE_TOKEN)
     images = tags * tokens_an_image
     if max_length is not None:
-        # No token is shorter than a byte, so most rows need no tokenizing here: all that must not be cut is
-        # sure to fit. What each piece may start with by itself is paid for by the tags' own bytes.
+        # A token stands for at least one byte. So most rows need not be tokenized here: what must not be cut off (the
+        # images and the start of the first answer) has few enough bytes. The bytes of each image's tag pay for what a
+        # tokenizer may put in front of the piece behind the image.
         needed = max(rendered.text.rfind(IMAGE_TOKEN) + len(IMAGE_TOKEN) if tags else 0, rendered.assistant_spans[0][0])
         if len(rendered.text[:needed].encode()) + images + _SPARE >= max_length:
             try:
@@ -55,81 +61,74 @@ def measure_row(
     return images + len(rendered.text.encode()) // _BYTES_A_TOKEN
 
 
-def measure_rows(
-    rows: Sequence[Mapping[str, Any]],
-    template: Template,
-    exact: Callable[[int], int],
-    tokens_an_image: int,
-    max_length: int | None,
-) -> np.ndarray:
-    """`measure_row` of every row, int64 (N,).
-
-    Rows of a `RowTable` whose sizes already tell that they fit are not read.
+def measure_rows(measure: Callable[[int], int], count: int, processes: int | None = None) -> np.ndarray:
+    """Measure rows 0 to `count` - 1, many of them in several processes.
 
     Args:
-        exact: index of a row -> its `measure_row`, which may raise.
+        measure: a row's index -> its `measure_row`. It is pickled once for each process.
+        processes: how many; None: one for few rows, else one for each CPU that this process may use.
+
+    Returns:
+        The lengths, int64 (count,).
+
+    Raises:
+        UserError: what `measure` raises, of the first such row.
     """
-    if isinstance(rows, RowTable):
-        lengths, doubtful = _foretell(rows, template, tokens_an_image, max_length)
-        if not _holds(lengths, doubtful, exact):
-            logger.info("the template's lengths can't be foretold: every row of %s is rendered", rows.source)
-            doubtful[:] = True
-    else:
-        lengths, doubtful = np.zeros(len(rows), dtype=np.int64), np.ones(len(rows), dtype=bool)
-    for index in tqdm(np.flatnonzero(doubtful), desc="measuring rows", delay=_PATIENCE_S, mininterval=1, leave=False):
-        lengths[index] = exact(int(index))
+    if processes is None:
+        processes = _processes_for(count)
+    if processes > 1:
+        try:
+            return _measure_in_processes(measure, count, processes)
+        except UserError:
+            raise
+        except Exception as error:
+            logger.warning("rows are measured in one process: several failed (%s: %s)", type(error).__name__, error)
+    lengths = np.empty(count, dtype=np.int64)
+    with _progress_bar(count) as bar:
+        for index in range(count):
+            lengths[index] = measure(index)
+            bar.update()
     return lengths
 
 
-def _holds(lengths: np.ndarray, doubtful: np.ndarray, exact: Callable[[int], int]) -> bool:
-    """Whether a sample of the foretold lengths is right."""
-    foretold = np.flatnonzero(~doubtful)
-    sample = foretold[:: max(1, len(foretold) // _SAMPLE)]
-    return all(exact(int(index)) == lengths[index] for index in sample)
+def _processes_for(count: int) -> int:
+    if count < _MANY_ROWS:
+        return 1
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # The ranks of a run on this machine may all be measuring.
+    return min(_MOST_PROCESSES, max(1, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _foretell(
-    rows: RowTable, template: Template, tokens_an_image: int, max_length: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(lengths int64 (N,), which of them are not sure, bool (N,)) from the rows' sizes."""
-    sizes = rows.sizes()
-    if isinstance(template, PlainTemplate):
-        head, total, doubtful = _plain_bytes(template, sizes)
-    else:
-        head, total, doubtful = _bytes(rows, template, sizes)
-    images = sizes.images.astype(np.int64) * tokens_an_image
-    if max_length is not None:
-        # A tag behind the first answer may stand anywhere.
-        needed = np.where(sizes.has(LATE_IMAGE), total, head)
-        doubtful |= needed + images + _SPARE >= max_length
-    return images + total // _BYTES_A_TOKEN, doubtful
+def _measure_in_processes(measure: Callable[[int], int], count: int, processes: int) -> np.ndarray:
+    # Not forked from here: this process may have threads and a CUDA context, which do not survive a fork.
+    context = multiprocessing.get_context("forkserver")
+    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+    lengths = np.empty(count, dtype=np.int64)
+    with (
+        ProcessPoolExecutor(processes, context, _start_process, (measure,)) as pool,
+        _progress_bar(count) as bar,
+    ):
+        for chunk, found in zip(chunks, pool.map(_measure_chunk, chunks), strict=True):
+            lengths[chunk.start : chunk.stop] = found
+            bar.update(len(chunk))
+    return lengths
 
 
-def _plain_bytes(template: PlainTemplate, sizes: RowSizes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(bytes in front of the answer, bytes in all, which rows this can't tell of): tags, answer, end."""
-    head = sizes.images.astype(np.int64) * len(IMAGE_TOKEN)
-    total = head + sizes.text_bytes - sizes.head_bytes + len(template.end.encode())
-    return head, total, (sizes.turns != 2) | (sizes.images == 0) | sizes.has(LATE_IMAGE)
+# What a process of `_measure_in_processes` measures rows with.
+_measure: Callable[[int], int]
 
 
-def _bytes(rows: RowTable, template: Template, sizes: RowSizes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    head, total = sizes.head_bytes.astype(np.int64), sizes.text_bytes.astype(np.int64)
-    tested = template.watched_texts()
-    doubtful = np.full(len(rows), tested is None)
-    if tested is None:
-        return head, total, doubtful
-    if tested:
-        doubtful |= sizes.has(ESCAPED)
-    for text in tested:
-        doubtful |= rows.mentions(text)
-    for turns in np.unique(sizes.turns).tolist():
-        layout: Layout | None = find_layout(template, turns) if turns <= _LONGEST_LAYOUT else None
-        those = sizes.turns == turns
-        if layout is None:
-            doubtful |= those
-            continue
-        head[those] += layout.head
-        total[those] += layout.total
-        if layout.strips:
-            doubtful |= those & sizes.has(PADDED)
-    return head, total, doubtful
+def _start_process(measure: Callable[[int], int]) -> None:
+    global _measure
+    follow_main()
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _measure = measure
+
+
+def _measure_chunk(chunk: range) -> np.ndarray:
+    return np.array([_measure(index) for index in chunk], dtype=np.int64)
+
+
+def _progress_bar(count: int) -> tqdm:
+    return tqdm(total=count, desc="measuring rows", unit="row", delay=_PATIENCE_S, mininterval=1, leave=False)

@@ -1,4 +1,4 @@
-"""Measured lengths kept on disk: a mix with many rows near the limit is tokenized for it once, not at every start."""
+"""Measured lengths, kept on disk: rows are rendered for their lengths once, not at every start."""
 
 import hashlib
 import io
@@ -19,17 +19,17 @@ from llava_mocle.data.row_table import RowTable
 from llava_mocle.io.cache import cache_root
 from llava_mocle.io.files import written_aside
 
-# Rises when rendering, tokenizing or measuring give other numbers than before.
+# Raise this when a change of rendering, tokenizing or measuring gives other lengths than before.
 _VERSION = 1
-# In seconds: measuring that takes less is not worth a file.
+# Lengths that were measured in fewer seconds are not kept.
 WORTH_KEEPING = 1.0
 
 
 def settings_key(template: Template, tokenizer: Any, *limits: int | None) -> str | None:
-    """What decides a row's length apart from the row; None if it can't be told.
+    """A key of everything that decides a row's length besides the row itself; None if that is not known.
 
     Args:
-        limits: the image token, the tokens an image takes, the longest sample.
+        limits: the image token's id, the tokens that an image takes, the longest sample.
     """
     core = getattr(tokenizer, "backend_tokenizer", None)
     style = template.identity()
@@ -43,9 +43,12 @@ def settings_key(template: Template, tokenizer: Any, *limits: int | None) -> str
 
 
 def remembered(rows: Sequence[Any], key: str | None, measure: Callable[[], np.ndarray]) -> np.ndarray:
-    """The lengths of these rows under the settings of a key, int64 (N,): kept ones, or measured and kept.
+    """The lengths of these rows, int64 (N,): read from disk, or else measured and kept there.
 
-    Only the lengths of a `RowTable` are kept, and only if measuring took its time.
+    Only the lengths of a `RowTable` are kept, and only if measuring took at least `WORTH_KEEPING` seconds.
+
+    Args:
+        key: the `settings_key`; None keeps nothing.
     """
     if key is None or not isinstance(rows, RowTable):
         return measure()

@@ -1,4 +1,4 @@
-"""Datasets x repeats -> one index."""
+"""Several datasets, each repeated, under one index."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,8 +42,8 @@ class DatasetSpec:
 class Mixture:
     """Rows of several datasets under one index.
 
-    Index i runs through the datasets in order, each `repeat` times over; so every row is met exactly `repeat` times
-    an epoch, and what order they come in is the sampler's business.
+    Index i runs through the datasets in order, each `repeat` times over. So every row is met exactly `repeat` times an
+    epoch; the sampler decides the order.
 
     Attributes:
         specs: the datasets; a dataset's id is its place here.
@@ -113,5 +113,5 @@ class Mixture:
         return dataset, (index - start) % int(self._sizes[dataset])
 
     def spread(self, of_rows: Sequence[np.ndarray]) -> np.ndarray:
-        """One value a row of each dataset, in the datasets' order -> one value an index."""
+        """Turn one array for each dataset, with one value a row, into one array with a value for each index."""
         return np.concatenate([np.tile(values, spec.repeat) for values, spec in zip(of_rows, self.specs, strict=True)])

@@ -1,4 +1,4 @@
-"""Files of rows as streams: a JSON list or JSONL, read piece by piece; syntax errors say line, column and remedy."""
+"""Parsing a file of rows piece by piece: a JSON list or JSONL. Syntax errors name line and column."""
 
 import codecs
 import json
@@ -12,14 +12,14 @@ from llava_mocle.errors import DataError
 
 _LINE_SUFFIXES = (".jsonl", ".ndjson")
 _CHUNK = 1 << 20
-# A decoder stops this near to the end of a text that was cut inside a literal or an escape.
+# If a text ends inside a literal or an escape, a decoder reports an error at most so many characters before its end.
 _LONGEST_LITERAL = 16
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
 def stream_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """Yield (JSON text, parsed value) of each row, without looking into it; a small part of the file is held at a time.
+    """Yield (JSON text, parsed value) of each row, unchecked. Only a small part of the file is in memory at a time.
 
     A file is JSONL if it is named .jsonl or .ndjson, or starts with `{`; else it is one JSON list.
 
@@ -41,7 +41,7 @@ def stream_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
 
 
 def reads_as_lines(path: Path) -> bool:
-    """Whether a file's name says that it holds one row a line; its first character may say so as well."""
+    """Whether a file's name says that it holds one row a line (its first character may say so too)."""
     return path.suffix in _LINE_SUFFIXES
 
 
@@ -67,7 +67,7 @@ def a_folder(path: Path) -> DataError:
 
 
 def _bad_byte(path: Path) -> int:
-    """Where the first byte is that isn't UTF-8; a decoder of pieces says where in the piece only."""
+    """The position in the file of the first byte that isn't UTF-8; a decoder of pieces knows only that in the piece."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     read = 0
     with path.open("rb") as stream:
@@ -109,13 +109,13 @@ def _lines(stream: TextIO, start: str) -> Iterator[str]:
 
 
 class _ListReader:
-    """The elements of one JSON list, decoded from a text that grows at its end and is dropped at its start."""
+    """The elements of one JSON list. Text is read on at its end as needed, and dropped once it is decoded."""
 
     def __init__(self, path: Path, stream: TextIO, start: str) -> None:
         self._path, self._stream, self._text = path, stream, start
         self._at = 0
         self._ended = False
-        # What was dropped: characters, line ends, and characters behind the last line end.
+        # Of the text that was dropped: characters, line ends, and characters after the last line end.
         self._dropped, self._lines, self._column = 0, 0, 0
 
     def rows(self) -> Iterator[tuple[str, Any]]:
@@ -155,7 +155,7 @@ class _ListReader:
                 if self._ended or not (near_end or error.msg.startswith("Unterminated string")):
                     raise self._broken(error.msg, error.pos) from error
             else:
-                # "-1.5e" and "-1.5" read as one number: what comes next decides.
+                # A number that is cut short ("-1.5" of "-1.5e3") is a number too, so what follows must be known.
                 spare = _LONGEST_LITERAL if isinstance(value, int | float) else 0
                 if end + spare < len(self._text) or self._ended:
                     text = self._text[self._at : end]
@@ -164,7 +164,7 @@ class _ListReader:
             self._more()
 
     def _more(self) -> bool:
-        """Read on, twice as much as is left, so that a long row costs no more than its length."""
+        """Read as much again as is left, so that the time for a long row grows only with its length."""
         gone = self._text[: self._at]
         self._dropped += len(gone)
         self._lines += gone.count("\n")

@@ -1,4 +1,4 @@
-"""What can be wrong with one row: field, value found, what was expected, what to do."""
+"""What can be wrong with one row, and how it is reported: field, value found, what was expected, what to do."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Problem:
     """One thing wrong with a row.
 
     Attributes:
-        kind: short name, the same for all problems of its sort.
+        kind: short name; problems of the same kind are counted together.
         row: index of the row in its file, from 0; None for a problem of the whole file.
         row_id: the row's `id`, if it has one.
         field: where in the row.
@@ -32,7 +32,7 @@ class Problem:
     fatal: bool = True
 
     def describe(self) -> str:
-        """Everything but the file's name, in one sentence."""
+        """The problem in one sentence, without the file's name."""
         row_id = "" if self.row_id is None else f" (id {self.row_id!r})"
         place = "" if self.row is None else f"row {self.row}{row_id}, "
         return f"{place}{self.field}: found {self.found}, expected {self.expected}; {self.remedy}"
@@ -144,7 +144,7 @@ def _check_images_against_tags(row: Mapping[str, Any], turns: list[Mapping[str, 
     tags = sum(turn["value"].count(IMAGE_TOKEN) for turn in kept)
     try:
         images = len(row_images(row))
-    except TypeError:  # of a wrong type, and reported as that
+    except TypeError:  # `_check_image` reports the wrong type
         return
     if tags != images:
         found = f"{tags} {IMAGE_TOKEN} tag{'' if tags == 1 else 's'} in the turns"

@@ -1,4 +1,4 @@
-"""Rows that stay on disk: an Arrow file of their JSON texts and sizes, mapped into memory and read a row at a time."""
+"""Rows that stay on disk: an Arrow file of their JSON texts, mapped into memory; each row is parsed when it is read."""
 
 import json
 import os
@@ -9,25 +9,14 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from llava_mocle.data.row_sizes import RowSizes
 from llava_mocle.errors import DataError
 
-# Rises when the file's columns, or the checks that its rows have passed, change.
-FORMAT_VERSION = 1
+# Raise this when the file's columns change, or the checks that its rows have passed.
+FORMAT_VERSION = 2
 _DIGEST = b"llava_mocle.rows_digest"
-_SCHEMA = pa.schema(
-    [
-        ("row", pa.large_binary()),
-        ("images", pa.int32()),
-        ("turns", pa.int32()),
-        ("text_bytes", pa.int64()),
-        ("head_bytes", pa.int64()),
-        ("flags", pa.uint8()),
-    ]
-)
-# A batch is written when it has so many rows or bytes: it bounds the builder's memory.
+_SCHEMA = pa.schema([("row", pa.large_binary()), ("images", pa.int32())])
+# A batch is written when it has so many rows or bytes. This limits the memory that writing takes.
 _BATCH_ROWS = 8192
 _BATCH_BYTES = 16 << 20
 
@@ -35,12 +24,12 @@ _BATCH_BYTES = 16 << 20
 class RowTable(Sequence[dict[str, Any]]):
     """The validated rows of a file; `table[i]` parses row i, a slice gives a list.
 
-    Nothing of the rows is in the process's own memory: the file is mapped, its pages are shared by all processes of a
-    machine and are the system's to drop. Crossing to another process takes the file's name along, not its content.
+    The rows take no memory of the process itself: the file is mapped, all processes of a machine share its pages, and
+    the system may drop them. When a table is sent to another process, the file's name is sent, not its content.
 
     Attributes:
-        source: the file of rows that this stands for.
-        digest: of that file's content; equal digests mean equal rows.
+        source: the file of rows that this was made from.
+        digest: of that file's content. Equal digests mean equal rows.
     """
 
     def __init__(self, source: Path, digest: str, file: Path | None, table: pa.Table) -> None:
@@ -106,20 +95,9 @@ class RowTable(Sequence[dict[str, Any]]):
                 "made again"
             ) from error
 
-    def sizes(self) -> RowSizes:
-        """Every row's sizes, without parsing one."""
-        return RowSizes(**{name: self._table[name].to_numpy() for name in _SCHEMA.names[1:]})
-
-    def mentions(self, text: str) -> np.ndarray:
-        """Which rows' JSON has these characters anywhere, as they are or escaped as JSON writers do; bool (N,).
-
-        A row that escapes more than it needs (RowSizes' ESCAPED) may have them unseen.
-        """
-        found = np.zeros(len(self), dtype=bool)
-        for form in {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}:
-            chunks = [pc.match_substring(chunk, form) for chunk in self._texts.chunks]
-            found |= pa.chunked_array(chunks, pa.bool_()).to_numpy()
-        return found
+    def image_counts(self) -> np.ndarray:
+        """How many images each row has, int32 (N,), without parsing a row."""
+        return self._table["images"].to_numpy()
 
 
 def _reopen(file: Path, source: Path, digest: str) -> RowTable:
@@ -129,11 +107,11 @@ def _reopen(file: Path, source: Path, digest: str) -> RowTable:
         raise DataError(f"{file}: can't be read any more ({error}); start again, it is made from {source}") from error
 
 
-def write_rows(rows: Iterable[tuple[str, tuple[int, ...]]], file: Path, digest: str) -> None:
-    """Write (JSON text, sizes) of each row aside and give the file its name when it is whole.
+def write_rows(rows: Iterable[tuple[str, int]], file: Path, digest: str) -> None:
+    """Write (JSON text, number of images) of each row aside, and give the file its name when it is whole.
 
-    Several processes may do this at once for one file: each writes its own, and the first to end gives the name. It is
-    not taken over: on a network file system that would take the file from under a process that has mapped it.
+    Several processes may do this at once: each writes a file of its own, and the first that is done gives its file the
+    name. A file of that name is never replaced: on a network file system, a process that has mapped it would lose it.
 
     Raises:
         OSError: the folder can't take it.
@@ -159,31 +137,29 @@ def _give_name(aside: Path, file: Path) -> None:
         os.replace(aside, file)
 
 
-def rows_in_memory(rows: Iterable[tuple[str, tuple[int, ...]]], source: Path, digest: str) -> RowTable:
-    """The same table where no file can be kept: in the process's own memory."""
+def rows_in_memory(rows: Iterable[tuple[str, int]], source: Path, digest: str) -> RowTable:
+    """The same table in the process's own memory, for when no file can be kept."""
     sink = pa.BufferOutputStream()
     _write(rows, sink, digest)
     return RowTable(source, digest, None, pa.ipc.open_file(sink.getvalue()).read_all())
 
 
-def _write(rows: Iterable[tuple[str, tuple[int, ...]]], sink: Any, digest: str) -> None:
+def _write(rows: Iterable[tuple[str, int]], sink: Any, digest: str) -> None:
     schema = _SCHEMA.with_metadata({_DIGEST: digest.encode()})
     texts: list[bytes] = []
-    sizes: list[tuple[int, ...]] = []
+    images: list[int] = []
     held = 0
     with pa.ipc.new_file(sink, schema) as writer:
-        for text, of_row in rows:
+        for text, count in rows:
             texts.append(text.encode())
-            sizes.append(of_row)
+            images.append(count)
             held += len(texts[-1])
             if len(texts) == _BATCH_ROWS or held >= _BATCH_BYTES:
-                writer.write_batch(_batch(texts, sizes, schema))
-                texts, sizes, held = [], [], 0
+                writer.write_batch(_batch(texts, images, schema))
+                texts, images, held = [], [], 0
         if texts:
-            writer.write_batch(_batch(texts, sizes, schema))
+            writer.write_batch(_batch(texts, images, schema))
 
 
-def _batch(texts: list[bytes], sizes: list[tuple[int, ...]], schema: pa.Schema) -> pa.RecordBatch:
-    columns = [texts, *zip(*sizes, strict=True)]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-    return pa.record_batch(arrays, schema=schema)
+def _batch(texts: list[bytes], images: list[int], schema: pa.Schema) -> pa.RecordBatch:
+    return pa.record_batch([pa.array(texts, pa.large_binary()), pa.array(images, pa.int32())], schema=schema)

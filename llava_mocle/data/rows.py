@@ -1,4 +1,4 @@
-"""Reading LLaVA rows: a JSON list or JSONL, every row validated once, then kept on disk for all processes and runs."""
+"""Reading a file of LLaVA rows: validated once, then kept on disk as a `RowTable` for all processes and runs."""
 
 import hashlib
 import warnings
@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
+from llava_mocle.data.conversation import row_images
 from llava_mocle.data.row_files import a_folder, no_file, reads_as_lines, stream_rows
 from llava_mocle.data.row_problems import Problem, row_problems
-from llava_mocle.data.row_sizes import sizes_of
 from llava_mocle.data.row_table import FORMAT_VERSION, RowTable, rows_in_memory, write_rows
 from llava_mocle.errors import DataError
 from llava_mocle.io.cache import cache_root
 
-# Builds that take longer show a progress bar.
+# The progress bar appears after so many seconds.
 _PATIENCE_S = 2.0
 
 
@@ -56,12 +56,12 @@ def read_rows(path: str | Path) -> RowTable:
 
 
 def rows_cache_dir() -> Path:
-    """The folder of the row caches; its files can be deleted whenever no run is using them."""
+    """The folder of the kept rows; its files may be deleted when no run is using them."""
     return cache_root() / "rows"
 
 
 def rows_digest(path: Path) -> str:
-    """What stands for the content of a file of rows: its bytes, and whether they are read as lines.
+    """A digest of what a file of rows holds: of its bytes, and of whether they are read as lines.
 
     Raises:
         DataError: no such file, or a folder.
@@ -76,8 +76,8 @@ def rows_digest(path: Path) -> str:
     return f"{content[:48]}-{'lines' if reads_as_lines(path) else 'list'}"
 
 
-def _checked_rows(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(JSON text, sizes) of each row of a file in which nothing is wrong."""
+def _checked_rows(path: Path) -> Iterator[tuple[str, int]]:
+    """(JSON text, number of images) of each row; raises at the end if a row was wrong."""
     first: Problem | None = None
     wrong = 0
     with tqdm(
@@ -95,7 +95,7 @@ def _checked_rows(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
                 first = first or problem
                 wrong += 1
             if first is None:
-                yield text, sizes_of(row, text)
+                yield text, len(row_images(row))
             bar.update(len(text))
     if first is not None:
         others = f" ({wrong - 1} more rows have problems: `llava-mocle data check --rows {path}` lists them)"

@@ -1,24 +1,24 @@
-"""The order of an epoch, in whole global batches; only the seed and the epoch decide it."""
+"""The order of samples in an epoch, in whole global batches. Only the seed and the epoch decide it."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
 
-# How many batches are sorted by length together: more of them make batches more even and less random.
+# So many batches are sorted by length together. More make the batches more even, and less random.
 _POOL_BATCHES = 50
 
 
 class GlobalBatchSampler(Sampler[int]):
     """Yields every index exactly once an epoch, in runs of `batch_size` that each make one optimizer step.
 
-    `batch_size` = device batch x accumulation steps x processes: as long as this product stays, the same samples make
-    up a step on any number of processes. The last run is filled up with *fillers*, -(i + 1) for a filler of sample i
+    `batch_size` = device batch x accumulation steps x processes. As long as this product is the same, each step has the
+    same samples on any number of processes. The last run is filled up with *fillers*, -(i + 1) for a filler of sample i
     (`LlavaDataset` gives that sample without labels), so that all processes step through the same number of batches
     and no sample counts twice. Resuming needs no state: the order follows from (`seed`, epoch).
 
-    Grouped, rows with and without images never share a batch, but for the rest of each that fills no batch: these come
-    together at the end.
+    With `grouped`, rows with and without images never share a batch, except for the few of each that do not fill one:
+    these come together at the end.
 
     Args:
         lengths: an estimate of each sample's length.
@@ -26,7 +26,7 @@ class GlobalBatchSampler(Sampler[int]):
         batch_size: samples of one optimizer step over all processes.
         seed: the order's seed.
         grouped: batches of one modality and similar length; otherwise a plain shuffle.
-        drop_last: leave the last run out where it is not full, in place of filling it up.
+        drop_last: leave the last run out if it is not full, instead of filling it up.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class GlobalBatchSampler(Sampler[int]):
         members = members[torch.randperm(len(members), generator=generator)]
         whole = len(members) // self.batch_size * self.batch_size
         members, rest = members[:whole], members[whole:]
-        # A small dataset in one pool would be cut into the same batches every epoch.
+        # If all samples were in one pool, every epoch would have the same batches.
         pool = self.batch_size * max(1, min(_POOL_BATCHES, len(members) // (self.batch_size * 4)))
         batches: list[torch.Tensor] = []
         for part in members.split(pool) if whole else []:

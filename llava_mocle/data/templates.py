@@ -43,7 +43,7 @@ class TurnTemplate(Template):
         system_in_turn: goes in front of the first human text; left out when the system prompt is empty.
         before_human / after_human: around every human text.
         header: what the generation prompt ends with.
-        lead: between the header and the answer; the model writes it, so it is supervised.
+        lead: between the header and the answer; the model has to write it, so it is supervised.
         trail: between the answer and the end of turn; supervised for the same reason.
         end: end of turn; the tokenizer's end-of-text token.
         restart: between an answer and the next human turn.
@@ -79,9 +79,6 @@ class TurnTemplate(Template):
 
     def identity(self) -> str:
         return repr(self)
-
-    def watched_texts(self) -> tuple[str, ...]:
-        return ()
 
 
 @dataclass(frozen=True)
@@ -173,6 +170,6 @@ def _with_ends_of(template: TurnTemplate, tokenizer: Any) -> TurnTemplate:
             f"template {template.name} ends each answer with the tokenizer's end-of-text token, but this "
             f"{type(tokenizer).__name__} has none; set eos_token in its tokenizer_config.json"
         )
-    # Llama's own chats start again after every answer; with a tokenizer that starts no text there is nothing to repeat.
+    # Llama's own chats have the start-of-text token after every answer; a tokenizer that has none has none to repeat.
     restart = tokenizer.bos_token if template.restart and start_of_text(tokenizer) else ""
     return replace(template, end=tokenizer.eos_token, restart=restart)

@@ -1,4 +1,4 @@
-"""Rendered text -> `input_ids` and `labels`. The only masking code there is.
+"""Rendered text -> `input_ids` and `labels`. Nothing else decides what is supervised.
 
 The text is cut at the image tags and each piece is tokenized on its own, as LLaVA-1.5 does: a piece gets whatever the
 tokenizer does at the start of a text (Llama's "▁"), and the start-of-text token goes in once, at the very front.
@@ -125,7 +125,7 @@ def _encode_piece(
 
 def _tokens_of(piece: str, tokenizer: Any, opening: bool) -> tuple[list[int], list[tuple[int, int]]]:
     """Token ids of a text, and the characters each stands for."""
-    # A Metaspace takes a leading space for the "▁" that it puts in front of a text; sentencepiece has them both.
+    # A Metaspace puts "▁" in front of a text unless the text starts with a space. Sentencepiece puts it there always.
     lead = _SPACE if opening and piece.startswith((" ", _SPACE)) and _is_llama_metaspace(tokenizer) else ""
     encoded = tokenizer(
         lead + piece, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
@@ -136,14 +136,14 @@ def _tokens_of(piece: str, tokenizer: Any, opening: bool) -> tuple[list[int], li
 
 
 def _is_llama_metaspace(tokenizer: Any) -> bool:
-    """Whether the tokenizer is Llama's as transformers 5 has it; others' Metaspace squeezes spaces on purpose."""
+    """Whether this is Llama's tokenizer as transformers 5 makes it. Other tokenizers join spaces on purpose."""
     core: Any = getattr(tokenizer, "backend_tokenizer", None)
     cut: Any = getattr(core, "pre_tokenizer", None)
     return isinstance(cut, Metaspace) and core.normalizer is None and not cut.split and cut.prepend_scheme != "never"
 
 
 def start_of_text(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts in front of a text by itself: its start-of-text token, or nothing."""
+    """The token ids that the tokenizer itself puts in front of a text: its start-of-text token, or none."""
     bos = tokenizer.bos_token_id
     return [bos] if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else []
 
@@ -151,9 +151,9 @@ def start_of_text(tokenizer: Any) -> list[int]:
 def _extents(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The characters each token stands for, none of them empty.
 
-    Byte tokens of one character share its offsets. Some tokenizers trim a token's leading space from its offsets: the
-    gap this leaves before a token belongs to it. A token of no character (a "▁" put in front of a text) counts as
-    standing for the character at its position.
+    All byte tokens of one character have its offsets. Some tokenizers leave a token's leading space out of its offsets:
+    that gap is added to the token again. A token that stands for no character (a "▁" put in front of a text) counts as
+    the character at its position.
     """
     result = []
     covered = 0

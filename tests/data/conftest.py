@@ -1,5 +1,6 @@
-"""Tokenizers small enough to be made while the tests run, of the two kinds real models have."""
+"""Tokenizers small enough to be made while the tests run, of the two kinds real models have; a file of rows."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE
 from transformers import CLIPImageProcessorPil, LlamaTokenizer, PreTrainedTokenizerFast
 
+from llava_mocle.data.rows import rows_cache_dir
 from tests.data.sentencepiece_model import SENTENCES, SlowLlama, train_sentencepiece
 
 CHATML = (
@@ -99,3 +101,23 @@ def make_row(*texts: str, image: object = None, row_id: object = "r") -> dict:
     """A row of alternating human and gpt turns."""
     turns = [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
     return {"id": row_id, "conversations": turns} | ({} if image is None else {"image": image})
+
+
+ROWS = [
+    make_row("<image>\nWhat?", "é", image="a.png", row_id=0),
+    make_row("  padded", "猫", "q", "a", row_id="x"),
+    make_row("q <image> r", "a", "again <image>", "b", image=["a", "b"], row_id=None) | {"extra": {"k": [1, None]}},
+]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LLAVA_MOCLE_CACHE", str(tmp_path / "cache"))
+    return rows_cache_dir()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(ROWS), encoding="utf-8")
+    return path

@@ -1,26 +1,29 @@
-"""Which rows fit, foretold from sizes: the same answer as rendering and tokenizing every row."""
+"""Which rows fit, and how long they are; the same in one process and in several."""
 
 import copy
-import json
+import dataclasses
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from jinja2 import Environment
 from transformers import PreTrainedTokenizerFast
 
-from llava_mocle.data.conversation import Template
-from llava_mocle.data.layout import find_layout, watched_texts
+from llava_mocle.data.conversation import Template, row_images, row_turns
 from llava_mocle.data.measure import DROPPED, measure_row, measure_rows
-from llava_mocle.data.rows import read_rows
-from llava_mocle.data.templates import TurnTemplate, get_template
-from llava_mocle.data.tokenize import tokenize_row
+from llava_mocle.data.templates import get_template
+from llava_mocle.data.tokenize import RowTooLong, tokenize_row
 from llava_mocle.errors import DataError
 from tests.data.conftest import CHATML, make_row
+from tests.processes import descendants, ended, wait_until_gone
 
+ROOT = Path(__file__).parents[2]
 IMAGE = {"image_token_id": 9999, "image_tokens_per_image": 4}
 STRIPPING = CHATML.replace("message['content']", "message['content'] | trim")
 # As some models' own templates do: an answer's thoughts are set apart, a question's prefix is looked at.
@@ -57,22 +60,10 @@ def random_rows(count: int, name: str) -> list[dict]:
     return rows
 
 
-def measured(path: Path, rows: list[dict], template: Template, tokenizer: object, limit: int | None) -> tuple:
-    """(foretold lengths, lengths of rendering each row, how many rows were rendered)."""
-    path.write_text(json.dumps(rows))
-    table = read_rows(path)
-    rendered = []
-
-    def tokenize(row: dict) -> object:
-        return tokenize_row(row, template, tokenizer, **IMAGE, max_length=limit)
-
-    def exact(index: int) -> int:
-        rendered.append(index)
-        return measure_row(table[index], template, tokenize, 4, limit)
-
-    found = measure_rows(table, template, exact, 4, limit)
-    expected = [measure_row(row, template, tokenize, 4, limit) for row in rows]
-    return found, expected, len(set(rendered))
+def chat(tokenizer: PreTrainedTokenizerFast, template: str) -> Template:
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = template
+    return get_template("chat", other)
 
 
 TEMPLATES: dict[str, Callable[[PreTrainedTokenizerFast], Template]] = {
@@ -82,118 +73,147 @@ TEMPLATES: dict[str, Callable[[PreTrainedTokenizerFast], Template]] = {
     "chat": lambda tokenizer: chat(tokenizer, CHATML),
     "stripping": lambda tokenizer: chat(tokenizer, STRIPPING),
     "thinking": lambda tokenizer: chat(tokenizer, THINKING),
+    "counting": lambda tokenizer: chat(tokenizer, COUNTING),
 }
 
 
-def chat(tokenizer: PreTrainedTokenizerFast, template: str) -> Template:
-    other = copy.deepcopy(tokenizer)
-    other.chat_template = template
-    return get_template("chat", other)
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """`measure_row` of each of these rows, as a dataset calls it."""
+
+    rows: list[dict]
+    template: Template
+    tokenizer: PreTrainedTokenizerFast
+    limit: int | None = None
+
+    def tokenize(self, row: dict) -> dict:
+        return tokenize_row(row, self.template, self.tokenizer, **IMAGE, max_length=self.limit)
+
+    def __call__(self, index: int) -> int:
+        return measure_row(self.rows[index], self.template, self.tokenize, 4, self.limit)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_same_rows_as_by_rendering_each(name: str, chatml: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_a_row_is_dropped_exactly_if_it_cannot_be_tokenized(name: str, chatml: PreTrainedTokenizerFast) -> None:
     template = TEMPLATES[name](chatml)
     rows = random_rows(300, name)
-    middle = int(np.median([len(tokenize_row(row, template, chatml, **IMAGE)["input_ids"]) for row in rows]))
-    for limit in (None, middle // 2, middle - 1, middle, middle * 2, middle * 20):
-        found, expected, rendered = measured(tmp_path / "rows.json", rows, template, chatml, limit)
-        assert found.tolist() == expected
-        if limit in (None, middle * 20):
-            assert (found != DROPPED).all()
-            # Only rows that stand out are rendered, and a sample.
-            assert rendered < len(rows)
-        elif limit == middle:
-            assert 0 < (found == DROPPED).sum() < len(rows)
+    # Without a limit no row is dropped, and a length is a quarter of the bytes, and four for each image.
+    bytes_of = [len(template.render(row_turns(row)).text.encode()) for row in rows]
+    tags = [template.render(row_turns(row)).text.count("<image>") for row in rows]
+    lengths = measure_rows(Measure(rows, template, chatml), len(rows))
+    assert lengths.dtype == np.int64
+    assert lengths.tolist() == [size // 4 + 4 * images for size, images in zip(bytes_of, tags, strict=True)]
+    assert tags == [len(row_images(row)) for row in rows]
+    middle = int(np.median([len(Measure(rows, template, chatml).tokenize(row)["input_ids"]) for row in rows]))
+    for limit in (middle // 2, middle - 1, middle, middle * 2, middle * 20):
+        measure = Measure(rows, template, chatml, limit)
+        expected = lengths.copy()
+        for index, row in enumerate(rows):
+            try:
+                measure.tokenize(row)
+            except RowTooLong:
+                expected[index] = DROPPED
+        assert measure_rows(measure, len(rows)).tolist() == expected.tolist()
+        assert 0 < (expected == DROPPED).sum() < len(rows) or limit >= middle * 2
 
 
-def test_plain(chatml: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_plain(chatml: PreTrainedTokenizerFast) -> None:
     template = get_template("plain", chatml)
-    texts = [("<image>" * (1 + index % 3) + "drop this", "  caption " + "é" * index) for index in range(200)]
+    texts = [("<image>" * (1 + index % 3) + "drop this", "  caption " + "é" * index) for index in range(20)]
     rows = [make_row(*pair, image=["a"] * (1 + index % 3)) for index, pair in enumerate(texts)]
-    for limit in (None, 5, 9, 13, 14, 100):
-        found, expected, rendered = measured(tmp_path / "rows.json", rows, template, chatml, limit)
-        assert found.tolist() == expected
-        assert rendered < 200 or limit in (5, 9, 13, 14)
-    for bad in (make_row("q", "a"), make_row("<image>", "a", "q", "b", image="x")):
-        with pytest.raises(DataError, match="template plain"):
-            measured(tmp_path / "rows.json", [*rows, bad], template, chatml, None)
+    # 7 bytes a tag; 10 + 2 bytes of "é" and the line's end.
+    whole = [4 * (1 + index % 3) + (7 * (1 + index % 3) + 10 + 2 * index + 1) // 4 for index in range(20)]
+    assert measure_rows(Measure(rows, template, chatml), 20).tolist() == whole
+    # At most 9 tokens: two images (8) and one token of the caption fit, three do not.
+    fitting = [length if index % 3 < 2 else DROPPED for index, length in enumerate(whole)]
+    assert measure_rows(Measure(rows, template, chatml, 9), 20).tolist() == fitting
 
 
-def test_few_rows_are_rendered(chatml: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    rows = [make_row("hello", "hi", row_id=index) for index in range(2000)]
-    rows[777] = make_row("x" * 300, "hi")
-    for name in ("vicuna_v1", "chat", "thinking"):
-        _, _, rendered = measured(tmp_path / "rows.json", rows, TEMPLATES[name](chatml), chatml, 290)
-        assert 1 <= rendered <= 80
-
-
-def test_rows_that_hold_what_a_template_looks_for_are_rendered(chatml: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """The template leaves everything before `</think>` out, so answers with it can't be trained on: found at once."""
+def test_what_a_template_refuses_is_raised(chatml: PreTrainedTokenizerFast) -> None:
+    rows = [make_row("hello", "hi"), make_row("hello", "thoughts</think>hi")]
     template = chat(chatml, CHATML.replace("message['content']", "message['content'].split('</think>')[-1]"))
-    rows = [make_row("hello", "hi", row_id=index) for index in range(2000)]
-    found, expected, rendered = measured(tmp_path / "rows.json", rows, template, chatml, None)
-    assert found.tolist() == expected
-    assert rendered < 100
-    rows[1234] = make_row("hello", "thoughts</think>hi")
     with pytest.raises(DataError, match="rewrites or drops an answer"):
-        measured(tmp_path / "rows.json", rows, template, chatml, None)
+        measure_rows(Measure(rows, template, chatml), 2)
 
 
-def test_templates_that_cannot_be_foretold_are_rendered(chatml: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    rows = [make_row("hello " * (index % 30), "hi", row_id=index) for index in range(1, 200)]
-    rows = [row for row in rows if row["conversations"][0]["value"].strip()]
-    found, expected, rendered = measured(tmp_path / "rows.json", rows, chat(chatml, COUNTING), chatml, 60)
-    assert found.tolist() == expected
-    assert rendered == len(rows)
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """Ten times the index; `bad` rows can't be measured, and with a folder the process names itself there."""
+
+    bad: tuple[int, ...] = ()
+    folder: Path | None = None
+    seconds: float = 0.0
+
+    def __call__(self, index: int) -> int:
+        if self.folder is not None:
+            (self.folder / f"{os.getpid()}.worker").touch()
+        time.sleep(self.seconds)
+        if index in self.bad:
+            raise DataError(f"row {index} is bad")
+        return 10 * index
 
 
-class Moody(TurnTemplate):
-    """Says that no text matters, and then one does that no probe has."""
-
-    def render(self, turns, generation_prompt=False):
-        longer = turns[0].text.startswith("hello")
-        return TurnTemplate(name="moody", opening="x" * 50 * longer).render(turns, generation_prompt)
-
-
-def test_a_sample_is_held_against_the_forecast(chatml: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    rows = [make_row("hello", "hi", row_id=index) for index in range(200)]
-    found, expected, rendered = measured(tmp_path / "rows.json", rows, Moody("moody"), chatml, None)
-    assert found.tolist() == expected
-    assert rendered == 200
+@pytest.mark.slow
+def test_several_processes_give_the_same(chatml: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    measure = Measure(random_rows(2500, "chat"), TEMPLATES["chat"](chatml), chatml, 60)
+    assert np.array_equal(measure_rows(measure, 2500, processes=2), measure_rows(measure, 2500, processes=1))
+    # The first bad row is named, whichever process comes to one first.
+    with pytest.raises(DataError, match="row 1500 is bad"):
+        measure_rows(Numbers(bad=(1500, 2001), folder=tmp_path), 2500, processes=2)
+    names = {int(file.stem) for file in tmp_path.glob("*.worker")}
+    assert names
+    assert os.getpid() not in names
 
 
-def test_plain_lists_are_measured_row_by_row(chatml: PreTrainedTokenizerFast) -> None:
-    seen = measure_rows([{}, {}, {}], get_template("mistral", chatml), lambda index: 10 * index, 4, None)
-    assert seen.tolist() == [0, 10, 20]
+@pytest.mark.slow
+def test_one_process_measures_where_several_fail(caplog: pytest.LogCaptureFixture) -> None:
+    found = measure_rows(lambda index: 10 * index, 3000, processes=2)  # no lambda can be sent to a process
+    assert np.array_equal(found, 10 * np.arange(3000))
+    assert "rows are measured in one process: several failed" in caplog.text
 
 
-def test_layouts_by_hand() -> None:
-    template = TurnTemplate(
-        "t", system="é", opening="{system}|", before_human="U:", after_human=";", header="A:", end="$"
+def test_few_rows_start_no_process() -> None:
+    assert measure_rows(lambda index: 10 * index, 3).tolist() == [0, 10, 20]
+    assert measure_rows(lambda index: 10 * index, 0).tolist() == []
+
+
+MEASURING = """
+import sys
+from pathlib import Path
+from llava_mocle.data.measure import measure_rows
+from tests.data.test_measure import Numbers
+
+if __name__ == "__main__":
+    measure_rows(Numbers(folder=Path(sys.argv[1]), seconds=0.001), 10_000_000, processes=2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_the_processes_end_with_the_main_one(number: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C goes to all processes of a terminal, SIGKILL to the main one alone."""
+    program = tmp_path / "measuring.py"
+    program.write_text(MEASURING)
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    found = find_layout(template, 4)
-    assert found is not None
-    # é| is 3 bytes; then "U:", ";", "A:" for each question, " " and "$" for each answer.
-    assert (found.head, found.total, found.strips) == (3 + 2 + 1 + 2, 3 + 2 * (5 + 2), False)
-    assert find_layout(template, 3) is None
-    assert find_layout(SimpleNamespace(render=lambda turns: template.render(turns[:2])), 2) == find_layout(template, 2)  # type: ignore[arg-type]
-
-
-LITERALS = {
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}": set(),
-    "{% if '</think>' in message.content %}{{ message.content.split('<x>')[-1].lstrip('\n') }}{% endif %}": {
-        "</think>", "<x>",
-    },
-    "{% if message['role'] == 'user' or 'a' != c %}{% endif %}": {'"user"', '"a"'},
-    "{% if 'tool' not in c %}{{ raise_exception('no ' + x) }}{% endif %}": {"tool"},
-    "{% if c in ['yes', 'no'] %}{{ c | replace('\\n', ' ') | trim('q') }}{% endif %}": {'"yes"', '"no"', "\n", " "},
-    "{{ ('pre' + c) if c else '' }}{# 'comment' in c #}'text' in c": set(),
-    "{% if c.startswith(\"<tool>\") and c.endswith('</tool>') %}{% endif %}": {"<tool>", "</tool>"},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("source", LITERALS)
-def test_what_a_template_looks_for(source: str) -> None:
-    tokens = [(kind, value) for _, kind, value in Environment().lex(source)]
-    assert watched_texts(tokens) == LITERALS[source]
+    with ended(process):
+        until = time.time() + 120
+        while len(list(tmp_path.glob("*.worker"))) < 2:
+            assert process.poll() is None
+            assert time.time() < until
+            time.sleep(0.05)
+        workers = descendants(process.pid)
+        assert {int(file.stem) for file in tmp_path.glob("*.worker")} <= set(workers)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+            _, said = process.communicate(timeout=60)
+            assert said.count("Traceback") == said.count("KeyboardInterrupt") == 1, said
+        else:
+            process.kill()
+            process.wait()
+        assert wait_until_gone(workers) == []

@@ -1,22 +1,22 @@
-"""Every way a file of rows can be wrong; each message names file, row, field, value and remedy."""
+"""Reading a file of rows: checked as a whole, then kept on disk for its content."""
 
 import json
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from llava_mocle.data.row_problems import row_problems
-from llava_mocle.data.rows import read_rows
+from llava_mocle.clustering.embedding_cache import default_cache_dir
+from llava_mocle.data import rows
+from llava_mocle.data.row_table import RowTable
+from llava_mocle.data.rows import read_rows, rows_cache_dir
 from llava_mocle.errors import DataError
-from tests.data.conftest import make_row
+from tests.data.conftest import ROWS, make_row
 
 GOOD = make_row("<image>\nq", "a", image="x.png", row_id="good")
-
-
-def write(tmp_path: Path, rows: object, name: str = "rows.json") -> Path:
-    path = tmp_path / name
-    path.write_text(json.dumps(rows, ensure_ascii="\\ud83d" in json.dumps(rows)), encoding="utf-8")
-    return path
 
 
 def test_json_and_jsonl_give_the_same_rows(tmp_path: Path) -> None:
@@ -26,126 +26,17 @@ def test_json_and_jsonl_give_the_same_rows(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(lines, encoding="utf-8")
     (tmp_path / "lines.json").write_text(lines, encoding="utf-8")
     (tmp_path / "bom.json").write_text(json.dumps(rows), encoding="utf-8-sig")
-    for path in (write(tmp_path, rows), tmp_path / "rows.jsonl", tmp_path / "lines.json", tmp_path / "bom.json"):
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    for path in (tmp_path / "rows.json", tmp_path / "rows.jsonl", tmp_path / "lines.json", tmp_path / "bom.json"):
         assert list(read_rows(path)) == rows
 
 
-def test_what_llava_data_holds_is_accepted(tmp_path: Path) -> None:
-    without_id = make_row("q", "a")
-    del without_id["id"]
-    starts_with_gpt = make_row("q", "a")
-    starts_with_gpt["conversations"].insert(0, {"from": "gpt", "value": "hello"})
-    rows = [GOOD, GOOD, make_row("q", "a") | {"image": None}, make_row("q", "a", row_id=3), without_id, starts_with_gpt]
-    assert len(read_rows(write(tmp_path, rows))) == 6
-    kinds = [problem.kind for row in rows for problem in row_problems(row, 0)]
-    assert kinds == ["first turn not human"]
-
-
-def human(value: object) -> dict:
-    return {"from": "human", "value": value}
-
-
-def gpt(value: object) -> dict:
-    return {"from": "gpt", "value": value}
-
-
-def turn_row(*turns: object, **keys: object) -> dict:
-    return {"id": "bad", "conversations": list(turns)} | keys
-
-
-TAGGED = human("<image>\nq")
-# case -> (row, kind of problem, what the message must say of the place, the value and what was expected)
-BAD_ROWS = {
-    "no object": ("text", "wrong type", "row: found 'text', expected an object"),
-    "no conversations": ({"id": "bad"}, "missing key", "conversations: found keys id, expected the key"),
-    "conversations no list": (turn_row() | {"conversations": {}}, "wrong type", "conversations: found {}, expected"),
-    "no turns": (turn_row(), "wrong type", "conversations: found [], expected a list"),
-    "turn no object": (turn_row(human("q"), "a"), "wrong type", "conversations[1]: found 'a', expected {'from'"),
-    "no value": (turn_row(human("q"), {"from": "gpt"}), "missing key", "conversations[1].value: found keys from"),
-    "no from": (turn_row({"value": "q"}, gpt("a")), "missing key", "conversations[0].from: found keys value"),
-    "role": (
-        turn_row(human("q"), {"from": "assistant", "value": "a"}),
-        "unknown role",
-        "conversations[1].from: found 'assistant', expected 'human' or 'gpt'",
-    ),
-    "value no text": (turn_row(human("q"), gpt(3)), "wrong type", "conversations[1].value: found 3, expected text"),
-    "empty question": (
-        turn_row(human(" \n"), gpt("a")),
-        "empty turn",
-        "conversations[0].value: found ' \\n', expected",
-    ),
-    "empty answer": (turn_row(human("q"), gpt("  ")), "empty answer", "conversations[1].value: found '  ', expected"),
-    "answer is an image": (
-        turn_row(human("q"), gpt("<image>"), image="x"),
-        "empty answer",
-        "conversations[1].value: found '<image>', expected",
-    ),
-    "half a character": (
-        turn_row(human("q \ud83d"), gpt("a")),
-        "wrong text",
-        "conversations[0].value: found half of a surrogate pair",
-    ),
-    "no answer": (
-        turn_row(human("q"), gpt("a"), human("q")),
-        "empty answer",
-        "conversations[2]: found no answer after it, expected a last turn from 'gpt'",
-    ),
-    "only gpt": (turn_row(gpt("a")), "empty answer", "conversations[0]: found no answer after it, expected"),
-    "two questions": (
-        turn_row(human("q"), human("q"), gpt("a")),
-        "turn order",
-        "conversations[1].from: found 'human', expected 'gpt'",
-    ),
-    "image without tag": (
-        turn_row(human("q"), gpt("a"), image="x"),
-        "image count",
-        "image: found 0 <image> tags in the turns, expected 1",
-    ),
-    "tag without image": (
-        turn_row(TAGGED, gpt("a")),
-        "image count",
-        "image: found 1 <image> tag in the turns, expected 0",
-    ),
-    "two tags, one image": (
-        turn_row(human("<image><image>"), gpt("a"), image="x"),
-        "image count",
-        "image: found 2 <image> tags in the turns, expected 1",
-    ),
-    "image no path": (turn_row(TAGGED, gpt("a"), image=5), "wrong type", "image: found 5, expected a path"),
-    "images no paths": (turn_row(TAGGED, gpt("a"), image=[""]), "wrong type", "image[0]: found '', expected a path"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_ROWS)
-def test_bad_rows(case: str, tmp_path: Path) -> None:
-    row, kind, place = BAD_ROWS[case]
-    problems = [problem for problem in row_problems(row, 1) if problem.fatal]
-    assert [problem.kind for problem in problems] == [kind]
-    assert problems[0].remedy
-    path = write(tmp_path, [GOOD, row])
-    with pytest.raises(DataError) as caught:
-        read_rows(path)
-    where = "row 1 (id 'bad')" if isinstance(row, dict) else "row 1"
-    assert str(caught.value).startswith(f"{path}: {where}, {place}")
-    assert str(caught.value).endswith(f"; {problems[0].remedy}")
-
-
-def test_dropped_first_turn_does_not_count_its_tag() -> None:
-    row = make_row("q", "a", image="x")
-    row["conversations"].insert(0, {"from": "gpt", "value": "<image> hello"})
-    assert [problem.kind for problem in row_problems(row, 0) if problem.fatal] == ["image count"]
-
-
 def test_other_bad_rows_are_counted(tmp_path: Path) -> None:
-    path = write(tmp_path, [{"id": 1}, GOOD, {"id": 2}, turn_row(human("q"))])
+    no_answer = {"id": "bad", "conversations": [{"from": "human", "value": "q"}]}
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"id": 1}, GOOD, {"id": 2}, no_answer]))
     with pytest.raises(DataError, match=r"row 0.*2 more rows have problems.*data check"):
         read_rows(path)
-
-
-def test_long_values_are_cut(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        read_rows(write(tmp_path, ["x" * 10_000]))
-    assert len(str(caught.value)) < 400
 
 
 BROKEN_FILES = {
@@ -181,3 +72,85 @@ def test_no_such_file_and_not_text(tmp_path: Path) -> None:
     path.write_bytes(b'[{"id": "\xe9"}]')
     with pytest.raises(DataError, match="byte 9 is not UTF-8"):
         read_rows(path)
+
+
+def no_reading(*_: object) -> None:
+    raise AssertionError("the file was read again")
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAVA_MOCLE_CACHE", "/elsewhere")
+    assert (rows_cache_dir(), default_cache_dir()) == (Path("/elsewhere/rows"), Path("/elsewhere/embeddings"))
+    monkeypatch.delenv("LLAVA_MOCLE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    home = tmp_path / "llava_mocle"
+    assert (rows_cache_dir(), default_cache_dir()) == (home / "rows", home / "embeddings")
+
+
+def test_one_content_is_read_once(cache: Path, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read_rows(path)
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(path.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "stream_rows", no_reading)
+        for again in (read_rows(path), read_rows(copy)):
+            assert list(again) == ROWS
+            assert again.digest == first.digest
+    assert len(list(cache.iterdir())) == 1
+    path.write_text(json.dumps(ROWS[:2]))
+    assert len(read_rows(path)) == 2
+    assert list(first) == ROWS
+    # The same bytes, read as lines, are one row (a list): the name is part of the content.
+    lines = tmp_path / "copy.jsonl"
+    lines.write_bytes(copy.read_bytes())
+    with pytest.raises(DataError, match="row 0, row: found"):
+        read_rows(lines)
+
+
+def test_wrong_rows_are_not_kept(cache: Path, path: Path) -> None:
+    path.write_text(json.dumps([*ROWS, {"id": 3}]))
+    for _ in range(2):
+        with pytest.raises(DataError, match="row 3"):
+            read_rows(path)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LLAVA_MOCLE_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="rows can't be kept there.*LLAVA_MOCLE_CACHE"):
+        table = read_rows(path)
+    assert list(table) == list(pickle.loads(pickle.dumps(table))) == ROWS
+
+
+def test_a_file_that_changes_while_it_is_read(cache: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = rows.stream_rows
+
+    def changing(source: Path):
+        yield from whole(source)
+        source.write_text(json.dumps(ROWS[:1]))
+
+    monkeypatch.setattr(rows, "stream_rows", changing)
+    with pytest.raises(DataError, match="was changed while it was read"):
+        read_rows(path)
+    assert list(cache.iterdir()) == []
+
+
+def ids_of(path: Path) -> list[int]:
+    return [row["id"] for row in read_rows(path)]
+
+
+def first_id(table: RowTable) -> int:
+    return table[0]["id"]
+
+
+@pytest.mark.slow
+def test_processes_may_build_one_cache_at_once(cache: Path, path: Path) -> None:
+    path.write_text(json.dumps([make_row("q", "a", row_id=index) for index in range(20_000)]))
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for found in pool.map(ids_of, [path] * 3, timeout=120):
+            assert np.array_equal(found, np.arange(20_000))
+        assert pool.submit(first_id, read_rows(path)).result(timeout=60) == 0
+    assert [file.suffix for file in cache.iterdir()] == [".arrow"]

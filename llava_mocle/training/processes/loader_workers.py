@@ -2,11 +2,9 @@
 
 import functools
 import multiprocessing
-import os
 import re
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +13,9 @@ from typing import Any
 
 import torch
 
+from llava_mocle.data.worker_process import follow_main
 from llava_mocle.errors import DataError, UserError
-from llava_mocle.training.processes.early_signals import SIGNALS, protect_tracker, signals_blocked
+from llava_mocle.training.processes.early_signals import protect_tracker, signals_blocked
 
 # A killed process may outlive this time while the kernel waits for a file system that does not answer.
 _PATIENCE_S = 5.0
@@ -59,24 +58,10 @@ def isolate_workers(loader: Any, seed: int) -> Any:
 
 def _start(then: Any, worker: int) -> None:
     """What a worker does first."""
-    for number in (*SIGNALS, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    follow_main()
     sys.excepthook = functools.partial(_report_unless_hung_up, sys.excepthook)
-    threading.Thread(target=_end_with_main, name="end with main", daemon=True).start()
     if then is not None:
         then(worker)
-
-
-def _end_with_main() -> None:
-    """End this worker as soon as the main process has ended, in whatever way.
-
-    torch looks for that only between two batches, and it looks at the parent process, which may be a fork server. A
-    fork server lives until its last worker has ended.
-    """
-    main = multiprocessing.parent_process()
-    if main is not None:
-        main.join()
-        os._exit(1)
 
 
 def _report_unless_hung_up(hook: Any, kind: type[BaseException], error: BaseException, *trace: Any) -> None:

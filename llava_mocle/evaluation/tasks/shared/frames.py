@@ -88,8 +88,8 @@ def _read_frames(video: Path, beside: Path, count: int) -> list[Any]:
         import av
     except ImportError as error:
         raise DataError(
-            f"{video}: reading videos needs PyAV (`pip install av`); or put the video's frames as images into "
-            f"{beside.parents[1] / 'frames' / beside.name}."
+            f"{video}: reading videos needs PyAV (pip install 'llava_mocle[video]'); or put the video's frames as "
+            f"images into {beside.parents[1] / 'frames' / beside.name}."
         ) from error
     try:
         # The number of frames that a container states is often wrong: they are counted.

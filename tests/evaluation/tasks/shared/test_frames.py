@@ -119,6 +119,6 @@ def test_videos_that_cannot_be_read(tmp_path, monkeypatch, fake_av):
     with pytest.raises(DataError, match="no frame in it"):
         video_frames(tmp_path, "v")
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(DataError, match="pip install av"):
+    with pytest.raises(DataError, match=r"pip install 'llava_mocle\[video\]'"):
         video_frames(tmp_path, "v")
     assert not (tmp_path / f"frames_{FRAMES}").exists()
