@@ -1,18 +1,18 @@
 """What a benchmark is: where its files lie, which questions it asks, and how answers become scores."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.scores.statistics import bootstrap_interval
 
-RESAMPLES = 1000
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 OPTION_LETTER = "\nAnswer with the option's letter from the given choices directly."
 PROMPT_STYLES = ("llava", "instructblip")
@@ -68,12 +68,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a benchmark comes to.
+    """The metrics of one run of a benchmark.
 
     Attributes:
         headline: the name of the metric that tables show.
         metrics: name -> metric, the headline first.
-        unparsed: answers that no answer could be read from; they count as wrong.
+        unparsed: how many answers could not be read (see `Task.read`).
     """
 
     headline: str
@@ -81,38 +81,25 @@ class Scores:
     unparsed: int = 0
 
 
-def mean_metric(values: Sequence[float], scale: float = 100.0) -> Metric:
-    """The mean of one value an item, times `scale`."""
+def mean_metric(values: Sequence[float]) -> Metric:
+    """The mean of one value an item, in percent."""
     if not values:
         return Metric(None, None, 0, ())
     low, high = bootstrap_interval(values)
-    return Metric(scale * float(np.mean(values)), (scale * low, scale * high), len(values), tuple(map(float, values)))
+    return Metric(100.0 * float(np.mean(values)), (100.0 * low, 100.0 * high), len(values), tuple(map(float, values)))
 
 
-def resampled_metric(
-    units: Sequence[Hashable], statistic: Callable[[np.ndarray], float], scale: float = 100.0, seed: int = 0
-) -> Metric:
-    """A metric that is no mean of items (F1, AUC, acc+ ...), with an interval by resampling whole units.
+def resampled_metric(items: ArrayLike, statistic: Callable[[np.ndarray], float]) -> Metric:
+    """A metric in percent that is no mean of items (F1, AUC, a ratio of sums), with its bootstrap interval.
 
     Args:
-        units: one an item: what is drawn together (an image, a group of rotations; the item's own index otherwise).
-        statistic: indices of items (repeats allowed) -> the metric; nan where it is not defined, such as an AUC of one
-            class, and then left out of the interval.
+        items, statistic: see `bootstrap_interval`. A row is what is drawn together.
     """
-    if not units:
+    rows = np.asarray(items)
+    if not len(rows):
         return Metric(None, None, 0)
-    groups: dict[Hashable, list[int]] = {}
-    for index, unit in enumerate(units):
-        groups.setdefault(unit, []).append(index)
-    members = [np.array(group) for group in groups.values()]
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(RESAMPLES):
-        chosen = rng.integers(len(members), size=len(members))
-        drawn.append(statistic(np.concatenate([members[index] for index in chosen])))
-    low, high = np.nanpercentile(drawn, [2.5, 97.5]) if not np.all(np.isnan(drawn)) else (np.nan, np.nan)
-    value = statistic(np.arange(len(units)))
-    return Metric(scale * float(value), (scale * float(low), scale * float(high)), len(units))
+    low, high = bootstrap_interval(rows, statistic)
+    return Metric(100.0 * float(statistic(rows)), (100.0 * low, 100.0 * high), len(rows))
 
 
 class Task(ABC):
@@ -165,9 +152,23 @@ class Task(ABC):
         """
         return len(self.items(root))
 
-    @abstractmethod
+    def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
+        """What an answer (a record of an answers file) says, in the form that `metrics` takes.
+
+        None where it says nothing that can be scored: the answer is then wrong, and counts as unparsed. By default
+        this is the text, and None where the text is blank.
+        """
+        return answer["text"] if answer["text"].strip() else None
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
+        """Name -> metric, the headline first; `said` is what `read` gave for each item."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither `metrics` nor a `score` of its own")
+
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        """Score answers (records of an answers file, one an item, in order)."""
+        """Score answers: records of an answers file, one an item, in the items' order."""
+        said = [self.read(item, answer) for item, answer in zip(items, answers, strict=True)]
+        metrics = self.metrics(items, said)
+        return Scores(next(iter(metrics)), metrics, unparsed=sum(value is None for value in said))
 
     def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         """Write the files that the benchmark's server takes into `folder`; none by default."""

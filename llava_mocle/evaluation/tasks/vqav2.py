@@ -9,7 +9,7 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
-from llava_mocle.evaluation.task import Item, Metric, Scores, Source, Task
+from llava_mocle.evaluation.task import Item, Metric, Source, Task
 from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json
 from llava_mocle.evaluation.tasks.shared.submissions import write_upload
 from llava_mocle.evaluation.tasks.shared.vqa_style import vqa_items, vqa_metrics
@@ -45,10 +45,9 @@ class VqaV2(Task):
         made = vqa_items(root / TEST_DEV, None, root / TEST_IMAGES, "COCO_test2015_", prompts, subtype="test")
         return [Item(item.question, None, {"all_questions": root / TEST}) for item in made]
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """No score: the answers are not published."""
-        metrics = {"accuracy": Metric(None, None, 0, ())}
-        return Scores("accuracy", metrics, unparsed=sum(not answer["text"].strip() for answer in answers))
+        return {"accuracy": Metric(None, None, 0, ())}
 
     def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         """The upload, answers normalised as LLaVA does; covers all test questions where their file is there."""
@@ -88,7 +87,6 @@ class VqaV2Val(Task):
             root / VAL, root / VAL_ANNOTATIONS, root / VAL_IMAGES, "COCO_val2014_", prompts, subtype="val2014"
         )
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`."""
-        unparsed = sum(not answer["text"].strip() for answer in answers)
-        return Scores("accuracy", vqa_metrics(items, answers, ANSWER_TYPES), unparsed=unparsed)
+        return vqa_metrics(items, said, ANSWER_TYPES)

@@ -9,13 +9,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import ConfigError, DataError, UserError
-from llava_mocle.evaluation.task import Item, Task
+from llava_mocle.evaluation.task import Item, Scores, Task
 
 KEY_VARIABLE = "LLAVA_MOCLE_JUDGE_KEY"
 TRANSIENT = (408, 429, 500, 502, 503, 504)
@@ -120,6 +120,10 @@ class JudgedTask(Task):
     """
 
     judge: Judge | None = None
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`. Without a judge nothing is scored."""
+        return super().score(items, answers) if self.judge else super().score([], [])
 
     @abstractmethod
     def official_prompt(self, items: Sequence[Item]) -> bool:
