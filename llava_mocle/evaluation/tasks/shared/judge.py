@@ -26,8 +26,8 @@ _MAY_HOLD_SECRETS = set("@?#")  # marks of a user, a query or a fragment in an a
 class Judge:
     """Where the judge is.
 
-    Proxies are taken from HTTP_PROXY, HTTPS_PROXY and NO_PROXY. Redirects are not followed: the key would
-    go along.
+    Proxies are taken from HTTP_PROXY, HTTPS_PROXY and NO_PROXY. Redirects are not followed,
+    because the key would go along.
 
     Attributes:
         url: the server's base, up to and with its version: http://localhost:8000/v1
@@ -117,6 +117,8 @@ class Judge:
             if content is not None:
                 return content
             trouble = f"a reply without text (were max_tokens={body['max_tokens']} spent on reasoning?)"
+        if self.api_key:  # some servers repeat it
+            trouble = trouble.replace(self.api_key, "(the key)")
         raise UserError(f"judge {self.model} at {address}: {trouble}. Answers and earlier replies are kept; run again.")
 
 

@@ -160,6 +160,15 @@ def test_a_line_end_behind_the_key_is_forgiven(monkeypatch):
     assert seen[0]["headers"]["Authorization"] == "Bearer s3cret"
 
 
+def test_a_key_that_the_server_repeats_is_not_shown(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "s3cret")
+    with (
+        judge_server(lambda prompt: (401, "no such key: s3cret!")) as (url, _),
+        pytest.raises(UserError, match=r"HTTP 401: no such key: \(the key\)!"),
+    ):
+        Judge(url, "grader").ask("?")
+
+
 def test_a_redirect_is_not_followed_with_the_key(monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, "s3cret")
     with (
