@@ -14,7 +14,7 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.llava_cli import make_parser, run_program
-from llava_mocle.evaluation.tasks.shared.official import read_text
+from llava_mocle.evaluation.tasks.shared.official_files import read_text
 
 
 def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]:

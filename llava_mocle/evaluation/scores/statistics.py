@@ -36,7 +36,7 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     rng = np.random.default_rng(SEED)
     if statistic is None:
-        drawn = sum(_resampled_means(rows[group].astype(np.float64), rng) for group in groups)
+        drawn = np.sum([_resampled_means(rows[group].astype(np.float64), rng) for group in groups], axis=0)
     else:
         drawn = np.array([statistic(rows[_resample(groups, rng)]) for _ in range(RESAMPLES)], dtype=np.float64)
     drawn = drawn[~np.isnan(drawn)]

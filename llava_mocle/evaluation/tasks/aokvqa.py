@@ -15,10 +15,9 @@ from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.options import letter_or_text, parse_option_letter
 from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.annotators import annotated
-from llava_mocle.evaluation.tasks.shared.choices import ChoiceTask, choice_item
 from llava_mocle.evaluation.tasks.shared.coco_images import coco_image
-from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, annotated, field, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
 
 FILE = "aokvqa/aokvqa_v1p0_val.json"

@@ -11,9 +11,8 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.task import Item, Metric, Source, Task
-from llava_mocle.evaluation.tasks.shared.annotators import annotated
 from llava_mocle.evaluation.tasks.shared.captions import caption_item, cider_metric
-from llava_mocle.evaluation.tasks.shared.official import ID, field, field_or, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, field, field_or, places, read_json
 
 FILE = "flickr30k/dataset_flickr30k.json"
 IMAGES = "flickr30k/flickr30k-images"

@@ -13,7 +13,7 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.geoqa import geoqa_letter
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_jsonl
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_jsonl
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 ORIGIN = "github.com/pipilurj/G-LLaVA, playground/data"

@@ -12,9 +12,9 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.exact import gqa_answer, gqa_match
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official import ID, field, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
-from llava_mocle.evaluation.tasks.shared.submissions import write_upload
+from llava_mocle.evaluation.tasks.shared.submissions import write_json
 
 FILE = "gqa/data/testdev_balanced_questions.json"
 IMAGES = "gqa/data/images"
@@ -74,4 +74,4 @@ class Gqa(Task):
             {"questionId": item.question.question_id, "prediction": gqa_answer(answer["text"])}
             for item, answer in zip(items, answers, strict=True)
         ]
-        return [write_upload(folder / "testdev_balanced_predictions.json", predictions)]
+        return [write_json(folder / "testdev_balanced_predictions.json", predictions)]

@@ -21,8 +21,8 @@ from llava_mocle.evaluation.task import (
     mean_metric,
     resampled_metric,
 )
-from llava_mocle.evaluation.tasks.shared.likelihoods import candidate_scores
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_jsonl
+from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_jsonl
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 TEMPLATE = 'This is an image with: "{text}" written on it. Is it hateful?'

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.task import Item, Source
-from llava_mocle.evaluation.tasks.shared.choices import ChoiceTask, choice_item
-from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field, read_json
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, read_json
 
 FOLDER = "iconqa/iconqa_data"
 SPLIT = "choose_txt_test"

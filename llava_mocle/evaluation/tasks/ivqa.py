@@ -12,7 +12,7 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.vqa import accuracies, half_accuracy
 from llava_mocle.evaluation.task import Item, Metric, Source, mean_metric
-from llava_mocle.evaluation.tasks.shared.official import field, places, read_table
+from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_table
 from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
 from llava_mocle.evaluation.tasks.shared.video_qa import Frames, VideoTask, video_sources
 
@@ -33,7 +33,7 @@ class Ivqa(VideoTask):
         *video_sources("ivqa", "the iVQA clips, named by their video_id (the authors' form)"),
     )
 
-    def made(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
+    def items_with_frames(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
         """See `VideoTask`. Questions have no official id: the video's, with the number of the record."""
         path = root / FILE
         made = []

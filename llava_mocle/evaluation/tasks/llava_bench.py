@@ -17,9 +17,9 @@ from llava_mocle.evaluation.answering.file import FIELDS
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.task import Item, Metric, Source, resampled_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json, read_jsonl
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json, read_jsonl
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
-from llava_mocle.evaluation.tasks.shared.submissions import write_lines
+from llava_mocle.evaluation.tasks.shared.submissions import write_jsonl
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class LlavaBench(JudgedTask):
     def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         """See `Task`: LLaVA's answers file, for its eval_gpt_review_bench.py."""
         records = [{key: answer[key] for key in FIELDS if key in answer} for answer in answers]
-        path = write_lines(folder / "answers.jsonl", records)
+        path = write_jsonl(folder / "answers.jsonl", records)
         if self.judge is None:
             logger.warning(
                 "%s: no judge (--judge-url), so nothing is scored; %s is for LLaVA's reviewer.", self.name, path

@@ -14,9 +14,9 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.task import Item, Metric, Source, mean_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
-from llava_mocle.evaluation.tasks.shared.official import TEXT_OR_NUMBER, field, read_json, read_text
+from llava_mocle.evaluation.tasks.shared.official_files import TEXT_OR_NUMBER, field, read_json, read_text
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
-from llava_mocle.evaluation.tasks.shared.submissions import write_upload
+from llava_mocle.evaluation.tasks.shared.submissions import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class MMVet(JudgedTask):
 
     def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         """See `Task`: ids to answers, for the official evaluator."""
-        path = write_upload(
+        path = write_json(
             folder / "mm-vet.json",
             {str(item.question.question_id): answer["text"] for item, answer in zip(items, answers, strict=True)},
         )

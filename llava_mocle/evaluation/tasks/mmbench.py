@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.options import circular_correct, letter_or_text
 from llava_mocle.evaluation.task import OPTION_LETTER, Item, Metric, Source, mean_metric
-from llava_mocle.evaluation.tasks.shared.choices import ChoiceTask, choice_item
-from llava_mocle.evaluation.tasks.shared.embedded_images import expected_image, unpack_image
-from llava_mocle.evaluation.tasks.shared.official import field, places, read_table
-from llava_mocle.evaluation.tasks.shared.spreadsheet import write_spreadsheet
+from llava_mocle.evaluation.tasks.shared.base64_images import expected_image, unpack_image
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
+from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_table
+from llava_mocle.evaluation.tasks.shared.submissions import write_spreadsheet
 
 LETTERS = "ABCD"
 ROTATION = 1_000_000  # added to the index for each rotation
@@ -40,13 +40,13 @@ class MMBench(ChoiceTask):
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. Images are unpacked into a folder beside the file; rotations that it lacks are made."""
-        return self._made(root, prompts, unpack_image)
+        return self._items(root, prompts, unpack_image)
 
     def count(self, root: Path) -> int:
         """See `Task`. Rotations count, and no image is unpacked."""
-        return len(self._made(root, "llava", expected_image))
+        return len(self._items(root, "llava", expected_image))
 
-    def _made(self, root: Path, prompts: str, image: Unpacker) -> list[Item]:
+    def _items(self, root: Path, prompts: str, image: Unpacker) -> list[Item]:
         path = root / self.file
         rows = list(places(path, read_table(path)))
         rotated = _holds_rotations(rows)

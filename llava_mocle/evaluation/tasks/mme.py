@@ -17,7 +17,7 @@ from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import yes_no_mme
 from llava_mocle.evaluation.metrics.mme import COGNITION, PERCEPTION, Record, mme_interval, mme_scores
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official import read_text
+from llava_mocle.evaluation.tasks.shared.official_files import read_text
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 FOLDER = "MME/MME_Benchmark_release_version"

@@ -1,4 +1,4 @@
-"""MSRVTT-QA: questions on web video clips; file format in video_qa, and `category_id` besides."""
+"""MSRVTT-QA: questions on web video clips; file format in `video_qa`, and `category_id` besides."""
 
 from pathlib import Path
 
@@ -21,6 +21,6 @@ class MsrvttQa(ExactVideoTask):
         *video_sources("msrvtt_qa", "the MSR-VTT test videos (video7010 ...)"),
     )
 
-    def made(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
+    def items_with_frames(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
         """See `VideoTask`."""
         return video_items(root / FILE, lambda video_id, place: f"video{video_id}", prompts, frames)

@@ -1,4 +1,4 @@
-"""MSVD-QA: questions on short YouTube clips; file format in video_qa.
+"""MSVD-QA: questions on short YouTube clips; file format in `video_qa`.
 
 youtube_mapping.txt, a line: "a1B2c3D4e5F_5_15 vid1" (name of the clip, `video_id` with "vid" before it)
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.task import Item, Source
-from llava_mocle.evaluation.tasks.shared.official import read_text
+from llava_mocle.evaluation.tasks.shared.official_files import read_text
 from llava_mocle.evaluation.tasks.shared.video_qa import ExactVideoTask, Frames, video_items, video_sources
 
 FILE = "msvd_qa/test_qa.json"
@@ -30,7 +30,7 @@ class MsvdQa(ExactVideoTask):
         *video_sources("msvd_qa", "the MSVD clips (YouTubeClips)"),
     )
 
-    def made(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
+    def items_with_frames(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
         """See `VideoTask`."""
         names = _mapping(root / MAPPING)
 

@@ -11,7 +11,7 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.task import Item, Metric, Source, Task
 from llava_mocle.evaluation.tasks.shared.captions import caption_item, cider_metric
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json
 
 FILE = "nocaps/nocaps_val_4500_captions.json"
 IMAGES = "nocaps/val"

@@ -1,4 +1,4 @@
-"""OK-VQA: questions on COCO val2014 images that need knowledge from outside. VQA's file format, see vqa_style.
+"""OK-VQA: questions on COCO val2014 images that need knowledge from outside. VQA's file format, see `vqa_format`.
 
 {"question_id": 425, "image_id": 42, "answer_type": "other", "question_type": "six", "confidence": 3,
  "answers": [{"answer_id": 1, "raw_answer": "sailing", "answer_confidence": "yes", "answer": "sail"}]}
@@ -10,7 +10,7 @@ from typing import Any
 
 from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.vqa_style import given_texts, vqa_items, vqa_metrics
+from llava_mocle.evaluation.tasks.shared.vqa_format import given_texts, vqa_items, vqa_metrics
 
 QUESTIONS = "okvqa/OpenEnded_mscoco_val2014_questions.json"
 ANNOTATIONS = "okvqa/mscoco_val2014_annotations.json"

@@ -15,7 +15,7 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import f1, yes_no_pope
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric, resampled_metric
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_jsonl
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_jsonl
 
 SPLITS = ("adversarial", "popular", "random")
 FILE = "pope/coco/coco_pope_{}.json"

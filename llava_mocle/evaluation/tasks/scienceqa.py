@@ -14,8 +14,8 @@ from typing import Any
 
 from llava_mocle.evaluation.metrics.options import scienceqa_letter
 from llava_mocle.evaluation.task import Item, Metric, Source, mean_metric
-from llava_mocle.evaluation.tasks.shared.choices import ChoiceTask, choice_item
-from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field, read_json
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, read_json
 
 ORIGIN = "github.com/lupantech/ScienceQA, data/scienceqa"
 

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.options import bare_letter
 from llava_mocle.evaluation.task import Item, Metric, Source, mean_metric
-from llava_mocle.evaluation.tasks.shared.choices import ChoiceTask, choice_item
-from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field, places, read_json
-from llava_mocle.evaluation.tasks.shared.submissions import write_lines
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.submissions import write_jsonl
 
 FOLDER = "seed_bench"
 FILE = f"{FOLDER}/SEED-Bench.json"
@@ -85,7 +85,7 @@ class SeedBench(ChoiceTask):
             index = self.read(item, answer)
             text = answer["text"] if index is None else "ABCD"[index]
             lines.append({"question_id": item.question.question_id, "prediction": text})
-        return [write_lines(folder / "results.jsonl", lines)]
+        return [write_jsonl(folder / "results.jsonl", lines)]
 
 
 class SeedBenchImage(SeedBench):

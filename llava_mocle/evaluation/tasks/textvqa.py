@@ -14,8 +14,7 @@ from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.textvqa import textvqa_accuracy
 from llava_mocle.evaluation.metrics.vqa import accuracies
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.annotators import annotated
-from llava_mocle.evaluation.tasks.shared.official import ID, field, field_or, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, field, field_or, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
 
 FILE = "textvqa/TextVQA_0.5.1_val.json"

@@ -13,9 +13,9 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.ranking import reciprocal_rank
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
 from llava_mocle.evaluation.tasks.shared.coco_images import coco_image
-from llava_mocle.evaluation.tasks.shared.likelihoods import candidate_scores
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 FILE = "visdial/visdial_1.0_val.json"

@@ -13,10 +13,10 @@ from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
 from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, soft_accuracy
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official import field, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style, short_question
-from llava_mocle.evaluation.tasks.shared.submissions import write_upload
-from llava_mocle.evaluation.tasks.shared.vqa_style import by_answer_type, given_answers, given_texts
+from llava_mocle.evaluation.tasks.shared.submissions import write_json
+from llava_mocle.evaluation.tasks.shared.vqa_format import by_answer_type, given_answers, given_texts
 
 SPLITS = ("train", "val", "test")
 ANSWER_TYPES = ("yes/no", "number", "other", "unanswerable")
@@ -51,7 +51,7 @@ class VizWiz(Task):
             {"image": item.question.question_id, "answer": normalize_evalai(answer["text"])}
             for item, answer in zip(items, answers, strict=True)
         ]
-        return [write_upload(folder / "vizwiz_test.json", upload)]
+        return [write_json(folder / "vizwiz_test.json", upload)]
 
 
 class VizWizVal(Task):

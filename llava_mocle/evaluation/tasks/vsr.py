@@ -13,8 +13,8 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import yes_probability
 from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.likelihoods import candidate_scores
-from llava_mocle.evaluation.tasks.shared.official import field, places, read_jsonl
+from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
+from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_jsonl
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 TEMPLATE = 'Based on the image, is this statement true or false? "{caption}"'

@@ -1,6 +1,4 @@
-import csv
-import sys
-
+import openpyxl
 import pytest
 from PIL import Image
 
@@ -114,23 +112,12 @@ def submitted(items, folder):
 
 
 def test_spreadsheet(tmp_path):
-    openpyxl = pytest.importorskip("openpyxl")
     path = submitted(made(MMBench(), data_root(tmp_path, "mmbench")), tmp_path / "upload")
     assert path == tmp_path / "upload/mmbench_dev_20230712.xlsx"
     rows = list(openpyxl.load_workbook(path).active.iter_rows(values_only=True))
     assert rows[0] == ("index", "question", "A", "B", "C", "D", "prediction", "answer", "split")
     assert rows[1] == (241, "Which animal is it?", "cat", "dog", None, None, "B", "B", "dev")
     assert [row[6] for row in rows[1:]] == ["B", "A", "A", "C", "é"]
-
-
-def test_spreadsheet_without_openpyxl(tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "openpyxl", None)
-    path = submitted(made(MMBench(), data_root(tmp_path, "mmbench")), tmp_path / "upload")
-    assert path == tmp_path / "upload/mmbench_dev_20230712.csv"
-    assert "openpyxl is not installed" in caplog.text
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
-    assert rows[5] == ["2000252", "What is next?", "dusk", "lunch", "dawn", "", "é", "B", "dev"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 from llava_mocle.clustering.embedding_cache import cache_root
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.shared.unpacked import first_writable
+from llava_mocle.evaluation.tasks.shared.first_writable import first_writable
 from llava_mocle.io.files import make_readable
 
 # As many as LAVIS gives InstructBLIP; eight of LLaVA-1.5's 576 tokens would not fit into its 4,096 positions.

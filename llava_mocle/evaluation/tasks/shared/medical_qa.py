@@ -14,7 +14,7 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.medical import closed_match, legacy_closed_match, open_recall
 from llava_mocle.evaluation.task import Item, Metric, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 # What the metrics are called that count as LLaVA-Med's scorer does.

@@ -13,7 +13,7 @@ from llava_mocle.evaluation.metrics.exact import vqa_match
 from llava_mocle.evaluation.metrics.vqa import normalize_vqa
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.frames import FRAMES, expected_frames, video_frames
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
 
 KINDS = ("what", "who", "how", "when", "where")
@@ -31,16 +31,16 @@ class VideoTask(Task):
     folder: ClassVar[str]
 
     @abstractmethod
-    def made(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
+    def items_with_frames(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
         """`items`, with the frames that `frames` gives."""
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. Frames are read from videos where there are only these."""
-        return self.made(root, prompts, video_frames)
+        return self.items_with_frames(root, prompts, video_frames)
 
     def count(self, root: Path) -> int:
         """See `Task`. No video is read, only looked for."""
-        return len(self.made(root, "llava", expected_frames))
+        return len(self.items_with_frames(root, "llava", expected_frames))
 
     def missing(self, root: Path) -> list[Source]:
         """See `Task`. Where there are frames or videos (or frames kept from videos), neither is missing."""

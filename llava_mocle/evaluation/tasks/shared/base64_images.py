@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llava_mocle.clustering.embedding_cache import cache_root
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.shared.unpacked import first_writable
+from llava_mocle.evaluation.tasks.shared.first_writable import first_writable
 from llava_mocle.io.files import written_aside
 
 

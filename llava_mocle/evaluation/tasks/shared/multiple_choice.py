@@ -12,7 +12,7 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.options import letter_or_text, option_text, parse_option_letter
 from llava_mocle.evaluation.task import OPTION_LETTER, Item, Metric, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.likelihoods import candidate_scores
+from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 

@@ -13,9 +13,8 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, soft_accuracy
 from llava_mocle.evaluation.task import Item, Metric, mean_metric
-from llava_mocle.evaluation.tasks.shared.annotators import annotated
 from llava_mocle.evaluation.tasks.shared.coco_images import coco_image
-from llava_mocle.evaluation.tasks.shared.official import ID, field, field_or, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, field, field_or, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
 
 
