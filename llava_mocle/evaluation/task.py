@@ -26,7 +26,7 @@ class Source:
         path: where it is expected, below the data root (LLaVA's playground/data/eval).
         what: what it is, in a few words.
         origin: who publishes it, and under which name.
-        needed: False for what only a part of the scores needs.
+        needed: False if only some of the scores need it.
     """
 
     path: str
@@ -55,7 +55,7 @@ class Metric:
     """One number of a benchmark, on the scale in which the literature gives it.
 
     Attributes:
-        value, interval: None where nothing was scored; the interval is a 95 % bootstrap over `units`.
+        value, interval: None where nothing was scored. The interval is a 95 % bootstrap interval.
         n: items that it is taken over.
         items: one value an item in the order of the items, where the metric is their mean; for paired comparisons.
     """
@@ -113,9 +113,9 @@ class Task(ABC):
         sources: the files it reads.
         max_new_tokens: longest answer.
         official_n: how many questions `items` makes of the official files; None: not known.
-        older_n: how many it makes of older versions of them that results are published for too.
-        cluster_metric: the metric that is broken down by cluster; None: the headline. For headlines that make no sense
-            on a part of the questions.
+        older_n: how many it makes of older versions of these files for which results are also published.
+        cluster_metric: the metric that is given for each cluster, where the headline makes no sense on a part of the
+            questions; None: the headline.
     """
 
     name: ClassVar[str]
@@ -141,7 +141,7 @@ class Task(ABC):
         """
 
     def published_n(self, n: int) -> int | None:
-        """What `n` questions are to be compared with: a version's own number, or `official_n`."""
+        """The published number to compare `n` with: `n` itself if it is an older version's, else `official_n`."""
         return n if n in self.older_n else self.official_n
 
     def count(self, root: Path) -> int:

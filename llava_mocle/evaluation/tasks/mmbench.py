@@ -39,7 +39,7 @@ class MMBench(ChoiceTask):
     sources: ClassVar[tuple[Source, ...]] = (Source(file, "questions, options and images", ORIGIN),)
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`. Images are unpacked into a folder beside the file; rotations that it lacks are made."""
+        """See `Task`. Images are unpacked into a folder beside the file. Rotations that the file lacks are made."""
         return self._items(root, prompts, unpack_image)
 
     def count(self, root: Path) -> int:
@@ -159,7 +159,7 @@ def _rotations(record: Mapping[str, Any], place: str, rotated: bool) -> Iterator
     """(index, row) of the row itself, and of its rotations where the file has none of its own."""
     index, answer = _index(record, place), field(record, "answer", place)
     options = {letter: _text(field(record, letter, place)) for letter in LETTERS}
-    # Texts move round the letters that have one.
+    # The texts are rotated among the letters that have one.
     letters = [letter for letter in LETTERS if options[letter]]
     for turn in range(1 if rotated else max(1, len(letters))):
         source = dict(zip(letters, letters[turn:] + letters[:turn], strict=True))

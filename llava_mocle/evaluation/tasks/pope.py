@@ -59,7 +59,7 @@ class Pope(Task):
         return made
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`. The parser reads all that is no "no" as "yes", an empty answer too."""
+        """See `Task`. The parser takes every answer that is not "no" for "yes", an empty one too."""
         pairs = np.array(
             [
                 (item.reference == "yes", yes_no_pope(text or "") == "yes")

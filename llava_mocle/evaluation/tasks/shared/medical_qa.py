@@ -17,7 +17,7 @@ from llava_mocle.evaluation.task import Item, Metric, Scores, Source, Task, mean
 from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
-# What the metrics are called that count as LLaVA-Med's scorer does.
+# The ending of the names of metrics that count as LLaVA-Med's scorer does.
 LEGACY = "_legacy"
 # LLaVA-Med's scorer reads both: files with the misspelling exist.
 CONVERSATIONS = ("conversations", "conversatons")
@@ -79,7 +79,7 @@ class MedicalQA(Task):
         return made
 
     def official(self, record: Mapping[str, Any], place: str) -> MedicalRecord | None:
-        """A record of the authors' own file; None where it is of another split. By default no such file is read."""
+        """Read a record of the authors' own file; None for a record of another split. By default, refuse it."""
         raise DataError(f"{place}: no 'conversations', expected a LLaVA row with answer_type.")
 
     def _read(self, record: Mapping[str, Any], place: str) -> Iterator[tuple[str, MedicalRecord]]:

@@ -1,6 +1,6 @@
 """Multiple choice with one right option: an answer is a letter, or the options are ranked by likelihood.
 
-An option without text is none, but keeps its letter: the options "cat", "" and "dog" are A and C.
+An option without text cannot be chosen, but keeps its letter: of the options "cat", "" and "dog", A and C remain.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Writing the files that a benchmark's server or official scorer takes, each whole or not at all."""
+"""The files that a benchmark's server or official scorer takes. Each is written whole or not at all."""
 
 import json
 import re
