@@ -13,7 +13,7 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.llava_cli import make_parser, run_program
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json, read_text
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json, read_text
 from llava_mocle.io.jsonl import parse_jsonl
 
 

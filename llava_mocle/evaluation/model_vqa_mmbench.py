@@ -18,8 +18,8 @@ from llava_mocle.evaluation.answering.file import read_answers, write_answers
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
 from llava_mocle.evaluation.task import OPTION_LETTER
-from llava_mocle.evaluation.tasks.shared.embedded_images import unpack_image
-from llava_mocle.evaluation.tasks.shared.official import field, places, read_table
+from llava_mocle.evaluation.tasks.shared.base64_images import unpack_image
+from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_table
 
 LETTERS = "ABCD"
 SUFFIXES = {"en": OPTION_LETTER, "cn": "\n请直接回答选项字母。"}

@@ -15,7 +15,7 @@ from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
 from llava_mocle.evaluation.task import OPTION_LETTER
 from llava_mocle.evaluation.tasks.held_out import row_question
-from llava_mocle.evaluation.tasks.shared.official import places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import places, read_json
 
 
 def read_questions(args: argparse.Namespace) -> list[Question]:

@@ -1,18 +1,18 @@
 """What a benchmark is: where its files lie, which questions it asks, and how answers become scores."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.scores.statistics import bootstrap_interval
 
-RESAMPLES = 1000
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 OPTION_LETTER = "\nAnswer with the option's letter from the given choices directly."
 PROMPT_STYLES = ("llava", "instructblip")
@@ -26,7 +26,7 @@ class Source:
         path: where it is expected, below the data root (LLaVA's playground/data/eval).
         what: what it is, in a few words.
         origin: who publishes it, and under which name.
-        needed: False for what only a part of the scores needs.
+        needed: False if only some of the scores need it.
     """
 
     path: str
@@ -55,7 +55,7 @@ class Metric:
     """One number of a benchmark, on the scale in which the literature gives it.
 
     Attributes:
-        value, interval: None where nothing was scored; the interval is a 95 % bootstrap over `units`.
+        value, interval: None where nothing was scored. The interval is a 95 % bootstrap interval.
         n: items that it is taken over.
         items: one value an item in the order of the items, where the metric is their mean; for paired comparisons.
     """
@@ -68,12 +68,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a benchmark comes to.
+    """The metrics of one run of a benchmark.
 
     Attributes:
         headline: the name of the metric that tables show.
         metrics: name -> metric, the headline first.
-        unparsed: answers that no answer could be read from; they count as wrong.
+        unparsed: how many answers could not be read (see `Task.read`).
     """
 
     headline: str
@@ -81,38 +81,25 @@ class Scores:
     unparsed: int = 0
 
 
-def mean_metric(values: Sequence[float], scale: float = 100.0) -> Metric:
-    """The mean of one value an item, times `scale`."""
+def mean_metric(values: Sequence[float]) -> Metric:
+    """The mean of one value an item, in percent."""
     if not values:
         return Metric(None, None, 0, ())
     low, high = bootstrap_interval(values)
-    return Metric(scale * float(np.mean(values)), (scale * low, scale * high), len(values), tuple(map(float, values)))
+    return Metric(100.0 * float(np.mean(values)), (100.0 * low, 100.0 * high), len(values), tuple(map(float, values)))
 
 
-def resampled_metric(
-    units: Sequence[Hashable], statistic: Callable[[np.ndarray], float], scale: float = 100.0, seed: int = 0
-) -> Metric:
-    """A metric that is no mean of items (F1, AUC, acc+ ...), with an interval by resampling whole units.
+def resampled_metric(items: ArrayLike, statistic: Callable[[np.ndarray], float]) -> Metric:
+    """A metric in percent that is no mean of items (F1, AUC, a ratio of sums), with its bootstrap interval.
 
     Args:
-        units: one an item: what is drawn together (an image, a group of rotations; the item's own index otherwise).
-        statistic: indices of items (repeats allowed) -> the metric; nan where it is not defined, such as an AUC of one
-            class, and then left out of the interval.
+        items, statistic: see `bootstrap_interval`. A row is what is drawn together.
     """
-    if not units:
+    rows = np.asarray(items)
+    if not len(rows):
         return Metric(None, None, 0)
-    groups: dict[Hashable, list[int]] = {}
-    for index, unit in enumerate(units):
-        groups.setdefault(unit, []).append(index)
-    members = [np.array(group) for group in groups.values()]
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(RESAMPLES):
-        chosen = rng.integers(len(members), size=len(members))
-        drawn.append(statistic(np.concatenate([members[index] for index in chosen])))
-    low, high = np.nanpercentile(drawn, [2.5, 97.5]) if not np.all(np.isnan(drawn)) else (np.nan, np.nan)
-    value = statistic(np.arange(len(units)))
-    return Metric(scale * float(value), (scale * float(low), scale * float(high)), len(units))
+    low, high = bootstrap_interval(rows, statistic)
+    return Metric(100.0 * float(statistic(rows)), (100.0 * low, 100.0 * high), len(rows))
 
 
 class Task(ABC):
@@ -126,9 +113,9 @@ class Task(ABC):
         sources: the files it reads.
         max_new_tokens: longest answer.
         official_n: how many questions `items` makes of the official files; None: not known.
-        older_n: how many it makes of older versions of them that results are published for too.
-        cluster_metric: the metric that is broken down by cluster; None: the headline. For headlines that make no sense
-            on a part of the questions.
+        older_n: how many it makes of older versions of these files for which results are also published.
+        cluster_metric: the metric that is given for each cluster, where the headline makes no sense on a part of the
+            questions; None: the headline.
     """
 
     name: str
@@ -154,7 +141,7 @@ class Task(ABC):
         """
 
     def published_n(self, n: int) -> int | None:
-        """What `n` questions are to be compared with: a version's own number, or `official_n`."""
+        """The published number to compare `n` with: `n` itself if it is an older version's, else `official_n`."""
         return n if n in self.older_n else self.official_n
 
     def count(self, root: Path) -> int:
@@ -165,9 +152,23 @@ class Task(ABC):
         """
         return len(self.items(root))
 
-    @abstractmethod
+    def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
+        """What an answer (a record of an answers file) says, in the form that `metrics` takes.
+
+        None where it says nothing that can be scored: the answer is then wrong, and counts as unparsed. By default
+        this is the text, and None where the text is blank.
+        """
+        return answer["text"] if answer["text"].strip() else None
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
+        """Name -> metric, the headline first; `said` is what `read` gave for each item."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither `metrics` nor a `score` of its own")
+
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        """Score answers (records of an answers file, one an item, in order)."""
+        """Score answers: records of an answers file, one an item, in the items' order."""
+        said = [self.read(item, answer) for item, answer in zip(items, answers, strict=True)]
+        metrics = self.metrics(items, said)
+        return Scores(next(iter(metrics)), metrics, unparsed=sum(value is None for value in said))
 
     def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         """Write the files that the benchmark's server takes into `folder`; none by default."""

@@ -63,3 +63,31 @@ def lock(descriptor: int, path: str | os.PathLike[str]) -> bool:
     except OSError as error:
         logger.warning("%s: cannot be locked (%s); see to it that no other process writes it", path, error)
     return True
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Append a whole line of UTF-8 to a file that other processes may append to at the same time.
+
+    All who append through this function wait for each other. So a last line without its end was left by a process
+    that was killed, and is removed first. On a filesystem without locks nothing is removed: the half line is ended,
+    and stays. The folder is made where it is missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = line.encode() + b"\n"
+    with open(path, "ab+", buffering=0) as file:  # "a": each write goes to what is the end by then
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file gives it up
+            locked = True
+        except OSError:
+            locked = False
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read(1) not in (b"", b"\n"):
+            if locked:
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            else:
+                data = b"\n" + data
+        while data:  # a disk that gets full may take a part
+            data = data[file.write(data) :]

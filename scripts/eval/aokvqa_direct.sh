@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# A-OKVQA direct (val).
-#   bash scripts/eval/aokvqa_direct.sh MODEL [--limit N ...]
-set -euo pipefail
-source "$(dirname "$0")/evaluate.sh"
-evaluate aokvqa_direct "$@"
+# A-OKVQA direct, val: bash scripts/eval/aokvqa_direct.sh MODEL [--limit N ...] (written by generate.py)
+exec bash "$(dirname "$0")/evaluate.sh" aokvqa_direct "$@"

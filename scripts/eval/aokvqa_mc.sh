@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# A-OKVQA MC (val).
-#   bash scripts/eval/aokvqa_mc.sh MODEL [--limit N ...]
-set -euo pipefail
-source "$(dirname "$0")/evaluate.sh"
-evaluate aokvqa_mc "$@"
+# A-OKVQA MC, val: bash scripts/eval/aokvqa_mc.sh MODEL [--limit N ...] (written by generate.py)
+exec bash "$(dirname "$0")/evaluate.sh" aokvqa_mc "$@"

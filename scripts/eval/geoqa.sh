@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# GeoQA (test).
-#   bash scripts/eval/geoqa.sh MODEL [--limit N ...]
-set -euo pipefail
-source "$(dirname "$0")/evaluate.sh"
-evaluate geoqa "$@"
+# GeoQA, test: bash scripts/eval/geoqa.sh MODEL [--limit N ...] (written by generate.py)
+exec bash "$(dirname "$0")/evaluate.sh" geoqa "$@"

@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# GQA (testdev balanced).
-#   bash scripts/eval/gqa.sh MODEL [--limit N ...]
-set -euo pipefail
-source "$(dirname "$0")/evaluate.sh"
-evaluate gqa "$@"
+# GQA, testdev balanced: bash scripts/eval/gqa.sh MODEL [--limit N ...] (written by generate.py)
+exec bash "$(dirname "$0")/evaluate.sh" gqa "$@"

@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# iVQA (test).
-#   bash scripts/eval/ivqa.sh MODEL [--limit N ...]
-set -euo pipefail
-source "$(dirname "$0")/evaluate.sh"
-evaluate ivqa "$@"
+# iVQA, test: bash scripts/eval/ivqa.sh MODEL [--limit N ...] (written by generate.py)
+exec bash "$(dirname "$0")/evaluate.sh" ivqa "$@"

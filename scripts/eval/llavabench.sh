@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# LLaVA-Bench (Wild) (all).
-#   bash scripts/eval/llavabench.sh MODEL [--limit N ...]
-set -euo pipefail
-source "$(dirname "$0")/evaluate.sh"
-evaluate llava_bench "$@"
+# LLaVA-Bench (Wild), all: bash scripts/eval/llavabench.sh MODEL [--limit N ...] (written by generate.py)
+exec bash "$(dirname "$0")/evaluate.sh" llava_bench "$@"

@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# MME (all).
-#   bash scripts/eval/mme.sh MODEL [--limit N ...]
-set -euo pipefail
-source "$(dirname "$0")/evaluate.sh"
-evaluate mme "$@"
+# MME, all: bash scripts/eval/mme.sh MODEL [--limit N ...] (written by generate.py)
+exec bash "$(dirname "$0")/evaluate.sh" mme "$@"

@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# NoCaps (val).
-#   bash scripts/eval/nocaps.sh MODEL [--limit N ...]
-set -euo pipefail
-source "$(dirname "$0")/evaluate.sh"
-evaluate nocaps "$@"
+# NoCaps, val: bash scripts/eval/nocaps.sh MODEL [--limit N ...] (written by generate.py)
+exec bash "$(dirname "$0")/evaluate.sh" nocaps "$@"

@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# PathVQA (test).
-#   bash scripts/eval/pathvqa.sh MODEL [--limit N ...]
-set -euo pipefail
-source "$(dirname "$0")/evaluate.sh"
-evaluate pathvqa "$@"
+# PathVQA, test: bash scripts/eval/pathvqa.sh MODEL [--limit N ...] (written by generate.py)
+exec bash "$(dirname "$0")/evaluate.sh" pathvqa "$@"

@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# ScienceQA (test).
-#   bash scripts/eval/sqa.sh MODEL [--limit N ...]
-set -euo pipefail
-source "$(dirname "$0")/evaluate.sh"
-evaluate scienceqa "$@"
+# ScienceQA, test: bash scripts/eval/sqa.sh MODEL [--limit N ...] (written by generate.py)
+exec bash "$(dirname "$0")/evaluate.sh" scienceqa "$@"

@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# The benchmarks of the paper's Table 4 (LLaVA-1.5).
-#   bash scripts/eval/table4.sh MODEL [--limit N ...]
-set -euo pipefail
-source "$(dirname "$0")/evaluate.sh"
-evaluate mme,mmbench,scienceqa,geoqa,vqa_rad,slake,pathvqa "$@"
+# Table 4: LLaVA-1.5-7B, general, geometry and medical benchmarks: bash scripts/eval/table4.sh MODEL [--limit N ...] (written by generate.py)
+exec bash "$(dirname "$0")/evaluate.sh" mme,mmbench,scienceqa,geoqa,vqa_rad,slake,pathvqa "$@"

@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# TextVQA (val).
-#   bash scripts/eval/textvqa.sh MODEL [--limit N ...]
-set -euo pipefail
-source "$(dirname "$0")/evaluate.sh"
-evaluate textvqa "$@"
+# TextVQA, val: bash scripts/eval/textvqa.sh MODEL [--limit N ...] (written by generate.py)
+exec bash "$(dirname "$0")/evaluate.sh" textvqa "$@"

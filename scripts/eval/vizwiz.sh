@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# VizWiz (test).
-#   bash scripts/eval/vizwiz.sh MODEL [--limit N ...]
-set -euo pipefail
-source "$(dirname "$0")/evaluate.sh"
-evaluate vizwiz "$@"
+# VizWiz, test: bash scripts/eval/vizwiz.sh MODEL [--limit N ...] (written by generate.py)
+exec bash "$(dirname "$0")/evaluate.sh" vizwiz "$@"

@@ -1,10 +1,12 @@
-"""Metrics with their intervals, and what a task says of missing files."""
+"""Metrics with their intervals, the count of unparsed answers, and what a task says of missing files."""
 
 import numpy as np
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.task import mean_metric, resampled_metric
+from llava_mocle.evaluation.registry import all_tasks
+from llava_mocle.evaluation.scores.statistics import bootstrap_interval
+from llava_mocle.evaluation.task import Task, mean_metric, resampled_metric
 from tests.evaluation.toy import Letters
 
 
@@ -18,36 +20,50 @@ def test_mean_metric() -> None:
     assert mean_metric([]).value is None
 
 
-def test_resampling_draws_whole_units() -> None:
-    """Two images of two questions each, one image all right and one all wrong: a mean of 0, 50 or 100, nothing else."""
-    correct = np.array([1, 1, 0, 0])
-    drawn = []
+def test_resampled_metric() -> None:
+    pairs = np.array([[1.0, 2.0], [1.0, 1.0], [2.0, 1.0]])
 
-    def statistic(rows: np.ndarray) -> float:
-        drawn.append(float(correct[rows].mean()))
-        return drawn[-1]
+    def ratio(rows: np.ndarray) -> float:
+        return rows[:, 1].sum() / rows[:, 0].sum()
 
-    metric = resampled_metric(["a", "a", "b", "b"], statistic)
-    assert metric.value == 50.0
-    assert set(drawn) == {0.0, 0.5, 1.0}
-    assert metric.interval == (0.0, 100.0)
-
-
-def test_the_interval_holds_95_percent_of_the_draws() -> None:
-    values = np.arange(20.0) ** 2
-    rng = np.random.default_rng(5)
-    drawn = sorted(float(np.mean([values[index] for index in rng.integers(20, size=20)])) for _ in range(1000))
-    # 2.5 % and 97.5 % of the way from the first to the last of 1000: at 24.975 and at 974.025.
-    low = drawn[24] + 0.975 * (drawn[25] - drawn[24])
-    high = drawn[974] + 0.025 * (drawn[975] - drawn[974])
-    metric = resampled_metric(range(20), lambda rows: float(values[rows].mean()), scale=1.0, seed=5)
-    assert metric.interval == pytest.approx((low, high))
-
-
-def test_undefined_draws_are_left_out_of_the_interval() -> None:
-    metric = resampled_metric(range(4), lambda rows: float("nan") if len(set(rows)) < 3 else 0.5)
-    assert metric.interval == (50.0, 50.0)
+    metric = resampled_metric(pairs, ratio)
+    assert metric.value == 100.0
+    assert metric.n == 3
+    assert metric.items is None
+    assert metric.interval == pytest.approx([100 * bound for bound in bootstrap_interval(pairs, ratio)])
     assert resampled_metric([], lambda rows: 1.0).value is None
+
+
+class Shouts(Letters):
+    """Reads capital letters alone."""
+
+    name = "shouts"
+    score = Task.score
+
+    def read(self, item, answer):
+        return answer["text"] if answer["text"].isupper() else None
+
+    def metrics(self, items, said):
+        return {"length": mean_metric([len(text or "") for text in said]), "all": mean_metric([1.0] * len(said))}
+
+
+def test_what_cannot_be_read_is_unparsed_and_the_first_metric_is_the_headline() -> None:
+    answers = [{"text": text} for text in ("AB", "ab", "", "CD")]
+    scores = Shouts().score([None] * 4, answers)
+    assert (scores.headline, scores.unparsed) == ("length", 2)
+    assert scores.metrics["length"].value == 100.0
+    with pytest.raises(ValueError, match="zip"):
+        Shouts().score([None] * 3, answers)
+
+
+def test_by_default_an_answer_says_its_text() -> None:
+    assert [Task.read(Letters(), None, {"text": text}) for text in (" a ", " \n", "")] == [" a ", None, None]
+
+
+def test_a_task_has_metrics_or_a_score_of_its_own() -> None:
+    assert all(task.metrics is not Task.metrics or task.score is not Task.score for task in all_tasks().values())
+    with pytest.raises(NotImplementedError, match="Letters defines neither"):
+        Task.score(Letters(), [], [])
 
 
 def test_missing_files_are_all_named(tmp_path) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.task import Item, Metric, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
-from llava_mocle.evaluation.tasks.shared.official import field, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_json
 
 
 class Letters(Task):

@@ -19,9 +19,9 @@ def yes_no_pope(text: str) -> str:
 
 
 def yes_no_mme(text: str) -> str | None:
-    """MME's reading: "yes" or "no" where it stands in the first four characters (no text has room for both); else None.
+    """MME's reading: "yes" or "no" where it stands in the first four characters (only one of them fits in); else None.
 
-    Source: `parse_pred_ans` of MME's eval_tool/calculation.py. Words do not matter, only letters do: "Nothing" and
+    Source: `parse_pred_ans` of MME's eval_tool/calculation.py. Letters count, not words: "Nothing" and
     "I know" ("i kn") are "no" and None. The text is taken as it is: the space in front of " yes" counts.
     """
     start = text.lower()[:4]

@@ -3,12 +3,20 @@
 from llava_mocle.evaluation.metrics.vqa import normalize_vqa
 
 
-def gqa_match(answer: str, reference: str) -> float:
-    """GQA: 1.0 where the answer, in lower case and without periods at its end, is the reference.
+def gqa_answer(text: str) -> str:
+    """The form in which GQA's answers are uploaded and compared: lower case, without periods at the end.
 
     Source: LLaVA's scripts/convert_gqa_for_eval.py, whose output GQA's own eval.py compares letter by letter.
+
+    >>> gqa_answer(" No.")
+    'no'
     """
-    said = answer.strip().rstrip(".").lower()
+    return text.strip().rstrip(".").lower()
+
+
+def gqa_match(answer: str, reference: str) -> float:
+    """GQA: 1.0 where the answer, as `gqa_answer` writes it, is the reference; an empty one is wrong."""
+    said = gqa_answer(answer)
     return float(bool(said) and said == reference.strip().lower())
 
 

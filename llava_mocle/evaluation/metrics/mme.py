@@ -6,9 +6,8 @@ Source: eval_tool/calculation.py of MME (Fu et al., arXiv 2306.13394), and the l
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.scores.statistics import bootstrap_interval
 
 PERCEPTION = (
     "existence",
@@ -69,24 +68,22 @@ def mme_scores(records: Iterable[Record]) -> MmeScores:
     return MmeScores(subtasks, perception, cognition, perception + cognition)
 
 
-def mme_interval(records: Iterable[Record], *, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the sum over subtasks of acc + acc+, images resampled within each subtask.
+def mme_interval(records: Iterable[Record]) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the sum over subtasks of acc + acc+; images are resampled within each subtask.
 
-    A subtask is never left out of a draw, as that would take its score out of the sum. Without records (nan, nan).
+    Every resample has all subtasks, since a missing one would take its score out of the sum. Without records
+    (nan, nan).
 
     Raises:
         DataError: see `mme_scores`.
     """
-    rng = np.random.default_rng(seed)
-    totals = np.zeros(resamples)
-    by_subtask = _pairs_by_subtask(records)
-    for pairs in by_subtask.values():
-        # acc + acc+ is the mean over images of this, so a draw matters only through how often each value is in it.
-        values = [50.0 * (first + second) + 100.0 * (first and second) for first, second in pairs]
-        distinct, counts = np.unique(values, return_counts=True)
-        totals += rng.multinomial(len(values), counts / len(values), size=resamples) @ distinct / len(values)
-    low, high = np.percentile(totals, [2.5, 97.5]) if by_subtask else (np.nan, np.nan)
-    return float(low), float(high)
+    # The mean of these values over a subtask's images is acc + acc+.
+    values = [
+        (subtask, 50.0 * (first + second) + 100.0 * (first and second))
+        for subtask, pairs in _pairs_by_subtask(records).items()
+        for first, second in pairs
+    ]
+    return bootstrap_interval([value for _, value in values], strata=[subtask for subtask, _ in values])
 
 
 def _pairs_by_subtask(records: Iterable[Record]) -> dict[str, list[tuple[bool, bool]]]:

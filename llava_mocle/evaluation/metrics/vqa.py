@@ -117,6 +117,17 @@ def half_accuracy(answer: str, annotations: Sequence[str], normalize: Callable[[
     return min(_agreeing(answer, annotations, normalize) / 2, 1.0)
 
 
+def accuracies(
+    accuracy: Callable[[str, Sequence[str]], float],
+    annotations: Sequence[Sequence[str]],
+    answers: Sequence[str | None],
+) -> list[float]:
+    """The accuracy of each answer; an answer that is None (no text) is wrong, whatever the annotators said."""
+    return [
+        0.0 if answer is None else accuracy(answer, given) for answer, given in zip(answers, annotations, strict=True)
+    ]
+
+
 def _agreeing(answer: str, annotations: Sequence[str], normalize: Callable[[str], str]) -> int:
     wanted = normalize(answer)
     return sum(normalize(annotation) == wanted for annotation in annotations)

@@ -5,19 +5,19 @@
  "difficult_direct_answer": false, "rationales": ["It is windy."]}
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.options import letter_or_text, parse_option_letter
-from llava_mocle.evaluation.metrics.vqa import min_over_three, normalize_vqa
-from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.annotators import annotated
-from llava_mocle.evaluation.tasks.shared.choices import OPTION_TOKENS, choice_item, chosen
+from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three
+from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.coco_images import coco_image
-from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, annotated, field, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
 
 FILE = "aokvqa/aokvqa_v1p0_val.json"
@@ -48,25 +48,17 @@ class AokVqaDirect(Task):
             made.append(Item(question, annotated(record, "direct_answers", place)))
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`. `accuracy_exact` compares the texts as they are, as the official script does."""
-        said = [answer["text"] for answer in answers]
-        metrics = {
-            "accuracy": mean_metric(_direct(items, said, normalize_vqa)),
-            "accuracy_exact": mean_metric(_direct(items, said, str)),
+        annotations = [item.reference for item in items]
+        exact = partial(min_over_three, normalize=str)
+        return {
+            "accuracy": mean_metric(accuracies(min_over_three, annotations, said)),
+            "accuracy_exact": mean_metric(accuracies(exact, annotations, said)),
         }
-        unparsed = sum(not answer["text"].strip() for answer in answers)
-        return Scores("accuracy", metrics, unparsed=unparsed)
 
 
-def _direct(items: Sequence[Item], said: Sequence[str], normalize: Callable[[str], str]) -> list[float]:
-    return [
-        min_over_three(text, item.reference, normalize) if text.strip() else 0.0
-        for item, text in zip(items, said, strict=True)
-    ]
-
-
-class AokVqaChoice(Task):
+class AokVqaChoice(ChoiceTask):
     """Multiple choice: LLaVA's prompt asks for a letter; with the paper's, the choices are ranked by likelihood."""
 
     name = "aokvqa_mc"
@@ -74,7 +66,6 @@ class AokVqaChoice(Task):
     split = "val"
     metric = "accuracy of the choice (Schwenk et al., A-OKVQA, 2022)"
     sources = SOURCES
-    max_new_tokens = OPTION_TOKENS
     official_n = 1145
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
@@ -93,21 +84,10 @@ class AokVqaChoice(Task):
             made.append(item)
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        """See `Task`."""
-        said = [chosen(item, answer, _option) for item, answer in zip(items, answers, strict=True)]
-        # As officially, choices are compared as text: the same text twice is the same choice.
-        right = [
-            float(index is not None and item.keys["options"][index] == item.keys["options"][item.reference])
-            for item, index in zip(items, said, strict=True)
-        ]
-        return Scores("accuracy", {"accuracy": mean_metric(right)}, unparsed=said.count(None))
-
-
-def _option(text: str, options: Sequence[str]) -> int | None:
-    """A letter in one of the usual forms; else MMBench's matching, which also takes an option's text."""
-    index = parse_option_letter(text, options)
-    return letter_or_text(text, options) if index is None else index
+    def option(self, text: str, options: Sequence[str]) -> int | None:
+        """See `ChoiceTask`. A letter in one of the usual forms; else MMBench's matching, which also takes a text."""
+        index = parse_option_letter(text, options)
+        return letter_or_text(text, options) if index is None else index
 
 
 def _records(root: Path) -> Iterator[tuple[str, Mapping[str, Any], Path]]:

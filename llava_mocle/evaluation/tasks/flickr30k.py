@@ -5,15 +5,14 @@
  "dataset": "flickr30k"}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.task import Item, Scores, Source, Task
-from llava_mocle.evaluation.tasks.shared.annotators import annotated
-from llava_mocle.evaluation.tasks.shared.captions import caption_item, cider_metric, empty_answers
-from llava_mocle.evaluation.tasks.shared.official import ID, field, field_or, places, read_json
+from llava_mocle.evaluation.task import Item, Metric, Source, Task
+from llava_mocle.evaluation.tasks.shared.captions import caption_item, cider_metric
+from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, field, field_or, places, read_json
 
 FILE = "flickr30k/dataset_flickr30k.json"
 IMAGES = "flickr30k/flickr30k-images"
@@ -53,6 +52,6 @@ class Flickr30k(Task):
             raise DataError(f"{path}: no image of split 'test'; expected Karpathy's dataset_flickr30k.json.")
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`."""
-        return Scores("cider", {"cider": cider_metric(items, answers)}, unparsed=empty_answers(answers))
+        return {"cider": cider_metric(items, said)}

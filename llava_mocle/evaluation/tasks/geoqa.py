@@ -12,8 +12,8 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.geoqa import geoqa_letter
-from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_jsonl
+from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_jsonl
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 ORIGIN = "github.com/pipilurj/G-LLaVA, playground/data"
@@ -58,8 +58,12 @@ class GeoQA(Task):
             made.append(Item(question, letters[question_id]))
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
+        """See `Task`: the letter."""
+        return geoqa_letter(answer["text"])
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`."""
-        said = [geoqa_letter(answer["text"]) for answer in answers]
-        right = [float(letter == item.reference) for letter, item in zip(said, items, strict=True)]
-        return Scores("accuracy", {"accuracy": mean_metric(right)}, unparsed=said.count(None))
+        return {
+            "accuracy": mean_metric([float(letter == item.reference) for letter, item in zip(said, items, strict=True)])
+        }

@@ -10,11 +10,11 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
-from llava_mocle.evaluation.metrics.exact import gqa_match
-from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official import ID, field, read_json
+from llava_mocle.evaluation.metrics.exact import gqa_answer, gqa_match
+from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
-from llava_mocle.evaluation.tasks.shared.submissions import write_upload
+from llava_mocle.evaluation.tasks.shared.submissions import write_json
 
 FILE = "gqa/data/testdev_balanced_questions.json"
 IMAGES = "gqa/data/images"
@@ -55,28 +55,23 @@ class Gqa(Task):
             made.append(Item(question, field(record, "answer", place, str), keys))
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
+        """See `Task`: the text, where something is left of it after LLaVA's clean-up."""
+        return answer["text"] if gqa_answer(answer["text"]) else None
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`."""
-        right = [gqa_match(a["text"], item.reference) for item, a in zip(items, answers, strict=True)]
+        right = [gqa_match(text or "", item.reference) for item, text in zip(items, said, strict=True)]
         metrics = {"accuracy": mean_metric(right)}
         for kind in ("binary", "open"):
             part = [value for item, value in zip(items, right, strict=True) if item.keys["kind"] == kind]
             metrics[f"accuracy_{kind}"] = mean_metric(part)
-        return Scores("accuracy", metrics, unparsed=sum(not cleaned(answer["text"]) for answer in answers))
+        return metrics
 
     def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         """The predictions file of the official eval.py, as LLaVA writes it."""
         predictions = [
-            {"questionId": item.question.question_id, "prediction": cleaned(answer["text"])}
+            {"questionId": item.question.question_id, "prediction": gqa_answer(answer["text"])}
             for item, answer in zip(items, answers, strict=True)
         ]
-        return [write_upload(folder / "testdev_balanced_predictions.json", predictions)]
-
-
-def cleaned(text: str) -> str:
-    """What is uploaded: LLaVA's clean-up, as `gqa_match` does it.
-
-    >>> cleaned("No.")
-    'no'
-    """
-    return text.strip().rstrip(".").lower()
+        return [write_json(folder / "testdev_balanced_predictions.json", predictions)]

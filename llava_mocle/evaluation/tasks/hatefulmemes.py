@@ -16,14 +16,13 @@ from llava_mocle.evaluation.task import (
     SHORT_ANSWER,
     Item,
     Metric,
-    Scores,
     Source,
     Task,
     mean_metric,
     resampled_metric,
 )
-from llava_mocle.evaluation.tasks.shared.likelihoods import candidate_scores
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_jsonl
+from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_jsonl
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 TEMPLATE = 'This is an image with: "{text}" written on it. Is it hateful?'
@@ -66,16 +65,19 @@ class HatefulMemes(Task):
             made.append(Item(question, bool(label)))
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
+        """See `Task`: the log-odds of yes against no."""
+        yes, no = candidate_scores(item, answer)
+        return yes - no
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`. Items of one class alone have no AUC."""
-        pairs = [candidate_scores(item, answer) for item, answer in zip(items, answers, strict=True)]
-        odds = np.array([yes - no for yes, no in pairs])
-        truth = np.array([item.reference for item in items], dtype=bool)
-        both = truth.any() and not truth.all()
-        area = resampled_metric(range(len(items)), lambda drawn: roc_auc(truth[drawn], odds[drawn])) if both else None
+        odds, truth = np.array(said, dtype=float), np.array([item.reference for item in items], dtype=bool)
+        area = Metric(None, None, len(items))
+        if truth.any() and not truth.all():
+            area = resampled_metric(np.column_stack([truth, odds]), lambda drawn: roc_auc(drawn[:, 0], drawn[:, 1]))
         right = np.where(truth, odds > 0, odds < 0).astype(float).tolist()
-        metrics = {"roc_auc": area or Metric(None, None, len(items)), "accuracy": mean_metric(right)}
-        return Scores("roc_auc", metrics)
+        return {"roc_auc": area, "accuracy": mean_metric(right)}
 
 
 class HatefulMemesTest(HatefulMemes):

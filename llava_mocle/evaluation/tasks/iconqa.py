@@ -6,20 +6,18 @@ problems.json: {"95436": {"question": "Which shape is this?", "choices": ["squar
 pid_splits.json: {"choose_txt_test": ["95436"], ...}
 """
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.choices import OPTION_TOKENS, choice_item, chosen
-from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field, read_json
+from llava_mocle.evaluation.task import Item, Source
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, read_json
 
 FOLDER = "iconqa/iconqa_data"
 SPLIT = "choose_txt_test"
 
 
-class IconQA(Task):
+class IconQA(ChoiceTask):
     """Accuracy over the options, not the ANLS that some papers give."""
 
     name = "iconqa"
@@ -31,7 +29,6 @@ class IconQA(Task):
         Source(f"{FOLDER}/pid_splits.json", "ids of each split", "the same archive"),
         Source(f"{FOLDER}/iconqa/test/choose_txt", "a folder with image.png a problem", "the same archive"),
     )
-    max_new_tokens = OPTION_TOKENS
     official_n = 6316
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
@@ -58,9 +55,3 @@ class IconQA(Task):
             )
             made.append(item)
         return made
-
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        """See `Task`."""
-        said = [chosen(item, answer) for item, answer in zip(items, answers, strict=True)]
-        right = [float(index == item.reference) for index, item in zip(said, items, strict=True)]
-        return Scores("accuracy", {"accuracy": mean_metric(right)}, unparsed=said.count(None))

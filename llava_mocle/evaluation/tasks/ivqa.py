@@ -4,15 +4,15 @@ video_id,question,answer1,answer2,answer3,answer4,answer5
 clip00000001,What is the man holding?,knife,knife,a knife,sharp knife,knife
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
-from llava_mocle.evaluation.metrics.vqa import half_accuracy
-from llava_mocle.evaluation.task import Item, Scores, Source, mean_metric
-from llava_mocle.evaluation.tasks.shared.official import field, places, read_table
+from llava_mocle.evaluation.metrics.vqa import accuracies, half_accuracy
+from llava_mocle.evaluation.task import Item, Metric, Source, mean_metric
+from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_table
 from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
 from llava_mocle.evaluation.tasks.shared.video_qa import Frames, VideoTask, video_sources
 
@@ -33,7 +33,7 @@ class Ivqa(VideoTask):
         *video_sources("ivqa", "the iVQA clips, named by their video_id (the authors' form)"),
     )
 
-    def made(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
+    def items_with_frames(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
         """See `VideoTask`. Questions have no official id: the video's, with the number of the record."""
         path = root / FILE
         made = []
@@ -51,11 +51,6 @@ class Ivqa(VideoTask):
             made.append(Item(question, tuple(filter(None, answers))))
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`."""
-        values = [
-            half_accuracy(answer["text"], item.reference) if answer["text"].strip() else 0.0
-            for item, answer in zip(items, answers, strict=True)
-        ]
-        unparsed = sum(not answer["text"].strip() for answer in answers)
-        return Scores("accuracy", {"accuracy": mean_metric(values)}, unparsed=unparsed)
+        return {"accuracy": mean_metric(accuracies(half_accuracy, [item.reference for item in items], said))}

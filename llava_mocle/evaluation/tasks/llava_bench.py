@@ -12,16 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.file import FIELDS
 from llava_mocle.evaluation.answering.run import Question
-from llava_mocle.evaluation.task import Item, Metric, Scores, Source, resampled_metric
+from llava_mocle.evaluation.task import Item, Metric, Source, resampled_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json, read_jsonl
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json, read_jsonl
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
-from llava_mocle.evaluation.tasks.shared.submissions import write_lines
+from llava_mocle.evaluation.tasks.shared.submissions import write_jsonl
 
 logger = logging.getLogger(__name__)
 
@@ -84,45 +82,39 @@ class LlavaBench(JudgedTask):
         """See `JudgedTask`. Of every category that is asked."""
         return all(item.keys["rule"] is not RULE for item in items)
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        """See `Task`. A pair that the judge gave no two scores for is left out, and counts as unparsed."""
-        if self.judge is None:
-            return Scores("all", {"all": Metric(None, None, 0)})
-        pairs = [self._pair(item, answer["text"]) for item, answer in zip(items, answers, strict=True)]
-        metrics = {"all": _ratio([pair for pair in pairs if pair])}
-        for category in sorted({item.keys["category"] for item in items}):
-            own = zip(pairs, items, strict=True)
-            metrics[category] = _ratio([pair for pair, item in own if pair and item.keys["category"] == category])
-        return Scores("all", metrics, unparsed=pairs.count(None))
-
-    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-        """See `Task`: LLaVA's answers file, for its eval_gpt_review_bench.py."""
-        records = [{key: answer[key] for key in FIELDS if key in answer} for answer in answers]
-        path = write_lines(folder / "answers.jsonl", records)
-        if self.judge is None:
-            logger.warning(
-                "%s: no judge (--judge-url), so nothing is scored; %s is for LLaVA's reviewer.", self.name, path
-            )
-        return [path]
-
-    def _pair(self, item: Item, text: str) -> tuple[float, float] | None:
-        """(reference's, model's) scores."""
+    def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
+        """See `Task`: the judge's scores of the reference and of the answer, where its reply has both."""
         assert self.judge is not None
         role, prompt = item.keys["rule"]["role"], item.keys["rule"]["prompt"]
         parts = [f"[Context]\n{item.keys['context']}", f"[Question]\n{item.question.prompt}"]
-        for number, shown in ((1, item.reference), (2, text)):
+        for number, shown in ((1, item.reference), (2, answer["text"])):
             parts += [f"[{role} {number}]\n{shown}", f"[End of {role} {number}]"]
         parts.append(f"[System]\n{prompt}")
         reply = self.judge.ask("\n\n".join(parts) + "\n\n", temperature=TEMPERATURE, system=SYSTEM)
         found = _PAIR.match(reply.lstrip().split("\n")[0])
         return (float(found.group(1)), float(found.group(2))) if found else None
 
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
+        """See `Task`. A pair that the judge gave no two scores for is left out."""
+        metrics = {"all": _ratio([pair for pair in said if pair])}
+        for category in sorted({item.keys["category"] for item in items}):
+            own = zip(said, items, strict=True)
+            metrics[category] = _ratio([pair for pair, item in own if pair and item.keys["category"] == category])
+        return metrics
+
+    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+        """See `Task`: LLaVA's answers file, for its eval_gpt_review_bench.py."""
+        records = [{key: answer[key] for key in FIELDS if key in answer} for answer in answers]
+        path = write_jsonl(folder / "answers.jsonl", records)
+        if self.judge is None:
+            logger.warning(
+                "%s: no judge (--judge-url), so nothing is scored; %s is for LLaVA's reviewer.", self.name, path
+            )
+        return [path]
+
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> Metric:
-    if not pairs:
-        return Metric(None, None, 0)
-    values = np.array(pairs)
-    return resampled_metric(range(len(pairs)), lambda drawn: values[drawn, 1].sum() / values[drawn, 0].sum())
+    return resampled_metric(pairs, lambda drawn: drawn[:, 1].sum() / drawn[:, 0].sum())
 
 
 def _by(path: Path, key: str, value: str) -> dict[Any, str]:

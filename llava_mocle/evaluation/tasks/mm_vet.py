@@ -12,11 +12,11 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
-from llava_mocle.evaluation.task import Item, Metric, Scores, Source, mean_metric
+from llava_mocle.evaluation.task import Item, Metric, Source, mean_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
-from llava_mocle.evaluation.tasks.shared.official import TEXT_OR_NUMBER, field, read_json, read_text
+from llava_mocle.evaluation.tasks.shared.official_files import TEXT_OR_NUMBER, field, read_json, read_text
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
-from llava_mocle.evaluation.tasks.shared.submissions import write_upload
+from llava_mocle.evaluation.tasks.shared.submissions import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -83,21 +83,30 @@ class MMVet(JudgedTask):
         """See `JudgedTask`."""
         return all(item.keys["grading"] != PROMPT for item in items)
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        """See `Task`. A reply without a grade is asked for once more; then it counts 0 and as unparsed."""
-        if self.judge is None:
-            return Scores("total", {"total": Metric(None, None, 0)})
-        grades = [self._grade(item, answer["text"]) for item, answer in zip(items, answers, strict=True)]
-        values = [grade or 0.0 for grade in grades]
+    def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
+        """See `Task`: the judge's grade. A reply without one is asked for once more."""
+        assert self.judge is not None
+        # The blank line is the official evaluator's.
+        table = item.keys["grading"].rstrip("\n")
+        row = f"{table}\n\n{item.question.prompt} | {item.reference} | {answer['text']} |"
+        for ending in (" ", " \nThe grade, a number from 0.0 to 1.0, is: "):
+            found = _GRADE.match(self.judge.ask(row + ending, max_tokens=8))
+            if found and float(found.group(1)) <= 1.0:
+                return float(found.group(1))
+        return None
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
+        """See `Task`."""
+        values = [grade or 0.0 for grade in said]
         metrics = {"total": mean_metric(values)}
         for ability in sorted({name for item in items for name in item.keys["capabilities"]}):
             own = [value for value, item in zip(values, items, strict=True) if ability in item.keys["capabilities"]]
             metrics[ability] = mean_metric(own)
-        return Scores("total", metrics, unparsed=grades.count(None))
+        return metrics
 
     def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         """See `Task`: ids to answers, for the official evaluator."""
-        path = write_upload(
+        path = write_json(
             folder / "mm-vet.json",
             {str(item.question.question_id): answer["text"] for item, answer in zip(items, answers, strict=True)},
         )
@@ -106,14 +115,3 @@ class MMVet(JudgedTask):
                 "%s: no judge (--judge-url), so nothing is scored; %s is for MM-Vet's evaluator.", self.name, path
             )
         return [path]
-
-    def _grade(self, item: Item, text: str) -> float | None:
-        assert self.judge is not None
-        # The blank line is the official evaluator's.
-        table = item.keys["grading"].rstrip("\n")
-        row = f"{table}\n\n{item.question.prompt} | {item.reference} | {text} |"
-        for ending in (" ", " \nThe grade, a number from 0.0 to 1.0, is: "):
-            found = _GRADE.match(self.judge.ask(row + ending, max_tokens=8))
-            if found and float(found.group(1)) <= 1.0:
-                return float(found.group(1))
-        return None

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.options import circular_correct, letter_or_text
-from llava_mocle.evaluation.task import OPTION_LETTER, Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.choices import OPTION_TOKENS, choice_item, chosen
-from llava_mocle.evaluation.tasks.shared.embedded_images import expected_image, unpack_image
-from llava_mocle.evaluation.tasks.shared.official import field, places, read_table
-from llava_mocle.evaluation.tasks.shared.spreadsheet import write_spreadsheet
+from llava_mocle.evaluation.task import OPTION_LETTER, Item, Metric, Source, mean_metric
+from llava_mocle.evaluation.tasks.shared.base64_images import expected_image, unpack_image
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
+from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_table
+from llava_mocle.evaluation.tasks.shared.submissions import write_spreadsheet
 
 LETTERS = "ABCD"
 ROTATION = 1_000_000  # added to the index for each rotation
@@ -24,7 +24,7 @@ MISSING = ("", "nan")
 Unpacker = Callable[[str, Path, str], Path]  # base64 text, where to, place for messages -> the image's file
 
 
-class MMBench(Task):
+class MMBench(ChoiceTask):
     """CircularEval accuracy; read without a language model's help, which MMBench's server adds."""
 
     name = "mmbench"
@@ -33,21 +33,20 @@ class MMBench(Task):
     metric = "CircularEval: accuracy over questions that are right under all rotations (Liu et al., MMBench, 2023)"
     # A question's rotations may be routed to several clusters.
     cluster_metric: ClassVar[str | None] = "vanilla"
-    max_new_tokens = OPTION_TOKENS
     official_n: ClassVar[int | None] = 4377
     file: ClassVar[str] = "mmbench/mmbench_dev_20230712.tsv"
     suffix: ClassVar[str] = OPTION_LETTER
     sources: ClassVar[tuple[Source, ...]] = (Source(file, "questions, options and images", ORIGIN),)
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`. Images are unpacked into a folder beside the file; rotations that it lacks are made."""
-        return self._made(root, prompts, unpack_image)
+        """See `Task`. Images are unpacked into a folder beside the file. Rotations that the file lacks are made."""
+        return self._items(root, prompts, unpack_image)
 
     def count(self, root: Path) -> int:
         """See `Task`. Rotations count, and no image is unpacked."""
-        return len(self._made(root, "llava", expected_image))
+        return len(self._items(root, "llava", expected_image))
 
-    def _made(self, root: Path, prompts: str, image: Unpacker) -> list[Item]:
+    def _items(self, root: Path, prompts: str, image: Unpacker) -> list[Item]:
         path = root / self.file
         rows = list(places(path, read_table(path)))
         rotated = _holds_rotations(rows)
@@ -80,13 +79,17 @@ class MMBench(Task):
             keys={"group": index % ROTATION, "ability": row.get("l2-category"), "row": keys},
         )
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def option(self, text: str, options: Sequence[str]) -> int | None:
+        """See `ChoiceTask`: MMBench's exact matching."""
+        return letter_or_text(text, options)
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`. "vanilla" is the accuracy of the questions as they first stand.
 
-        Of a question not all of whose rotations were asked (a part of the benchmark), nothing counts for "circular".
+        A question counts for "circular" only if all its rotations were asked; in a part of the benchmark some may be
+        missing.
         """
-        said = [chosen(item, answer, letter_or_text) for item, answer in zip(items, answers, strict=True)]
-        right = [index == item.reference for index, item in zip(said, items, strict=True)]
+        right = [bool(value) for value in self.right(items, said)]
         groups: dict[int, list[bool]] = {}
         abilities: dict[str, list[int]] = {}
         for item, correct in zip(items, right, strict=True):
@@ -99,7 +102,7 @@ class MMBench(Task):
         metrics = {"circular": mean_metric(list(circular.values())), "vanilla": mean_metric(first)}
         for ability, members in sorted(abilities.items()):
             metrics[f"circular_{ability}"] = mean_metric([circular[group] for group in members if group in circular])
-        return Scores("circular", metrics, unparsed=said.count(None))
+        return metrics
 
     def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         """See `Task`: the spreadsheet that MMBench's server takes, with LLaVA's columns."""
@@ -108,7 +111,7 @@ class MMBench(Task):
             row = {"index": item.question.question_id, **item.keys["row"]}
             row["prediction"] = answer["text"]
             if item.question.candidates:
-                row["prediction"] = LETTERS[chosen(item, answer, letter_or_text) or 0]
+                row["prediction"] = LETTERS[self.read(item, answer) or 0]
             rows.append({key: row[key] for key in ("index", "question", *LETTERS, "prediction", "answer", "split")})
         return [write_spreadsheet(folder / f"{Path(self.file).stem}.xlsx", rows)]
 
@@ -156,7 +159,7 @@ def _rotations(record: Mapping[str, Any], place: str, rotated: bool) -> Iterator
     """(index, row) of the row itself, and of its rotations where the file has none of its own."""
     index, answer = _index(record, place), field(record, "answer", place)
     options = {letter: _text(field(record, letter, place)) for letter in LETTERS}
-    # Texts move round the letters that have one.
+    # The texts are rotated among the letters that have one.
     letters = [letter for letter in LETTERS if options[letter]]
     for turn in range(1 if rotated else max(1, len(letters))):
         source = dict(zip(letters, letters[turn:] + letters[:turn], strict=True))

@@ -16,8 +16,8 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import yes_no_mme
 from llava_mocle.evaluation.metrics.mme import COGNITION, PERCEPTION, Record, mme_interval, mme_scores
-from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official import read_text
+from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.shared.official_files import read_text
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 FOLDER = "MME/MME_Benchmark_release_version"
@@ -57,9 +57,12 @@ class Mme(Task):
                 made.append(Item(question, label, {"subtask": subtask, "image": shown}))
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
+        """See `Task`: "yes" or "no"."""
+        return yes_no_mme(answer["text"])
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`. "accuracy" is over questions; an image with one question asked counts for nothing else."""
-        said = [yes_no_mme(answer["text"]) for answer in answers]
         right = [answer == item.reference for item, answer in zip(items, said, strict=True)]
         asked = Counter(item.keys["image"] for item in items)
         records = [
@@ -70,8 +73,7 @@ class Mme(Task):
         parts = {"total": PERCEPTION + COGNITION, "perception": PERCEPTION, "cognition": COGNITION}
         parts |= {subtask: (subtask,) for subtask in parts["total"]}
         metrics = {name: _summed([record for record in records if record[0] in own]) for name, own in parts.items()}
-        metrics["accuracy"] = mean_metric([float(correct) for correct in right])
-        return Scores("total", metrics, unparsed=said.count(None))
+        return metrics | {"accuracy": mean_metric([float(correct) for correct in right])}
 
 
 def _summed(records: Sequence[Record]) -> Metric:

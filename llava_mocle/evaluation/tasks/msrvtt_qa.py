@@ -1,22 +1,19 @@
-"""MSRVTT-QA: questions on web video clips; file format in video_qa, and `category_id` besides."""
+"""MSRVTT-QA: questions on web video clips; file format in `video_qa`, and `category_id` besides."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from llava_mocle.evaluation.task import Item, Scores, Source
-from llava_mocle.evaluation.tasks.shared.video_qa import Frames, VideoTask, video_items, video_scores, video_sources
+from llava_mocle.evaluation.task import Item, Source
+from llava_mocle.evaluation.tasks.shared.video_qa import ExactVideoTask, Frames, video_items, video_sources
 
 FILE = "msrvtt_qa/test_qa.json"
 
 
-class MsrvttQa(VideoTask):
+class MsrvttQa(ExactVideoTask):
     """Exact match of the answer."""
 
     name = "msrvtt_qa"
     title = "MSRVTT-QA"
     split = "test"
-    metric = "exact match after VQA's normaliser (Xu et al., Video Question Answering, 2017)"
     folder = "msrvtt_qa"
     official_n = 72821
     sources = (
@@ -24,10 +21,6 @@ class MsrvttQa(VideoTask):
         *video_sources("msrvtt_qa", "the MSR-VTT test videos (video7010 ...)"),
     )
 
-    def made(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
+    def items_with_frames(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
         """See `VideoTask`."""
         return video_items(root / FILE, lambda video_id, place: f"video{video_id}", prompts, frames)
-
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        """See `Task`."""
-        return video_scores(items, answers)

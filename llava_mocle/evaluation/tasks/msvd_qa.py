@@ -1,29 +1,27 @@
-"""MSVD-QA: questions on short YouTube clips; file format in video_qa.
+"""MSVD-QA: questions on short YouTube clips; file format in `video_qa`.
 
 youtube_mapping.txt, a line: "a1B2c3D4e5F_5_15 vid1" (name of the clip, `video_id` with "vid" before it)
 """
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.task import Item, Scores, Source
-from llava_mocle.evaluation.tasks.shared.official import read_text
-from llava_mocle.evaluation.tasks.shared.video_qa import Frames, VideoTask, video_items, video_scores, video_sources
+from llava_mocle.evaluation.task import Item, Source
+from llava_mocle.evaluation.tasks.shared.official_files import read_text
+from llava_mocle.evaluation.tasks.shared.video_qa import ExactVideoTask, Frames, video_items, video_sources
 
 FILE = "msvd_qa/test_qa.json"
 MAPPING = "msvd_qa/youtube_mapping.txt"
 ORIGIN = "github.com/xudejing/video-question-answering, MSVD-QA"
 
 
-class MsvdQa(VideoTask):
+class MsvdQa(ExactVideoTask):
     """Exact match of the answer."""
 
     name = "msvd_qa"
     title = "MSVD-QA"
     split = "test"
-    metric = "exact match after VQA's normaliser (Xu et al., Video Question Answering, 2017)"
     folder = "msvd_qa"
     official_n = 13157
     sources = (
@@ -32,7 +30,7 @@ class MsvdQa(VideoTask):
         *video_sources("msvd_qa", "the MSVD clips (YouTubeClips)"),
     )
 
-    def made(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
+    def items_with_frames(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
         """See `VideoTask`."""
         names = _mapping(root / MAPPING)
 
@@ -42,10 +40,6 @@ class MsvdQa(VideoTask):
             return names[f"vid{video_id}"]
 
         return video_items(root / FILE, name_of, prompts, frames)
-
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        """See `Task`."""
-        return video_scores(items, answers)
 
 
 def _mapping(path: Path) -> dict[str, str]:

@@ -4,14 +4,14 @@
  "annotations": [{"id": 0, "image_id": 0, "caption": "A kite flies above a field."}]}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.task import Item, Scores, Source, Task
-from llava_mocle.evaluation.tasks.shared.captions import caption_item, cider_metric, empty_answers
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json
+from llava_mocle.evaluation.task import Item, Metric, Source, Task
+from llava_mocle.evaluation.tasks.shared.captions import caption_item, cider_metric
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json
 
 FILE = "nocaps/nocaps_val_4500_captions.json"
 IMAGES = "nocaps/val"
@@ -52,11 +52,11 @@ class NoCaps(Task):
             made.append(caption_item(image_id, image, captions[image_id], place, prompts, {"domain": domain}))
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`."""
-        metrics = {"cider": cider_metric(items, answers)}
+        metrics = {"cider": cider_metric(items, said)}
         for domain in DOMAINS:
             rows = [index for index, item in enumerate(items) if item.keys["domain"] == domain]
-            part = cider_metric([items[row] for row in rows], [answers[row] for row in rows])
+            part = cider_metric([items[row] for row in rows], [said[row] for row in rows])
             metrics[f"cider_{domain.replace('-', '_')}"] = part
-        return Scores("cider", metrics, unparsed=empty_answers(answers))
+        return metrics

@@ -1,16 +1,16 @@
-"""OK-VQA: questions on COCO val2014 images that need knowledge from outside. VQA's file format, see vqa_style.
+"""OK-VQA: questions on COCO val2014 images that need knowledge from outside. VQA's file format, see `vqa_format`.
 
 {"question_id": 425, "image_id": 42, "answer_type": "other", "question_type": "six", "confidence": 3,
  "answers": [{"answer_id": 1, "raw_answer": "sailing", "answer_confidence": "yes", "answer": "sail"}]}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.evaluation.metrics.vqa import min_over_three
-from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.vqa_style import accuracies, vqa_items, vqa_metrics
+from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three
+from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.shared.vqa_format import given_texts, vqa_items, vqa_metrics
 
 QUESTIONS = "okvqa/OpenEnded_mscoco_val2014_questions.json"
 ANNOTATIONS = "okvqa/mscoco_val2014_annotations.json"
@@ -37,9 +37,10 @@ class OkVqa(Task):
             root / QUESTIONS, root / ANNOTATIONS, root / IMAGES, "COCO_val2014_", prompts, subtype="val2014"
         )
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`. `accuracy_raw` is there where the annotations have `raw_answer` (v1.1)."""
-        metrics = vqa_metrics(items, answers)
+        metrics = vqa_metrics(items, said)
         if all("raw_answer" in given for item in items for given in item.reference):
-            metrics["accuracy_raw"] = mean_metric(accuracies(min_over_three, items, answers, key="raw_answer"))
-        return Scores("accuracy", metrics, unparsed=sum(not answer["text"].strip() for answer in answers))
+            raw = given_texts(items, "raw_answer")
+            metrics["accuracy_raw"] = mean_metric(accuracies(min_over_three, raw, said))
+        return metrics

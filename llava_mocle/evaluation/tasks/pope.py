@@ -4,7 +4,7 @@
  "label": "yes"}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import numpy as np
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import f1, yes_no_pope
-from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Scores, Source, Task, mean_metric, resampled_metric
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_jsonl
+from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric, resampled_metric
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_jsonl
 
 SPLITS = ("adversarial", "popular", "random")
 FILE = "pope/coco/coco_pope_{}.json"
@@ -58,20 +58,21 @@ class Pope(Task):
         _check_splits(root, made)
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        """See `Task`. The parser reads all that is no "no" as "yes", so nothing is unparsed but empty answers."""
-        truth = np.array([item.reference == "yes" for item in items])
-        said = np.array([yes_no_pope(answer["text"]) == "yes" for answer in answers])
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
+        """See `Task`. The parser takes every answer that is not "no" for "yes", an empty one too."""
+        pairs = np.array(
+            [
+                (item.reference == "yes", yes_no_pope(text or "") == "yes")
+                for item, text in zip(items, said, strict=True)
+            ],
+            dtype=bool,
+        ).reshape(-1, 2)
         metrics: dict[str, Metric] = {}
         for split in SPLITS:
-            rows = np.array([index for index, item in enumerate(items) if item.keys["split"] == split], dtype=int)
-
-            def split_f1(drawn: np.ndarray, rows: np.ndarray = rows) -> float:
-                return f1(truth[rows[drawn]], said[rows[drawn]])
-
-            metrics[f"f1_{split}"] = resampled_metric(range(len(rows)), split_f1)
-            metrics[f"accuracy_{split}"] = mean_metric((truth[rows] == said[rows]).astype(float).tolist())
-        return Scores("f1_adversarial", metrics, unparsed=sum(not answer["text"].strip() for answer in answers))
+            rows = pairs[[item.keys["split"] == split for item in items]]
+            metrics[f"f1_{split}"] = resampled_metric(rows, lambda drawn: f1(drawn[:, 0], drawn[:, 1]))
+            metrics[f"accuracy_{split}"] = mean_metric((rows[:, 0] == rows[:, 1]).astype(float).tolist())
+        return metrics
 
 
 def _check_splits(root: Path, items: Sequence[Item]) -> None:

@@ -7,20 +7,20 @@ problems.json: {"4": {"question": "Which is a mammal?", "choices": ["frog", "wha
 pid_splits.json: {"test": ["4"], ...}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.evaluation.metrics.options import scienceqa_letter
-from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.choices import OPTION_TOKENS, choice_item, chosen
-from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field, read_json
+from llava_mocle.evaluation.task import Item, Metric, Source, mean_metric
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, read_json
 
 ORIGIN = "github.com/lupantech/ScienceQA, data/scienceqa"
 
 
-class ScienceQA(Task):
+class ScienceQA(ChoiceTask):
     """Accuracy; the headline is that of the questions with a picture (IMG), which both model families report."""
 
     name = "scienceqa"
@@ -32,7 +32,6 @@ class ScienceQA(Task):
         Source("scienceqa/pid_splits.json", "ids of each split", ORIGIN),
         Source("scienceqa/images/test", "a folder with image.png a problem", ORIGIN),
     )
-    max_new_tokens = OPTION_TOKENS
     official_n = 4241
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
@@ -58,13 +57,15 @@ class ScienceQA(Task):
             made.append(item)
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def option(self, text: str, options: Sequence[str]) -> int | None:
+        """See `ChoiceTask`: LLaVA's parser."""
+        return scienceqa_letter(text, len(options))
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`."""
-        said = [chosen(item, answer, _letter) for item, answer in zip(items, answers, strict=True)]
-        right = [float(index == item.reference) for index, item in zip(said, items, strict=True)]
+        right = self.right(items, said)
         shown = [value for value, item in zip(right, items, strict=True) if item.keys["image"]]
-        metrics = {"accuracy_img": mean_metric(shown), "accuracy": mean_metric(right)}
-        return Scores("accuracy_img", metrics, unparsed=said.count(None))
+        return {"accuracy_img": mean_metric(shown), "accuracy": mean_metric(right)}
 
 
 def _with_context(hint: str, prompts: str, prompt: str) -> str:
@@ -74,7 +75,3 @@ def _with_context(hint: str, prompts: str, prompt: str) -> str:
     if not hint:
         return prompt
     return f"Context: {hint}\n{prompt}" if prompts == "llava" else f"Context: {hint} {prompt}"
-
-
-def _letter(text: str, options: Sequence[str]) -> int | None:
-    return scienceqa_letter(text, len(options))

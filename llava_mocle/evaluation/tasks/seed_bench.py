@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.options import bare_letter
-from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.choices import OPTION_TOKENS, choice_item, chosen
-from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field, places, read_json
-from llava_mocle.evaluation.tasks.shared.submissions import write_lines
+from llava_mocle.evaluation.task import Item, Metric, Source, mean_metric
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.submissions import write_jsonl
 
 FOLDER = "seed_bench"
 FILE = f"{FOLDER}/SEED-Bench.json"
@@ -29,14 +29,13 @@ FRAMES = Source(
 )
 
 
-class SeedBench(Task):
+class SeedBench(ChoiceTask):
     """Accuracy over images and videos."""
 
     name = "seed_bench"
     title = "SEED-Bench"
     split = "images and videos"
     metric = "accuracy of the letter (Li et al., SEED-Bench, 2023)"
-    max_new_tokens = OPTION_TOKENS
     kinds: ClassVar[tuple[str, ...]] = KINDS
     sources: ClassVar[tuple[Source, ...]] = (QUESTIONS, IMAGES, FRAMES)
 
@@ -65,25 +64,28 @@ class SeedBench(Task):
                 made.append(item)
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def option(self, text: str, options: Sequence[str]) -> int | None:
+        """See `ChoiceTask`: a letter alone."""
+        return bare_letter(text, len(options))
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`."""
-        said = [chosen(item, answer, _letter) for item, answer in zip(items, answers, strict=True)]
-        right = [float(index == item.reference) for index, item in zip(said, items, strict=True)]
+        right = self.right(items, said)
         metrics = {"accuracy": mean_metric(right)}
         for key, values in (("kind", self.kinds), ("dimension", _in_order(items))):
             for value in values:
                 part = [score for score, item in zip(right, items, strict=True) if item.keys[key] == value]
                 metrics[f"accuracy_{value}"] = mean_metric(part)
-        return Scores("accuracy", metrics, unparsed=said.count(None))
+        return metrics
 
     def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         """See `Task`: one object a line, as the leaderboard takes it."""
         lines = []
         for item, answer in zip(items, answers, strict=True):
-            index = chosen(item, answer, _letter)
+            index = self.read(item, answer)
             text = answer["text"] if index is None else "ABCD"[index]
             lines.append({"question_id": item.question.question_id, "prediction": text})
-        return [write_lines(folder / "results.jsonl", lines)]
+        return [write_jsonl(folder / "results.jsonl", lines)]
 
 
 class SeedBenchImage(SeedBench):
@@ -95,10 +97,6 @@ class SeedBenchImage(SeedBench):
     official_n = 14233
     kinds = ("image",)
     sources = (QUESTIONS, IMAGES)
-
-
-def _letter(text: str, options: Sequence[str]) -> int | None:
-    return bare_letter(text, len(options))
 
 
 def _in_order(items: Sequence[Item]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from llava_mocle.evaluation.task import Source
 from llava_mocle.evaluation.tasks.shared.medical_qa import MedicalQA, MedicalRecord
-from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field
 
 ORIGIN = "med-vqa.com/slake, Slake1.0.zip"
 

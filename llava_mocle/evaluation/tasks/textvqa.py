@@ -5,16 +5,16 @@
 OCR file: {"data": [{"image_id": "00a1b2", "ocr_tokens": ["NORTH", "STAR"], "ocr_info": []}]}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.textvqa import textvqa_accuracy
-from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.annotators import annotated
-from llava_mocle.evaluation.tasks.shared.official import ID, field, field_or, places, read_json
+from llava_mocle.evaluation.metrics.vqa import accuracies
+from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, field, field_or, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
 
 FILE = "textvqa/TextVQA_0.5.1_val.json"
@@ -64,14 +64,9 @@ class TextVqa(Task):
             made.append(Item(question, annotated(record, "answers", place)))
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`."""
-        values = [
-            textvqa_accuracy(answer["text"], item.reference) if answer["text"].strip() else 0.0
-            for item, answer in zip(items, answers, strict=True)
-        ]
-        unparsed = sum(not answer["text"].strip() for answer in answers)
-        return Scores("accuracy", {"accuracy": mean_metric(values)}, unparsed=unparsed)
+        return {"accuracy": mean_metric(accuracies(textvqa_accuracy, [item.reference for item in items], said))}
 
 
 def prompt_with_tokens(question: str, tokens: Sequence[str], prompts: str) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.ranking import reciprocal_rank
-from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
 from llava_mocle.evaluation.tasks.shared.coco_images import coco_image
-from llava_mocle.evaluation.tasks.shared.likelihoods import candidate_scores
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 FILE = "visdial/visdial_1.0_val.json"
@@ -50,13 +50,14 @@ class VisDial(Task):
             for place, record in places(path, field(data, "dialogs", str(path)))
         ]
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
+        """See `Task`: the options' log-likelihoods."""
+        return candidate_scores(item, answer)
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`."""
-        ranks = [
-            reciprocal_rank(candidate_scores(item, answer), item.reference)
-            for item, answer in zip(items, answers, strict=True)
-        ]
-        return Scores("mrr", {"mrr": mean_metric(ranks)})
+        ranks = [reciprocal_rank(scores, item.reference) for item, scores in zip(items, said, strict=True)]
+        return {"mrr": mean_metric(ranks)}
 
 
 def _item(

@@ -11,12 +11,12 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
-from llava_mocle.evaluation.metrics.vqa import min_over_three, soft_accuracy
-from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official import field, places, read_json
+from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, soft_accuracy
+from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style, short_question
-from llava_mocle.evaluation.tasks.shared.submissions import write_upload
-from llava_mocle.evaluation.tasks.shared.vqa_style import accuracies, by_answer_type, given_answers
+from llava_mocle.evaluation.tasks.shared.submissions import write_json
+from llava_mocle.evaluation.tasks.shared.vqa_format import by_answer_type, given_answers, given_texts
 
 SPLITS = ("train", "val", "test")
 ANSWER_TYPES = ("yes/no", "number", "other", "unanswerable")
@@ -41,10 +41,9 @@ class VizWiz(Task):
         """See `Task`. An image has one question, and its name is the question's id."""
         return vizwiz_items(root / "vizwiz", "test", prompts)
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """No score: the answers are not published."""
-        metrics = {"accuracy": Metric(None, None, 0, ())}
-        return Scores("accuracy", metrics, unparsed=sum(not answer["text"].strip() for answer in answers))
+        return {"accuracy": Metric(None, None, 0, ())}
 
     def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         """The upload, answers normalised as LLaVA does."""
@@ -52,7 +51,7 @@ class VizWiz(Task):
             {"image": item.question.question_id, "answer": normalize_evalai(answer["text"])}
             for item, answer in zip(items, answers, strict=True)
         ]
-        return [write_upload(folder / "vizwiz_test.json", upload)]
+        return [write_json(folder / "vizwiz_test.json", upload)]
 
 
 class VizWizVal(Task):
@@ -72,14 +71,14 @@ class VizWizVal(Task):
         """See `Task`."""
         return vizwiz_items(root / "vizwiz", "val", prompts)
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`. `accuracy_min3` counts all ten annotators at once, as VQAv2's local score does."""
-        values = accuracies(soft_accuracy, items, answers)
-        metrics = {
+        annotations = given_texts(items)
+        values = accuracies(soft_accuracy, annotations, said)
+        return {
             "accuracy": mean_metric(values),
-            "accuracy_min3": mean_metric(accuracies(min_over_three, items, answers)),
+            "accuracy_min3": mean_metric(accuracies(min_over_three, annotations, said)),
         } | by_answer_type(items, values, ANSWER_TYPES)
-        return Scores("accuracy", metrics, unparsed=sum(not answer["text"].strip() for answer in answers))
 
 
 def vizwiz_items(folder: Path, split: str, prompts: str) -> list[Item]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from llava_mocle.evaluation.task import Source
 from llava_mocle.evaluation.tasks.shared.medical_qa import MedicalQA, MedicalRecord
-from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field
 
 PUBLIC = "VQA_RAD Dataset Public.json"
 

@@ -1,6 +1,6 @@
 """VQAv2: open questions on COCO images. Val is scored here, test-dev by the server.
 
-VQA's file format, see vqa_style; the questions of test-dev have no annotations.
+VQA's file format, see `vqa_format`; the questions of test-dev have no annotations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
-from llava_mocle.evaluation.task import Item, Metric, Scores, Source, Task
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json
-from llava_mocle.evaluation.tasks.shared.submissions import write_upload
-from llava_mocle.evaluation.tasks.shared.vqa_style import vqa_items, vqa_metrics
+from llava_mocle.evaluation.task import Item, Metric, Source, Task
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.submissions import write_json
+from llava_mocle.evaluation.tasks.shared.vqa_format import vqa_items, vqa_metrics
 
 TEST_DEV = "vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json"
 TEST = "vqav2/v2_OpenEnded_mscoco_test2015_questions.json"
@@ -45,10 +45,9 @@ class VqaV2(Task):
         made = vqa_items(root / TEST_DEV, None, root / TEST_IMAGES, "COCO_test2015_", prompts, subtype="test")
         return [Item(item.question, None, {"all_questions": root / TEST}) for item in made]
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """No score: the answers are not published."""
-        metrics = {"accuracy": Metric(None, None, 0, ())}
-        return Scores("accuracy", metrics, unparsed=sum(not answer["text"].strip() for answer in answers))
+        return {"accuracy": Metric(None, None, 0, ())}
 
     def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         """The upload, answers normalised as LLaVA does; covers all test questions where their file is there."""
@@ -65,7 +64,7 @@ class VqaV2(Task):
                 raise DataError(f"{path}: no question {min(lost)} of test-dev; expected all questions of test2015.")
             said = {question_id: said.get(question_id, "") for question_id in asked}
         upload = [{"question_id": question_id, "answer": answer} for question_id, answer in said.items()]
-        return [write_upload(folder / "vqav2_test-dev2015.json", upload)]
+        return [write_json(folder / "vqav2_test-dev2015.json", upload)]
 
 
 class VqaV2Val(Task):
@@ -88,7 +87,6 @@ class VqaV2Val(Task):
             root / VAL, root / VAL_ANNOTATIONS, root / VAL_IMAGES, "COCO_val2014_", prompts, subtype="val2014"
         )
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`."""
-        unparsed = sum(not answer["text"].strip() for answer in answers)
-        return Scores("accuracy", vqa_metrics(items, answers, ANSWER_TYPES), unparsed=unparsed)
+        return vqa_metrics(items, said, ANSWER_TYPES)

@@ -12,9 +12,9 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import yes_probability
-from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.likelihoods import candidate_scores
-from llava_mocle.evaluation.tasks.shared.official import field, places, read_jsonl
+from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
+from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_jsonl
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 TEMPLATE = 'Based on the image, is this statement true or false? "{caption}"'
@@ -56,11 +56,15 @@ class Vsr(Task):
             made.append(Item(question, bool(label)))
         return made
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
+        """See `Task`: the probability of true."""
+        scores = candidate_scores(item, answer)
+        return yes_probability(scores[:2], scores[2:])
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """See `Task`."""
-        right = []
-        for item, answer in zip(items, answers, strict=True):
-            scores = candidate_scores(item, answer)
-            probability = yes_probability(scores[:2], scores[2:])
-            right.append(float(probability > 0.5 if item.reference else probability < 0.5))
-        return Scores("accuracy", {"accuracy": mean_metric(right)})
+        right = [
+            float(probability > 0.5 if item.reference else probability < 0.5)
+            for item, probability in zip(items, said, strict=True)
+        ]
+        return {"accuracy": mean_metric(right)}

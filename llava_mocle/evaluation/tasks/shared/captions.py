@@ -18,21 +18,16 @@ def caption_item(
     return Item(question, tuple(captions), keys)
 
 
-def cider_metric(items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Metric:
+def cider_metric(items: Sequence[Item], said: Sequence[str | None]) -> Metric:
     """CIDEr-D x 100 over `items`, whose references alone are the corpus that the document frequencies are taken from.
 
     So the score of a part (a domain, the first N images) is that of a benchmark of this part; parts don't average to
-    the whole.
+    the whole. A caption that is None is empty.
     """
     if not items:
         return Metric(None, None, 0, ())
     ids = [str(item.question.question_id) for item in items]
-    captions = {image: answer["text"].strip() for image, answer in zip(ids, answers, strict=True)}
+    captions = {image: (text or "").strip() for image, text in zip(ids, said, strict=True)}
     references = {image: item.reference for image, item in zip(ids, items, strict=True)}
     _, per_image = cider_d(captions, references)
     return mean_metric([per_image[image] for image in ids])
-
-
-def empty_answers(answers: Sequence[Mapping[str, Any]]) -> int:
-    """How many answers have no text."""
-    return sum(not answer["text"].strip() for answer in answers)

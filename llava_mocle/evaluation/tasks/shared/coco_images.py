@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.shared.official import ID, field
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field
 
 
 def coco_image(folder: Path, prefix: str, record: Mapping[str, Any], place: str) -> Path:

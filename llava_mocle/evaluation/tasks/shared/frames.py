@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.shared.unpacked import first_writable
+from llava_mocle.evaluation.tasks.shared.first_writable import first_writable
 from llava_mocle.io.cache import cache_root
 from llava_mocle.io.files import make_readable
 from llava_mocle.io.folders import folder_aside
 
-# As many as LAVIS gives InstructBLIP; eight of LLaVA-1.5's 576 tokens would not fit into its 4,096 positions.
+# The number that LAVIS gives InstructBLIP. Eight frames of 576 tokens each would not fit into LLaVA-1.5's 4,096
+# positions.
 FRAMES = 4
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov")
@@ -49,7 +50,7 @@ def video_frames(folder: Path, name: str, count: int = FRAMES) -> tuple[Path, ..
 
 
 def expected_frames(folder: Path, name: str) -> tuple[Path, ...]:
-    """None, once it is sure that `video_frames` would find the video or its frames.
+    """Check that `video_frames` would find the video or its frames, without reading them; returns no frames.
 
     Raises:
         DataError: there is neither.

@@ -1,42 +1,47 @@
-"""A language model that grades answers: any server with OpenAI's chat completions, asked through urllib."""
+"""A language model that grades answers: any server with OpenAI's chat completions."""
 
 import hashlib
-import http.client
 import json
 import os
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
 
 from llava_mocle.errors import ConfigError, DataError, UserError
-from llava_mocle.evaluation.task import Item, Task
-from llava_mocle.io.secrets import mask_urls
+from llava_mocle.evaluation.task import Item, Scores, Task
+from llava_mocle.io.files import append_line
 
 KEY_VARIABLE = "LLAVA_MOCLE_JUDGE_KEY"
 TRANSIENT = (408, 429, 500, 502, 503, 504)
+_MAY_HOLD_SECRETS = set("@?#")  # marks of a user, a query or a fragment in an address
 
 
 @dataclass
 class Judge:
     """Where the judge is.
 
+    Proxies are taken from HTTP_PROXY, HTTPS_PROXY and NO_PROXY. Redirects are not followed,
+    because the key would go along.
+
     Attributes:
         url: the server's base, up to and with its version: http://localhost:8000/v1
         model: the model's name there.
-        log: JSONL file of the replies so far; what stands in it is not asked again. None: kept in memory alone.
+        log: JSONL file of the replies so far; what stands in it is not asked again. Several processes may write to it
+            at the same time. None: replies are kept in memory only.
         api_key: sent as a bearer token; by default what the environment variable LLAVA_MOCLE_JUDGE_KEY holds.
-        timeout: seconds that one reply may take.
+        timeout: seconds to wait for the connection, and for each part of a reply.
         attempts: how often a busy or failing server is asked.
         pause: seconds before the second attempt; doubled before each later one.
 
     Raises:
-        ConfigError: the url is no http(s) address, or no model is named.
+        ConfigError: the url is no http(s) address or holds a user or a query; no model is named; or the key holds
+            characters that no header can hold.
         DataError: a line of the log is damaged.
     """
 
@@ -51,10 +56,14 @@ class Judge:
 
     def __post_init__(self) -> None:
         if not _is_address(self.url) or not self.model:
+            shown = "(not shown: it has a user or a query)" if _MAY_HOLD_SECRETS & set(self.url) else repr(self.url)
             raise ConfigError(
-                f"judge url {mask_urls(self.url)!r}, model {self.model!r}: expected an http(s) address, such as "
-                "http://localhost:8000/v1, and the name of a model there."
+                f"judge url {shown}, model {self.model!r}: expected an http(s) address without user or query, such as "
+                f"http://localhost:8000/v1, and the name of a model there. A key goes into {KEY_VARIABLE}."
             )
+        self.api_key = self.api_key.strip()  # the line end of a file that it was read from
+        if not self.api_key.isascii() or not self.api_key.isprintable():
+            raise ConfigError(f"judge key ({KEY_VARIABLE}): holds a line end or a letter outside ASCII; set it again.")
         if self.log is not None and self.log.is_file():
             self._replies = _logged_replies(self.log)
 
@@ -81,35 +90,35 @@ class Judge:
         return self._replies[key]
 
     def _record(self, key: str, body: dict[str, Any]) -> None:
-        if self.log is None:
-            return
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        record = {"key": key, "reply": self._replies[key], **body}
-        with open(self.log, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        if self.log is not None:
+            record = {"key": key, "reply": self._replies[key], **body}
+            append_line(self.log, json.dumps(record, ensure_ascii=False))
 
     def _post(self, body: dict[str, Any]) -> str:
         headers = {"Content-Type": "application/json"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         address = self.url.rstrip("/") + "/chat/completions"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         trouble = ""
         for attempt in range(self.attempts):
             if attempt:
                 time.sleep(self.pause * 2 ** (attempt - 1))
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                    content = _content(response.read(), address)
-                if content is not None:
-                    return content
-                trouble = f"a reply without text (were max_tokens={body['max_tokens']} spent on reasoning?)"
-            except urllib.error.HTTPError as error:
-                trouble = f"HTTP {error.code}: {_explanation(error)}"
-                if error.code not in TRANSIENT:
+                reply = httpx2.post(address, content=json.dumps(body).encode(), headers=headers, timeout=self.timeout)
+            except httpx2.RequestError as error:  # no connection, a time-out, a reply that was cut short
+                trouble = str(error) or type(error).__name__
+                continue
+            if not reply.is_success:
+                trouble = f"HTTP {reply.status_code}: {reply.text[:200]}"
+                if reply.status_code not in TRANSIENT:
                     break
-            except (OSError, http.client.HTTPException) as error:  # URLError, a time-out, a reply cut short
-                trouble = str(error)
+                continue
+            content = _content(reply.content, address)
+            if content is not None:
+                return content
+            trouble = f"a reply without text (were max_tokens={body['max_tokens']} spent on reasoning?)"
+        if self.api_key:  # some servers repeat it
+            trouble = trouble.replace(self.api_key, "(the key)")
         raise UserError(f"judge {self.model} at {address}: {trouble}. Answers and earlier replies are kept; run again.")
 
 
@@ -121,6 +130,10 @@ class JudgedTask(Task):
     """
 
     judge: Judge | None = None
+
+    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+        """See `Task`. Without a judge nothing is scored."""
+        return super().score(items, answers) if self.judge else super().score([], [])
 
     @abstractmethod
     def official_prompt(self, items: Sequence[Item]) -> bool:
@@ -134,20 +147,20 @@ class JudgedTask(Task):
 
 
 def _is_address(url: str) -> bool:
-    """Whether urllib can ask it: a scheme, a host, a port that is a number, no user, nothing that must be quoted."""
+    """Whether it is an http(s) address with a host, and without a user, a query or anything that must be quoted."""
     try:
-        parts = urllib.parse.urlsplit(url)
+        parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:  # the port, or a bracket of IPv6
         return False
-    return bool(known) and "@" not in parts.netloc and url.isascii() and url.isprintable() and " " not in url
+    return bool(known) and url.isascii() and url.isprintable() and not (_MAY_HOLD_SECRETS | {" "}) & set(url)
 
 
 def _logged_replies(log: Path) -> dict[str, str]:
-    """The replies of a log, whose last line is cut off where it is incomplete: a killed run leaves that behind."""
+    """The replies of a log. A last line without its end is left out: another process may be writing it."""
     whole = log.read_bytes().rpartition(b"\n")[0]
     replies = {}
-    for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+    for number, line in enumerate(whole.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -160,15 +173,7 @@ def _logged_replies(log: Path) -> dict[str, str]:
                 f"{log}, line {number}: {line[:60]!r} is no reply of the judge, expected a JSON object with 'key' and "
                 "'reply'. Remove the line, and it is asked for again."
             ) from error
-    os.truncate(log, len(whole) + bool(whole))
     return replies
-
-
-def _explanation(error: urllib.error.HTTPError) -> str:
-    try:
-        return error.read()[:200].decode(errors="replace")
-    except (OSError, http.client.HTTPException):
-        return str(error.reason)
 
 
 def _content(reply: bytes, address: str) -> str | None:

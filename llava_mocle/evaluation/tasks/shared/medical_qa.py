@@ -13,11 +13,11 @@ from typing import Any, ClassVar, NamedTuple
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.medical import closed_match, legacy_closed_match, open_recall
-from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official import ID, TEXT_OR_NUMBER, field, places, read_json
+from llava_mocle.evaluation.task import Item, Metric, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
-# What the metrics are called that count as LLaVA-Med's scorer does.
+# The ending of the names of metrics that count as LLaVA-Med's scorer does.
 LEGACY = "_legacy"
 # LLaVA-Med's scorer reads both: files with the misspelling exist.
 CONVERSATIONS = ("conversations", "conversatons")
@@ -79,7 +79,7 @@ class MedicalQA(Task):
         return made
 
     def official(self, record: Mapping[str, Any], place: str) -> MedicalRecord | None:
-        """A record of the authors' own file; None where it is of another split. By default no such file is read."""
+        """Read a record of the authors' own file; None for a record of another split. By default, refuse it."""
         raise DataError(f"{place}: no 'conversations', expected a LLaVA row with answer_type.")
 
     def _read(self, record: Mapping[str, Any], place: str) -> Iterator[tuple[str, MedicalRecord]]:
@@ -91,24 +91,39 @@ class MedicalQA(Task):
                 raise DataError(f"{place}: answer_type is {found.answer_type!r}, expected OPEN or CLOSED.")
             yield place, found._replace(answer_type=kind)
 
+    def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
+        """See `Task`: the text; of a closed question only one that `closed_match` can read."""
+        unreadable = item.keys["answer_type"] == "CLOSED" and closed_match(answer["text"], item.reference) is None
+        return None if unreadable else super().read(item, answer)
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
+        """See `Task`: the strict ones."""
+        opened, closed = _by_type(items, [text or "" for text in said])
+        return {
+            "open_recall": mean_metric([open_recall(*pair) for pair in opened]),
+            "closed_accuracy": mean_metric([closed_match(*pair) or 0.0 for pair in closed]),
+        }
+
     def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        """See `Task`. Unparsed: open answers that are empty, closed ones that no yes or no was read from."""
-        texts: dict[str, list[tuple[str, str]]] = {"OPEN": [], "CLOSED": []}
-        for item, answer in zip(items, answers, strict=True):
-            texts[item.keys["answer_type"]].append((answer["text"], item.reference))
-        closed = [closed_match(*pair) for pair in texts["CLOSED"]]
-        kept = [value for value in (legacy_closed_match(*pair) for pair in texts["CLOSED"]) if value is not None]
-        metrics = {
-            "open_recall": mean_metric([open_recall(*pair) for pair in texts["OPEN"]]),
-            "closed_accuracy": mean_metric([value or 0.0 for value in closed]),
-            f"open_recall{LEGACY}": mean_metric([open_recall(*pair, legacy=True) for pair in texts["OPEN"]]),
+        """See `Task`. LLaVA-Med's scorer reads answers in its own way, so its metrics are made from the raw texts."""
+        scores = super().score(items, answers)
+        opened, closed = _by_type(items, [answer["text"] for answer in answers])
+        kept = [value for value in (legacy_closed_match(*pair) for pair in closed) if value is not None]
+        legacy = {
+            f"open_recall{LEGACY}": mean_metric([open_recall(*pair, legacy=True) for pair in opened]),
             # Which answers are dropped depends on the model, so two runs cannot be compared item by item.
             f"closed_accuracy{LEGACY}": replace(mean_metric(kept), items=None),
         }
-        if self.legacy:
-            metrics = {name: metrics[name] for name in sorted(metrics, key=lambda name: not name.endswith(LEGACY))}
-        empty = sum(not text.strip() for text, _ in texts["OPEN"])
-        return Scores(next(iter(metrics)), metrics, unparsed=closed.count(None) + empty)
+        metrics = {**legacy, **scores.metrics} if self.legacy else {**scores.metrics, **legacy}
+        return replace(scores, headline=next(iter(metrics)), metrics=metrics)
+
+
+def _by_type(items: Sequence[Item], texts: Sequence[str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(answer, reference) of the open questions, and of the closed ones."""
+    pairs: dict[str, list[tuple[str, str]]] = {"OPEN": [], "CLOSED": []}
+    for item, text in zip(items, texts, strict=True):
+        pairs[item.keys["answer_type"]].append((text, item.reference))
+    return pairs["OPEN"], pairs["CLOSED"]
 
 
 def _llava_row(record: Mapping[str, Any], named: str, place: str) -> MedicalRecord:

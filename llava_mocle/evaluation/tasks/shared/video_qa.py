@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.exact import vqa_match
 from llava_mocle.evaluation.metrics.vqa import normalize_vqa
-from llava_mocle.evaluation.task import Item, Scores, Source, Task, mean_metric
+from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.frames import FRAMES, expected_frames, video_frames
-from llava_mocle.evaluation.tasks.shared.official import ID, field, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
 
 KINDS = ("what", "who", "how", "when", "where")
@@ -31,16 +31,16 @@ class VideoTask(Task):
     folder: ClassVar[str]
 
     @abstractmethod
-    def made(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
+    def items_with_frames(self, root: Path, prompts: str, frames: Frames) -> list[Item]:
         """`items`, with the frames that `frames` gives."""
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """See `Task`. Frames are read from videos where there are only these."""
-        return self.made(root, prompts, video_frames)
+        return self.items_with_frames(root, prompts, video_frames)
 
     def count(self, root: Path) -> int:
         """See `Task`. No video is read, only looked for."""
-        return len(self.made(root, "llava", expected_frames))
+        return len(self.items_with_frames(root, "llava", expected_frames))
 
     def missing(self, root: Path) -> list[Source]:
         """See `Task`. Where there are frames or videos (or frames kept from videos), neither is missing."""
@@ -60,6 +60,25 @@ def video_sources(folder: str, origin: str) -> tuple[Source, Source]:
     )
 
 
+class ExactVideoTask(VideoTask):
+    """MSVD-QA or MSRVTT-QA: exact match after VQA's normaliser, of all questions and by their first word."""
+
+    metric = "exact match after VQA's normaliser (Xu et al., Video Question Answering, 2017)"
+
+    def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
+        """See `Task`: the text, where VQA's normaliser leaves something of it."""
+        return answer["text"] if normalize_vqa(answer["text"]) else None
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
+        """See `Task`."""
+        right = [vqa_match(text or "", item.reference) for item, text in zip(items, said, strict=True)]
+        metrics = {"accuracy": mean_metric(right)}
+        for kind in KINDS:
+            part = [value for item, value in zip(items, right, strict=True) if item.keys["kind"] == kind]
+            metrics[f"accuracy_{kind}"] = mean_metric(part)
+        return metrics
+
+
 def video_items(path: Path, video_name: Callable[[str | int, str], str], prompts: str, frames: Frames) -> list[Item]:
     """Items of a questions file; `video_name` gives the name of a `video_id`'s video, below the file's folder."""
     found: dict[str, tuple[Path, ...]] = {}
@@ -75,13 +94,3 @@ def video_items(path: Path, video_name: Callable[[str | int, str], str], prompts
         first = text.split(maxsplit=1)[0].lower() if text.split() else ""
         made.append(Item(question, field(record, "answer", place, str), {"kind": first}))
     return made
-
-
-def video_scores(items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-    """Exact match after VQA's normaliser, of all and by the question's first word."""
-    right = [vqa_match(answer["text"], item.reference) for item, answer in zip(items, answers, strict=True)]
-    metrics = {"accuracy": mean_metric(right)}
-    for kind in KINDS:
-        part = [value for item, value in zip(items, right, strict=True) if item.keys["kind"] == kind]
-        metrics[f"accuracy_{kind}"] = mean_metric(part)
-    return Scores("accuracy", metrics, unparsed=sum(not normalize_vqa(answer["text"]) for answer in answers))

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -76,7 +78,7 @@ def test_a_reply_cut_short_is_asked_for_again(status):
     assert len(seen) == 2
     with (
         judge_server(lambda prompt: (200, "?"), cut_short=9) as (url, _),
-        pytest.raises(UserError, match=r"judge grader at .*IncompleteRead.*run again"),
+        pytest.raises(UserError, match=r"judge grader at .*without sending complete message body.*run again"),
     ):
         Judge(url, "grader", attempts=2, pause=0.0).ask("?")
 
@@ -132,9 +134,113 @@ def test_a_damaged_log_is_named(tmp_path, line):
         ("http://local host/v1", "grader"),
         ("http://localhost/v1\n", "grader"),
         ("http://localhost/vé", "grader"),
+        ("http://localhost/v1?key=secret", "grader"),
+        ("http://localhost/v1?key=me@secret", "grader"),
+        ("me:secret@localhost/v1", "grader"),
     ],
 )
 def test_bad_settings(url, model):
     with pytest.raises(ConfigError, match="expected an http") as caught:
         Judge(url, model)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["s3cret\nX-Other: 1", "s3crét"])
+def test_a_key_that_no_header_can_hold_is_refused_unseen(key, monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    with pytest.raises(ConfigError, match=KEY_VARIABLE) as caught:
+        Judge("http://localhost/v1", "grader")
+    assert "s3cr" not in str(caught.value)
+
+
+def test_a_line_end_behind_the_key_is_forgiven(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "s3cret\n")
+    with judge_server(lambda prompt: (200, "now")) as (url, seen):
+        Judge(url, "grader").ask("?")
+    assert seen[0]["headers"]["Authorization"] == "Bearer s3cret"
+
+
+def test_a_key_that_the_server_repeats_is_not_shown(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "s3cret")
+    with (
+        judge_server(lambda prompt: (401, "no such key: s3cret!")) as (url, _),
+        pytest.raises(UserError, match=r"HTTP 401: no such key: \(the key\)!"),
+    ):
+        Judge(url, "grader").ask("?")
+
+
+def test_a_redirect_is_not_followed_with_the_key(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "s3cret")
+    with (
+        judge_server(lambda prompt: (200, "stolen")) as (other, stolen),
+        judge_server(lambda prompt: (302, "moved"), location=f"{other}/chat/completions") as (url, seen),
+        pytest.raises(UserError, match="HTTP 302: moved"),
+    ):
+        Judge(url, "grader", pause=0.0).ask("?")
+    assert (len(seen), stolen) == (1, [])
+
+
+def test_the_environments_proxy_is_asked(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with judge_server(lambda prompt: (200, "by proxy")) as (proxy, seen):
+        monkeypatch.setenv("HTTP_PROXY", proxy.removesuffix("/v1"))
+        assert Judge("http://judge.invalid/v1", "grader", attempts=1).ask("?") == "by proxy"
+    assert seen[0]["path"] == "http://judge.invalid/v1/chat/completions"
+
+
+def test_a_server_that_is_silent_is_given_up():
+    with (
+        judge_server(lambda prompt: (200, "late"), silent=True) as (url, seen),
+        pytest.raises(UserError, match=r"judge grader at .*: timed out\. Answers"),
+    ):
+        Judge(url, "grader", timeout=0.1, attempts=2, pause=0.0).ask("?")
+    assert len(seen) == 2
+
+
+def test_a_line_that_another_process_is_writing_is_left_to_it(tmp_path):
+    log = tmp_path / "judge.jsonl"
+    line = '{"key": "a", "reply": "a long reply"}\n'
+    with open(log, "a") as other:
+        other.write(line[:20])
+        other.flush()
+        Judge("http://localhost/v1", "grader", log=log)
+        other.write(line[20:])
+    assert log.read_text() == line
+
+
+ASKS = """
+import sys
+from pathlib import Path
+from llava_mocle.evaluation.tasks.shared.judge import Judge
+judge = Judge(sys.argv[1], "grader", log=Path(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(25):
+    judge.ask(f"{sys.argv[3]} {number}")
+"""
+
+
+def test_two_processes_share_a_log(tmp_path):
+    """Replies longer than any buffer, while both write and a third opens the log again and again."""
+    log = tmp_path / "judge.jsonl"
+    with judge_server(lambda prompt: (200, prompt * 10_000)) as (url, _):
+        command = [sys.executable, "-c", ASKS, url, str(log)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        jobs = {name: subprocess.Popen([*command, name], **pipes) for name in ("one", "two")}
+        for job in jobs.values():
+            assert job.stdout.readline() == "ready\n"
+        for job in jobs.values():
+            job.stdin.write("go\n")
+            job.stdin.flush()
+        while any(job.poll() is None for job in jobs.values()):
+            Judge(url, "grader", log=log)
+        assert [job.wait() for job in jobs.values()] == [0, 0]
+        for job in jobs.values():
+            job.stdin.close()
+            job.stdout.close()
+    prompts = [f"{name} {number}" for name in jobs for number in range(25)]
+    with judge_server(lambda prompt: (500, "must not be asked")) as (url, seen):
+        judge = Judge(url, "grader", log=log, attempts=1)
+        assert [judge.ask(prompt) for prompt in prompts] == [prompt * 10_000 for prompt in prompts]
+    assert seen == []

@@ -1,6 +1,6 @@
 """Multiple choice with one right option: an answer is a letter, or the options are ranked by likelihood.
 
-An option without text is none, but keeps its letter: the options "cat", "" and "dog" are A and C.
+An option without text cannot be chosen, but keeps its letter: of the options "cat", "" and "dog", A and C remain.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +11,9 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.options import letter_or_text, option_text, parse_option_letter
-from llava_mocle.evaluation.task import OPTION_LETTER, Item
-from llava_mocle.evaluation.tasks.shared.likelihoods import candidate_scores
+from llava_mocle.evaluation.task import OPTION_LETTER, Item, Metric, Task, mean_metric
+from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
 from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
-
-# An answer may spell its option out; as many as LLaVA's loader of questions generates.
-OPTION_TOKENS = 128
 
 
 def choice_question(question: str, options: Sequence[str], prompts: str) -> str:
@@ -86,34 +83,43 @@ def choice_item(
     return Item(asked, gold_index(answer, texts, place), {**(keys or {}), "options": texts})
 
 
-def stated_option(text: str, options: Sequence[str]) -> int | None:
-    """A reading for benchmarks without an official one, its parts tried in order.
+class ChoiceTask(Task):
+    """A multiple-choice benchmark; its items are made by `choice_item`."""
 
-    A letter in one of the usual forms; an option's text; what MMBench's matcher finds.
-    """
-    for reading in (parse_option_letter, option_text, letter_or_text):
-        index = reading(text, options)
-        if index is not None:
-            return index
-    return None
+    max_new_tokens = 128  # an answer may spell its option out; as many as LLaVA's loader of questions generates
 
+    def option(self, text: str, options: Sequence[str]) -> int | None:
+        """The index of the option that a generated text means, None where that can't be told.
 
-def chosen(
-    item: Item,
-    answer: Mapping[str, Any],
-    parse: Callable[[str, Sequence[str]], int | None] = stated_option,
-) -> int | None:
-    """Index of the option that an answer chose; None where it can't be told.
+        This is a reading for benchmarks without an official one. It tries in order: a letter in one of the usual
+        forms; an option's text; MMBench's matching.
+        """
+        for reading in (parse_option_letter, option_text, letter_or_text):
+            index = reading(text, options)
+            if index is not None:
+                return index
+        return None
 
-    Among ranked options the likeliest is chosen, and of equals the first that is wrong. Options of the same text are
-    the same choice.
-    """
-    options = item.keys["options"]
-    right = {index for index, option in enumerate(options) if option == options[item.reference]}
-    if item.question.candidates:
-        places = [index for index, option in enumerate(options) if option]
-        scores = dict(zip(places, candidate_scores(item, answer), strict=True))
-        best: int | None = max(places, key=lambda index: (scores[index], index not in right))
-    else:
-        best = parse(answer["text"], options)
-    return int(item.reference) if best in right else best
+    def read(self, item: Item, answer: Mapping[str, Any]) -> int | None:
+        """See `Task`: the index of the chosen option.
+
+        Among ranked options the likeliest is chosen, and of equally likely ones the first that is wrong. Options with
+        the right one's text are right as well.
+        """
+        options = item.keys["options"]
+        right = {index for index, option in enumerate(options) if option == options[item.reference]}
+        if item.question.candidates:
+            places = [index for index, option in enumerate(options) if option]
+            scores = dict(zip(places, candidate_scores(item, answer), strict=True))
+            best: int | None = max(places, key=lambda index: (scores[index], index not in right))
+        else:
+            best = self.option(answer["text"], options)
+        return int(item.reference) if best in right else best
+
+    def right(self, items: Sequence[Item], said: Sequence[int | None]) -> list[float]:
+        """1.0 for each right choice, else 0.0."""
+        return [float(index == item.reference) for index, item in zip(said, items, strict=True)]
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
+        """See `Task`."""
+        return {"accuracy": mean_metric(self.right(items, said))}

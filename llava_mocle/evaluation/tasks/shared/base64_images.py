@@ -6,13 +6,13 @@ import hashlib
 from pathlib import Path
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.shared.unpacked import first_writable
+from llava_mocle.evaluation.tasks.shared.first_writable import first_writable
 from llava_mocle.io.cache import cache_root
 from llava_mocle.io.files import written_aside
 
 
 def unpack_image(encoded: str, path: Path, place: str) -> Path:
-    """Write the image to `path`, unless it is there with the same size, and return where it is; its bytes stay as are.
+    """Write the image to `path`, unless it is there with the same size, and return where it is. Its bytes are kept.
 
     Where nothing can be written beside the table, the image goes below `$LLAVA_MOCLE_CACHE`, named by its content.
     Several processes may unpack the same table at once: each writes aside and renames.
@@ -33,7 +33,7 @@ def unpack_image(encoded: str, path: Path, place: str) -> Path:
 
 
 def expected_image(encoded: str, path: Path, place: str) -> Path:
-    """`path`, where `unpack_image` would write first; the text is checked all the same, and nothing written."""
+    """Check the text as `unpack_image` does, without writing anything; returns `path`."""
     _decoded(encoded, place)
     return path
 

@@ -111,6 +111,18 @@ def field_or(record: Mapping[str, Any], key: str, place: str, kind: Any, default
     return field(record, key, place, kind) if key in record else default
 
 
+def annotated(record: Mapping[str, Any], key: str, place: str, kind: Any = str) -> tuple[Any, ...]:
+    """The entries, each of `kind`, of a record's list of what several people answered or wrote.
+
+    Raises:
+        DataError: no such list, an empty one, or an entry of another kind.
+    """
+    entries = field(record, key, place, list)
+    if not entries:
+        raise DataError(f"{place}: {key!r} is {entries!r}, expected what the annotators said, one entry each.")
+    return tuple(field(record, key, place, list[kind]))
+
+
 def places(path: Path, records: Any) -> Iterator[tuple[str, Any]]:
     """(place for messages, record) of each record of a list.
 

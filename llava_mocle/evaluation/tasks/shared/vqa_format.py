@@ -5,20 +5,17 @@ annotations: {"annotations": [{"question_id": 42000, "image_id": 42, "answer_typ
               "answers": [{"answer": "yes", "answer_confidence": "yes", "answer_id": 1}]}]}
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
-from llava_mocle.evaluation.metrics.vqa import min_over_three, soft_accuracy
+from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, soft_accuracy
 from llava_mocle.evaluation.task import Item, Metric, mean_metric
-from llava_mocle.evaluation.tasks.shared.annotators import annotated
 from llava_mocle.evaluation.tasks.shared.coco_images import coco_image
-from llava_mocle.evaluation.tasks.shared.official import ID, field, field_or, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, field, field_or, places, read_json
 from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
-
-Accuracy = Callable[[str, Sequence[str]], float]
 
 
 def vqa_items(
@@ -73,28 +70,22 @@ def _annotations(path: Path) -> dict[Any, tuple[tuple[dict[str, str], ...], str]
     return found
 
 
-def accuracies(
-    accuracy: Accuracy, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], key: str = "answer"
-) -> list[float]:
-    """One value an item; an answer without text is wrong, whatever the annotators said."""
-    return [
-        accuracy(a["text"], [given[key] for given in item.reference]) if a["text"].strip() else 0.0
-        for item, a in zip(items, answers, strict=True)
-    ]
+def given_texts(items: Sequence[Item], key: str = "answer") -> list[list[str]]:
+    """What the annotators of each item answered."""
+    return [[given[key] for given in item.reference] for item in items]
 
 
-def vqa_metrics(
-    items: Sequence[Item], answers: Sequence[Mapping[str, Any]], types: Sequence[str] = ()
-) -> dict[str, Metric]:
+def vqa_metrics(items: Sequence[Item], said: Sequence[str | None], types: Sequence[str] = ()) -> dict[str, Metric]:
     """`accuracy`: min(n / 3, 1) over all annotators; `accuracy_official`: VQA's own mean over ten leave-one-out sets.
 
     Args:
         types: answer types that get an accuracy of their own.
     """
-    values = accuracies(min_over_three, items, answers)
+    annotations = given_texts(items)
+    values = accuracies(min_over_three, annotations, said)
     metrics = {
         "accuracy": mean_metric(values),
-        "accuracy_official": mean_metric(accuracies(soft_accuracy, items, answers)),
+        "accuracy_official": mean_metric(accuracies(soft_accuracy, annotations, said)),
     }
     return metrics | by_answer_type(items, values, types)
 

@@ -3,8 +3,9 @@
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.shared.official import (
+from llava_mocle.evaluation.tasks.shared.official_files import (
     ID,
+    annotated,
     field,
     field_or,
     places,
@@ -115,3 +116,16 @@ def test_records_are_objects_in_a_list(tmp_path):
         list(places(tmp_path, {"a": {}}))
     with pytest.raises(DataError, match="record 1: found 'a', expected an object"):
         list(places(tmp_path, [{}, "a"]))
+
+
+def test_what_annotators_said():
+    record = {"answers": ["a", "b"], "none": [], "mixed": ["a", 1], "texts": "ab"}
+    assert annotated(record, "answers", "here") == ("a", "b")
+    for key, message in (
+        ("none", "here: 'none' is \\[\\], expected what the annotators said"),
+        ("mixed", "field 'mixed', entry 1, is 1, expected a text"),
+        ("texts", "field 'texts' is 'ab', expected a list"),
+        ("other", "here: no 'other'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            annotated(record, key, "here")

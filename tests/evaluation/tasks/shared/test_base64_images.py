@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.shared.embedded_images import expected_image, unpack_image
+from llava_mocle.evaluation.tasks.shared.base64_images import expected_image, unpack_image
 
 RED, BLUE = (base64.b64encode(colour).decode() for colour in (b"red", b"blu"))
 
