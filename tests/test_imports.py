@@ -93,6 +93,16 @@ def test_every_level_is_a_room() -> None:
     assert set(LEVELS) == rooms, "the levels and the folders of the package differ"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_own_imports_are_there(path: Path) -> None:
+    """The type check lets a module pass that does not exist, and an import inside a function fails late."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "llava_mocle":
+            place = PACKAGE.parent.joinpath(*str(node.module).split("."))
+            found = place.is_dir() or place.with_suffix(".py").is_file()
+            assert found, f"{path}:{node.lineno}: there is no {node.module}"
+
+
 def test_nothing_is_unpickled() -> None:
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -186,7 +186,7 @@ def _fit(job: _Job) -> None:
     from llava_mocle.clustering.encoder import SentenceEncoder
     from llava_mocle.clustering.fit_request import fit_request, weigh
     from llava_mocle.clustering.instruction import InstructionRule
-    from llava_mocle.inference.placement import choose_placement
+    from llava_mocle.model.placement import choose_placement
 
     started = time.perf_counter()
     rule = InstructionRule(job.turns)

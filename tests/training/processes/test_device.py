@@ -120,6 +120,6 @@ def test_a_run_asks_about_idle_gpus(recipe_file, monkeypatch) -> None:
     def ask(*_) -> None:
         raise ConfigError("asked")
 
-    monkeypatch.setattr("llava_mocle.training.run.warn_of_idle_gpus", ask)
+    monkeypatch.setattr("llava_mocle.training.processes.start.warn_of_idle_gpus", ask)
     with pytest.raises(ConfigError, match="asked"):
         train(load_recipe(recipe_file()))
