@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from llava_mocle.errors import AssetError, ConfigError
+from llava_mocle.model.weights import read_weights
 
 # All of EfficientNet-Lite keeps its head at this width and halves the image five times.
 _HEAD_CHANNELS = 1280
@@ -114,7 +115,10 @@ class GridVisionModel(PreTrainedModel):
             AssetError: the file is missing, unreadable, or not the weights of this backbone.
         """
         model = cls(GridVisionConfig(backbone=backbone, grid_size=grid_size, **config_fields))
-        state = {k: v for k, v in _read_state_dict(Path(path)).items() if not k.startswith("_fc.")}
+        if not Path(path).is_file():
+            raise AssetError(f"{path}: no such file; expected backbone weights (.pth or .safetensors).")
+        weights = read_weights(Path(path), AssetError)
+        state = {name: value for name, value in weights.items() if not name.startswith("_fc.")}
         try:
             model.backbone.load_state_dict(state)
         except RuntimeError as error:
@@ -241,22 +245,6 @@ def _build_backbone(config: GridVisionConfig) -> nn.Module:
     # The classifier is never used; left in it would be a million idle weights in every checkpoint.
     backbone._fc = nn.Identity()
     return backbone
-
-
-def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise AssetError(f"{path}: no such file; expected backbone weights (.pth or .safetensors).")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise AssetError(f"{path}: cannot be read as weights ({type(error).__name__}: {error}).") from error
-    if not isinstance(state, dict):
-        raise AssetError(f"{path}: holds a {type(state).__name__}, expected a state dict (name -> tensor).")
-    return state
 
 
 def register() -> None:

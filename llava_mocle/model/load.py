@@ -24,9 +24,7 @@ from llava_mocle.model.folders import (
     read_recipe,
 )
 from llava_mocle.model.image_tokens import image_tokens_per_image
-from llava_mocle.model.legacy import DERIVED_SUFFIXES
-from llava_mocle.model.loading import load_reported, refuse_gaps
-from llava_mocle.model.original import load_original
+from llava_mocle.model.original import DERIVED_SUFFIXES, load_original
 from llava_mocle.model.placement import choose_attention, parse_dtype
 from llava_mocle.model.processing import (
     check_image_size,
@@ -37,12 +35,11 @@ from llava_mocle.model.processing import (
     load_tokenizer,
     max_length,
 )
-from llava_mocle.model.projector import load_projector, save_projector
+from llava_mocle.model.projector import load_projector
+from llava_mocle.model.weights import load_whole
 
 if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
-
-__all__ = ["LoadedModel", "load_model", "load_projector", "save_projector"]
 
 
 @dataclass
@@ -228,24 +225,21 @@ def find_base(folder: Path, config_file: str, base: Any = None) -> Path:
 
 
 def _load_base(folder: Path, options: _Options) -> LlavaForConditionalGeneration:
-    from safetensors import SafetensorError
-
     try:
         config = AutoConfig.from_pretrained(folder)
-        dtype = (config.dtype or torch.float32) if options.dtype == "auto" else options.dtype
-        model, report = load_reported(
-            LlavaForConditionalGeneration,
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=options.attention(dtype),
-            use_safetensors=True,
-        )
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot be loaded ({type(error).__name__}: {error}).") from error
-    report["unexpected_keys"] = [k for k in report["unexpected_keys"] if not k.endswith(DERIVED_SUFFIXES)]
-    refuse_gaps(folder, report, unexpected=True)
-    return model
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}/config.json: cannot be used ({type(error).__name__}: {error}).") from error
+    dtype = (config.dtype or torch.float32) if options.dtype == "auto" else options.dtype
+    return load_whole(
+        LlavaForConditionalGeneration,
+        folder,
+        refuse_unexpected=True,
+        ignore=DERIVED_SUFFIXES,
+        config=config,
+        dtype=dtype,
+        attn_implementation=options.attention(dtype),
+        use_safetensors=True,
+    )
 
 
 def _check_parts(loaded: LoadedModel) -> None:

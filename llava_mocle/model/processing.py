@@ -8,7 +8,6 @@ from transformers import AddedToken, AutoImageProcessor, AutoTokenizer, CLIPImag
 from llava_mocle.clustering.instruction import IMAGE_TOKEN
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.model.folders import TEMPLATE_FILE, read_json
-from llava_mocle.model.image_tokens import processed_size
 from llava_mocle.model.llama_tokenizer import holds_llama_tokenizer, load_llama_tokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
@@ -89,7 +88,11 @@ def image_processor_for(folder: Path, vision_config: Any) -> Any:
 
 def check_image_size(processor: Any, vision_config: Any, folder: Path) -> None:
     """`CheckpointError` where processor and vision tower disagree about the image size."""
-    made, taken = processed_size(processor), getattr(vision_config, "image_size", None)
+    if getattr(processor, "do_center_crop", False) and processor.crop_size:
+        made = processor.crop_size["height"]
+    else:
+        made = processor.size["height"] or processor.size["shortest_edge"]
+    taken = getattr(vision_config, "image_size", None)
     if made and taken and made != taken:
         raise CheckpointError(
             f"{folder}/preprocessor_config.json: images become {made} px high, but the vision tower takes {taken} px; "
