@@ -52,11 +52,6 @@ class StackedExperts(nn.Module):
             x = x.to(self.experts_A.dtype)
         return grouped(self.dropout(x), self.experts_A, self.experts_B, assignment, self.scaling)
 
-    @torch.no_grad()
-    def collapsed(self, assignment: Assignment | None) -> tuple[Tensor, Tensor]:
-        """A' (n r, in), B' (out, n r) of the plain LoRA that equals this site for one cluster; same scaling."""
-        return collapsed_pair(self.experts_A, self.experts_B, assignment)
-
 
 class MocleLinear(nn.Module, BaseTunerLayer):
     """y = W0 x + (experts chosen for each sample), one site of a MoCLE adapter.
@@ -117,7 +112,8 @@ class MocleLinear(nn.Module, BaseTunerLayer):
 
     def get_delta_weight(self, adapter_name: str, assignment: Assignment | None) -> Tensor:
         """scaling * B' A' (out, in), in fp32 or better."""
-        pair_A, pair_B = cast(StackedExperts, self.mocle_experts[adapter_name]).collapsed(assignment)
+        experts = cast(StackedExperts, self.mocle_experts[adapter_name])
+        pair_A, pair_B = collapsed_pair(experts.experts_A, experts.experts_B, assignment)
         return self.scaling[adapter_name] * (pair_B @ pair_A)
 
     @torch.no_grad()

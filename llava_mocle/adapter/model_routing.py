@@ -229,9 +229,6 @@ class RoutingState:
             )
         return routing.site(site)
 
-    def __deepcopy__(self, _memo: dict) -> RoutingState:
-        # Tensors of a live autograd graph cannot be copied, and a copied model has seen no forward yet.
-        return RoutingState()
-
     def __reduce__(self) -> tuple:
+        # A copy is empty: tensors of a live autograd graph cannot be copied, and a copied model has seen no forward.
         return RoutingState, ()

@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import LlamaTokenizer
 
-from llava_mocle.model.folders import read_json
+from llava_mocle.io.jsonl import read_json
 
 _CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
 _FIRST_ONLY = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}

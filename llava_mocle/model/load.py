@@ -13,6 +13,7 @@ from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from llava_mocle.clustering.instruction import IMAGE_TOKEN
 from llava_mocle.errors import CheckpointError
+from llava_mocle.io.jsonl import read_json
 from llava_mocle.model.adapters import attach_adapter, load_cluster_model
 from llava_mocle.model.folders import (
     ADAPTER_CONFIG,
@@ -20,7 +21,6 @@ from llava_mocle.model.folders import (
     Kind,
     detect_kind,
     find_folder,
-    read_json,
     read_recipe,
 )
 from llava_mocle.model.image_tokens import image_tokens_per_image

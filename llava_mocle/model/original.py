@@ -8,8 +8,9 @@ import torch
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from llava_mocle.errors import CheckpointError
+from llava_mocle.io.jsonl import read_json
 from llava_mocle.model.build import fit_embeddings, llava_config, load_vision_tower, plain_generation_config
-from llava_mocle.model.folders import find_folder, read_json, weight_files
+from llava_mocle.model.folders import find_folder, weight_files
 from llava_mocle.model.processing import image_processor_for, load_tokenizer, prepare_tokenizer
 from llava_mocle.model.weights import load_whole, read_weights
 

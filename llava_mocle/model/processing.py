@@ -7,7 +7,8 @@ from transformers import AddedToken, AutoImageProcessor, AutoTokenizer, CLIPImag
 
 from llava_mocle.clustering.instruction import IMAGE_TOKEN
 from llava_mocle.errors import CheckpointError, ConfigError
-from llava_mocle.model.folders import TEMPLATE_FILE, read_json
+from llava_mocle.io.jsonl import read_json
+from llava_mocle.model.folders import TEMPLATE_FILE
 from llava_mocle.model.llama_tokenizer import holds_llama_tokenizer, load_llama_tokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
