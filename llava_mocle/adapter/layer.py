@@ -61,7 +61,7 @@ class MocleLinear(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = ("mocle_experts",)
-    other_param_names = ("r", "lora_alpha", "scaling", "site_index")
+    other_param_names = ("scaling", "site_index")
 
     def __init__(self, base_layer: nn.Linear, adapter_name: str, config: MocleConfig, state: RoutingState) -> None:
         super().__init__()
@@ -69,8 +69,6 @@ class MocleLinear(nn.Module, BaseTunerLayer):
         self.in_features = base_layer.in_features
         self.out_features = base_layer.out_features
         self.mocle_experts = nn.ModuleDict()
-        self.r: dict[str, int] = {}
-        self.lora_alpha: dict[str, float] = {}
         self.scaling: dict[str, float] = {}
         self.site_index: dict[str, int | None] = {}
         self.routing_state = state
@@ -82,8 +80,6 @@ class MocleLinear(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, config: MocleConfig) -> None:
         """Add the experts of an adapter. The model sets `site_index` once it knows all sites."""
-        self.r[adapter_name] = config.r
-        self.lora_alpha[adapter_name] = config.lora_alpha
         self.scaling[adapter_name] = config.scaling
         self.site_index[adapter_name] = None
         self.mocle_experts[adapter_name] = StackedExperts(config, self.in_features, self.out_features)

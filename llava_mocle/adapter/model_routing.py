@@ -102,9 +102,6 @@ class ModelRouting:
 
         Args:
             factor: how often `generate` repeats every sample; see `expansion`.
-
-        Raises:
-            RoutingError: the ids are missing, of a wrong dtype or length, or out of range.
         """
         if self.enabled:
             with torch.no_grad():

@@ -16,7 +16,7 @@ from llava_mocle.io.jsonl import read_json
 
 KIND = "llava_mocle_cluster_model"
 FORMAT_VERSION = 1
-# Raised when the algorithm changes so that the same data would give other clusters.
+# Increased when a change of the algorithm gives other clusters for the same data.
 _FIT_VERSION = 1
 
 
@@ -34,8 +34,8 @@ class Example:
 class ClusterConfig:
     """config.json of a cluster model.
 
-    `encoder` is the name it was fitted with; `encoder_weight_hash` is what counts. `fit` holds statistics: request
-    (a hash of the data and settings), num_instructions, num_distinct, inertia, iterations, versions.
+    `encoder` is the name of the encoder at the fit; what is checked is `encoder_weight_hash`. `fit` holds statistics:
+    request (a hash of the data and settings), num_rows, num_instructions, num_distinct, inertia, iterations.
     """
 
     encoder: str

@@ -1,7 +1,7 @@
 """Embeddings kept on disk, keyed by content, in shards that are written aside and renamed.
 
-Several processes may read and write one cache at once: a shard is complete or absent, is never changed, and the worst
-that two writers can do is to store the same text twice.
+Several processes may read and write one cache at once. A shard appears whole and is never changed, and two writers
+store the same text twice at worst.
 """
 
 import hashlib

@@ -78,7 +78,7 @@ def build_llava(
         template = template or choose_template(language_folder, tokenizer, model.config)
         image_token_id = prepare_tokenizer(tokenizer)
         fit_embeddings(model, tokenizer)
-        tokenizer.model_max_length = max_length(tokenizer, model.config, {})
+        tokenizer.model_max_length = max_length(tokenizer, model.config)
         config = llava_config(
             model.config, tower.config, image_token_id, vision_feature_layer, vision_feature_select_strategy
         )
@@ -210,5 +210,5 @@ def _write_processor(folder: Path, tokenizer: Any, image_processor: Any, config:
         chat_template=tokenizer.chat_template,
     )
     processor.save_pretrained(folder)
-    # Also by itself, where LLaVA-HF folders have it and `AutoImageProcessor` looks first.
+    # Also in preprocessor_config.json, as in LLaVA-HF folders: `AutoImageProcessor` looks there first.
     image_processor.save_pretrained(folder)

@@ -167,7 +167,7 @@ def _load_whole(folder: Path, kind: Kind, base: Any, template: str | None, optio
         image_token_id=config.image_token_id,
         image_tokens_per_image=image_tokens_per_image(config),
         image_aspect_ratio=getattr(config.text_config, "image_aspect_ratio", "pad"),
-        model_max_length=max_length(tokenizer, config.text_config, {}),
+        model_max_length=max_length(tokenizer, config.text_config),
         path=folder,
         base_path=folder,
     )
@@ -185,7 +185,7 @@ def _load_under(folder: Path, config_file: str, base: Any, template: str | None,
             f"{folder / config_file}: its base {base_folder} is itself an adapter; merge that one into a base first."
         )
     version = recipe.get("version")
-    # Stage 1's `plain` leaves the question out; what answers questions is the base's own template.
+    # Stage 1's template `plain` drops the question, so a stage-1 model answers with the template of its base.
     under = _load_whole(base_folder, kind, None, template or (None if version == "plain" else version), options)
     if has_tokenizer(folder):
         under.tokenizer = load_tokenizer(folder)

@@ -34,7 +34,7 @@ def load_tokenizer(folder: Path) -> Any:
         raise CheckpointError(f"{folder}: has no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}.")
     try:
         if holds_llama_tokenizer(folder):
-            # By model type "llava", `AutoTokenizer` would make one of a lone tokenizer.model that never writes "▁".
+            # For the model type "llava" and a lone tokenizer.model, `AutoTokenizer` gives one that never writes "▁".
             tokenizer = load_llama_tokenizer(folder)
         else:
             tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -112,10 +112,8 @@ def _default_image_processor(vision_config: Any) -> Any:
     return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=square)
 
 
-def max_length(tokenizer: Any, text_config: Any, recipe: dict[str, Any]) -> int:
-    """Longest sample in tokens: the recipe's, else the tokenizer's limit, else the positions the model has."""
-    if recipe.get("model_max_length"):
-        return int(recipe["model_max_length"])
+def max_length(tokenizer: Any, text_config: Any) -> int:
+    """Longest sample in tokens: the tokenizer's limit or the model's positions, whichever is less; else 2048."""
     positions = getattr(text_config, "max_position_embeddings", None) or _NO_LIMIT
     limit = min(tokenizer.model_max_length or _NO_LIMIT, positions)
     return limit if limit < _NO_LIMIT else 2048
@@ -148,7 +146,7 @@ def choose_template(folder: Path, tokenizer: Any, text_config: Any, recipe: dict
 
 
 def _speaks_vicuna(tokenizer: Any) -> bool:
-    """Whether a chat template writes Vicuna's roles, seen from what it renders: they may be put together by code."""
+    """Whether a chat template writes Vicuna's roles. It is rendered, because its code may put them together."""
     chat = tokenizer.chat_template
     contents: tuple[Any, ...] = ("question", [{"type": "text", "text": "question"}])
     for source in [chat] if isinstance(chat, str) else chat.values():
@@ -158,7 +156,7 @@ def _speaks_vicuna(tokenizer: Any) -> bool:
                 text = tokenizer.apply_chat_template(
                     turns, chat_template=source, tokenize=False, add_generation_prompt=True
                 )
-            except Exception:  # a template may raise whatever it likes about the form of content it does not take
+            except Exception:  # templates raise all kinds of errors for a form of content that they do not take
                 continue
             if "USER:" in text and "ASSISTANT:" in text:
                 return True
