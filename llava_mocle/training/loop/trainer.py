@@ -37,12 +37,7 @@ from llava_mocle.training.loop.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.loop.routing_log import RoutingLog, warn_of_idle_experts
 from llava_mocle.training.loop.text_only import run_projector_in_every_step
 from llava_mocle.training.loop.validation import LossByGroup, pack_ids, sample_losses
-from llava_mocle.training.processes.loader_workers import (
-    NamingIterator,
-    NamingLoader,
-    isolate_workers,
-    naming_rows,
-)
+from llava_mocle.training.processes.loader_workers import isolate_workers, naming_rows
 from llava_mocle.training.setup.data import TrainingData
 from llava_mocle.training.setup.parameter_groups import parameter_groups
 
@@ -174,10 +169,6 @@ class MocleTrainer(Trainer):
         """Likewise."""
         return isolate_workers(super().get_eval_dataloader(*args, **kwargs), self.args.seed)
 
-    def get_batch_samples(self, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
-        """`Trainer`'s; if the loader fails, the error names the row (see `NamingIterator`)."""
-        return super().get_batch_samples(NamingIterator(epoch_iterator, self.train_dataset), *args, **kwargs)
-
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
         batch = global_batch(self.args)
@@ -263,14 +254,10 @@ class MocleTrainer(Trainer):
         self.validation_losses.add(*every)
         return losses.sum() / counts.sum().clamp(min=1), None, None
 
-    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-        """`Trainer`'s loop, with the token-weighted loss by dataset and by cluster among its metrics.
-
-        Raises:
-            UserError: a held-out row cannot be loaded (see `NamingIterator`).
-        """
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer`'s loop, with the token-weighted loss by dataset and by cluster among its metrics."""
         self.validation_losses.reset()
-        output = super().evaluation_loop(NamingLoader(dataloader), *args, **kwargs)
+        output = super().evaluation_loop(*args, **kwargs)
         output.metrics.update(self.validation_losses.metrics())
         return output
 
