@@ -67,15 +67,11 @@ class Preemption(StopEarly):
         return bool(requested.item())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """See `TrainerCallback`. All ranks stop at the same step, whichever of them got the signal."""
+        """All ranks stop at the same step, whichever of them got the signal."""
         return self.stop(control) if self.requested(args.device) and state.global_step < state.max_steps else control
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """See `TrainerCallback`.
-
-        Raises:
-            ValidationCutOff: on all ranks after the same batch.
-        """
+        """Raises `ValidationCutOff` if any rank got a signal: on all ranks, after the same batch."""
         if self.requested(args.device):
             raise ValidationCutOff
         return control
