@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import ProgressCallback
 
 _TRAINING_KEYS = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad"}
 
@@ -85,10 +85,3 @@ class StopAfterSteps(StopEarly):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         return self.stop(control) if self.steps <= state.global_step < state.max_steps else control
-
-
-def replace_console(trainer: Any) -> None:
-    """Replace `Trainer`'s console output by ours."""
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ConsoleLines if trainer.args.disable_tqdm else ConsoleProgress)
