@@ -23,7 +23,28 @@ INSUFFICIENT = "\nWhen the provided information is insufficient, respond with 'U
 ORIGIN = "vizwiz.org, Visual Question Answering, Annotations.zip"
 
 
-class VizWiz(Task):
+class _VizWizSplit(Task):
+    """What both splits share."""
+
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
+        """An image has one question, and its name is the question's id. Those of test have no answers."""
+        folder, split = root / "vizwiz", self.split
+        path = folder / f"{split}.json"
+        for place, record in json_records(path):
+            image, text = field(record, "image", place, str), field(record, "question", place, str)
+            if any(image.startswith(f"VizWiz_{other}_") for other in SPLITS if other != split):
+                raise DataError(f"{place}: image is {image!r}, expected one of {split}: the file of another split.")
+            # The model may say that it can't tell only where it was told so: LLaVA's line for this benchmark.
+            prompt = text + INSUFFICIENT + SHORT_ANSWER if prompts == "llava" else short_question(text, prompts)
+            question = Question(image, prompt, (folder / split / image,), source=place)
+            reference, keys = None, {}
+            if split != "test":
+                reference = given_answers(record, place)
+                keys = {"answer_type": field(record, "answer_type", place, str)}
+            yield Item(question, reference, keys)
+
+
+class VizWiz(_VizWizSplit):
     """Test: an upload for the server, no score here."""
 
     name = "vizwiz"
@@ -36,9 +57,6 @@ class VizWiz(Task):
     )
     official_n = 8000
 
-    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
-        return vizwiz_items(root / "vizwiz", "test", prompts)
-
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """No score: the answers are not published."""
         return {"accuracy": Metric(None, None, 0, ())}
@@ -49,7 +67,7 @@ class VizWiz(Task):
         return {"vizwiz_test.json": [{"image": item.question.question_id, "answer": text} for item, text in said]}
 
 
-class VizWizVal(Task):
+class VizWizVal(_VizWizSplit):
     """Val: scored here as the server scores test."""
 
     name = "vizwiz_val"
@@ -62,9 +80,6 @@ class VizWizVal(Task):
     )
     official_n = 4319
 
-    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
-        return vizwiz_items(root / "vizwiz", "val", prompts)
-
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """`accuracy_min3` counts all ten annotators at once, as VQAv2's local score does."""
         annotations = given_texts(items)
@@ -73,23 +88,3 @@ class VizWizVal(Task):
             "accuracy": mean_metric(values),
             "accuracy_min3": mean_metric(accuracies(min_over_three, annotations, said)),
         } | accuracy_by(items, values, "answer_type", ANSWER_TYPES)
-
-
-def vizwiz_items(folder: Path, split: str, prompts: str) -> Iterator[Item]:
-    """Items of a split's annotations; those of test have no answers.
-
-    An image has one question, and its name is the question's id.
-    """
-    path = folder / f"{split}.json"
-    for place, record in json_records(path):
-        image, text = field(record, "image", place, str), field(record, "question", place, str)
-        if any(image.startswith(f"VizWiz_{other}_") for other in SPLITS if other != split):
-            raise DataError(f"{place}: image is {image!r}, expected one of {split}: the file of another split.")
-        # The model may say that it can't tell only where it was told so: LLaVA's line for this benchmark.
-        prompt = text + INSUFFICIENT + SHORT_ANSWER if prompts == "llava" else short_question(text, prompts)
-        question = Question(image, prompt, (folder / split / image,), source=place)
-        reference, keys = None, {}
-        if split != "test":
-            reference = given_answers(record, place)
-            keys = {"answer_type": field(record, "answer_type", place, str)}
-        yield Item(question, reference, keys)

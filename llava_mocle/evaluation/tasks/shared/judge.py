@@ -89,13 +89,10 @@ class Judge:
         key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         if key not in self._replies:
             self._replies[key] = self._post(body)
-            self._record(key, body)
+            if self.log is not None:
+                record = {"key": key, "reply": self._replies[key], **body}
+                append_line(self.log, json.dumps(record, ensure_ascii=False))
         return self._replies[key]
-
-    def _record(self, key: str, body: dict[str, Any]) -> None:
-        if self.log is not None:
-            record = {"key": key, "reply": self._replies[key], **body}
-            append_line(self.log, json.dumps(record, ensure_ascii=False))
 
     def _post(self, body: dict[str, Any]) -> str:
         headers = {"Content-Type": "application/json"}
