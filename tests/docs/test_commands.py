@@ -3,8 +3,10 @@
 import re
 import shlex
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,17 +20,16 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Flags of other programs that the pages name.
 FOREIGN_FLAGS = {
     *("--gpu-bind", "--gpus-per-task", "--gres", "--ntasks-per-node", "--nodes", "--gpus-per-node", "--qos", "--mem"),
-    *("--ssh_port", "--include", "--nproc_per_node", "--version"),
+    *("--ssh_port", "--include", "--nproc_per_node", "--KEY"),
 }
-# A flag that a subcommand takes, and those of the programs with LLaVA's names.
-MODEL_VQA_FLAGS = {"--all-rounds", "--single-pred-prompt", "--lang", "--answers-file", "--question-file"}
+MODEL_VQA_FLAGS = {"--all-rounds", "--model-path", "--image-folder", "--answers-file", "--question-file"}
 
 
 def code_lines(page: Path) -> list[str]:
     """The lines of fenced and indented code, continued lines as one."""
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"^ *```\w*\n(.*?)^ *```$", text, flags=re.MULTILINE | re.DOTALL)
-    blocks += re.findall(r"^    (.*(?:\\\n.*)?)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
+    blocks += re.findall(r"(?:^    .*\n)+", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
     return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
@@ -65,13 +66,16 @@ def wrong_flags(words: list[str], known: frozenset[str] | set[str]) -> list[str]
     return [flag for flag in flags if flag not in known]
 
 
-def commands(prefix: str) -> list[pytest.param]:
-    found = [
-        pytest.param(line, id=f"{page.stem}: {line[:60]}")
-        for page in PAGES
-        for line in dict.fromkeys(code_lines(page))
-        if line.startswith(prefix)
-    ]
+def commands(prefix: str) -> list[Any]:
+    """Test cases: every shown command that starts with `prefix`, after the variables that are set for it."""
+    found = []
+    for page in PAGES:
+        lines = [re.sub(r"^(?:[A-Z_]+=\S+ +)+", "", line) for line in code_lines(page)]
+        found += [
+            pytest.param(line, id=f"{page.stem}: {line[:60]}")
+            for line in dict.fromkeys(lines)
+            if line.startswith(prefix)
+        ]
     assert len(found) > 10, f"the pages show only {len(found)} commands that start with {prefix}"
     return found
 
@@ -93,8 +97,8 @@ def test_a_command_parses(line: str, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_script_exists_and_takes_these_flags(line: str) -> None:
     _, script, *words = words_of(line)
     assert (ROOT / script).is_file()
-    known = flags_of("eval") | MODEL_VQA_FLAGS | {"--model-path", "--image-folder"} if "eval" in script else None
-    assert wrong_flags(words, known or recipe_flags()) == []
+    known = flags_of("eval") | MODEL_VQA_FLAGS if "eval" in script else recipe_flags()
+    assert wrong_flags(words, known) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -119,13 +123,23 @@ def test_files_and_modules_that_a_page_names_are_there(page: Path) -> None:
         for path in re.findall(r"(?<![\w./-])((?:scripts|zero_configs|benchmarks|tests|llava_mocle)/[\w./-]*\w)", text)
         if not (ROOT / path).exists() and path != "scripts/environment.sh"  # the user's own
     ]
-    wrong += [
-        name for name in re.findall(r"-m ((?:llava_mocle|playground|benchmarks)[\w.]*)", text) if not find_spec(name)
-    ]
+    wrong += [name for name in re.findall(r"-m ((?:playground|benchmarks)\.\w+)", text) if not find_spec(name)]
+    wrong += [name for name in re.findall(r"\bllava_mocle(?:\.[A-Za-z_]\w*)+", text) if not _is_there(name)]
     for target in re.findall(r"\]\(([^)#]+\.md)(?:#[\w-]+)?\)", text):
         if not (page.parent / target).is_file():
             wrong.append(target)
     assert wrong == []
+
+
+def _is_there(name: str) -> bool:
+    """Whether a dotted name is a module, or something that a module holds."""
+    place, _, last = name.rpartition(".")
+    try:
+        if find_spec(name) is not None:
+            return True
+    except ModuleNotFoundError:  # `place` is a module without modules inside
+        pass
+    return hasattr(import_module(place), last)
 
 
 def _anchors(page: Path) -> set[str]:
