@@ -11,6 +11,7 @@ from typing import Any
 from transformers.hf_argparser import string_to_bool
 
 from llava_mocle.errors import ConfigError
+from llava_mocle.recipe.values import is_set
 
 logger = logging.getLogger(__name__)
 
@@ -26,20 +27,12 @@ NO_FULL_FINE_TUNING = (
 )
 
 
-def _keep(_: Any) -> dict[str, Any]:
-    return {}
-
-
 def _any(_: Any) -> bool:
     return True
 
 
 def _is_unset(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and value.strip().lower() in ("", "none", "null"))
-
-
-def _only(*values: Any) -> Callable[[Any], bool]:
-    return lambda value: value in values
+    return not is_set(value)
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ class LlavaFlag:
     kind: type = str
     fits: Callable[[Any], bool] = _any
     otherwise: str = ""
-    becomes: Callable[[Any], dict[str, Any]] = _keep
+    becomes: Callable[[Any], dict[str, Any]] = lambda _: {}
     default: str | None = None
 
     def read(self, place: str, raw: Any) -> Any:
@@ -104,18 +97,15 @@ def _unset(name: str, otherwise: str) -> LlavaFlag:
     return LlavaFlag(name, f"refused: {otherwise}", fits=_is_unset, otherwise=otherwise)
 
 
-def _false(name: str, text: str, otherwise: str) -> LlavaFlag:
+def _only(name: str, value: Any, otherwise: str, text: str = "as here") -> LlavaFlag:
+    """A flag of which one value can be taken: the one that says what is done anyway."""
     return LlavaFlag(
-        name, f"False: {text}. True: refused: {otherwise}", kind=bool, fits=_only(False), otherwise=otherwise
+        name,
+        f"`{value}`: {text}. Others refused: {otherwise}",
+        kind=type(value),
+        fits=lambda given: given == value,
+        otherwise=otherwise,
     )
-
-
-def _stage(tune: bool) -> dict[str, Any]:
-    return {"stage": "pretrain" if tune else "finetune"}
-
-
-def _version(name: str) -> dict[str, Any]:
-    return {"version": "plain" if name == "v0_plain" else name}
 
 
 def _deepspeed(config: Any) -> dict[str, Any]:
@@ -136,9 +126,7 @@ def say(text: str) -> None:
 
 _NO_NEW_TOKENS = "the vocabulary is not extended, and images take no tokens but their features; give False"
 _NOT_QUANTIZED = "the language model is loaded in 16 or 32 bit, never in 4 or 8; give 16, and see `llava-mocle plan`"
-_ONLY_MLP = (
-    "the projector is always LLaVA-1.5's two layers, mlp2x_gelu; give that, and a stage-1 projector of that type"
-)
+_ONLY_MLP = "the projector is always LLaVA-1.5's two layers; give mlp2x_gelu, and a stage-1 projector of that type"
 
 MODEL_FLAGS = (
     _own("model_name_or_path"),
@@ -148,36 +136,28 @@ MODEL_FLAGS = (
         "`chat` (the tokenizer's own) are ours. LLaVA's default, `v0`, is not here: say which one",
         fits=lambda value: value not in _OTHER_TEMPLATES,
         otherwise="that template is not here; known are v1, plain, llama_2, mistral and chat (the tokenizer's own)",
-        becomes=_version,
+        becomes=lambda name: {"version": "plain" if name == "v0_plain" else name},
     ),
     _stated("freeze_backbone", bool, "any value: the language model is always frozen"),
     LlavaFlag(
         "tune_mm_mlp_adapter",
         "True: `stage: pretrain`, which trains the projector alone. False: `stage: finetune`",
         kind=bool,
-        becomes=_stage,
+        becomes=lambda tune: {"stage": "pretrain" if tune else "finetune"},
     ),
     _own("vision_tower"),
     _own("mm_vision_select_layer", "the same here; LLaVA's default holds where `vision_tower` is given", default="-1"),
     _own("pretrain_mm_mlp_adapter", "the same here: LLaVA's `mm_projector.bin` is read as it is"),
-    LlavaFlag(
-        "mm_projector_type",
-        f"`mlp2x_gelu`: as here. Others refused: {_ONLY_MLP}. LLaVA's default, `linear`, is one of them: say which one",
-        fits=_only("mlp2x_gelu"),
-        otherwise=_ONLY_MLP,
+    _only(
+        "mm_projector_type", "mlp2x_gelu", _ONLY_MLP, "as here. LLaVA's default, `linear`, is not here: say this one"
     ),
-    _false("mm_use_im_start_end", "as here", _NO_NEW_TOKENS),
-    _false("mm_use_im_patch_token", "as here, and so is leaving it out", _NO_NEW_TOKENS),
-    LlavaFlag(
-        "mm_patch_merge_type",
-        "`flat`: as here. Others refused: they are LLaVA-1.6's way to cut an image into tiles; give flat",
-        fits=_only("flat"),
-        otherwise="that is LLaVA-1.6's way to cut an image into tiles, and here an image is one square; give flat",
-    ),
+    _only("mm_use_im_start_end", False, _NO_NEW_TOKENS),
+    _only("mm_use_im_patch_token", False, _NO_NEW_TOKENS, "as here, and so is leaving it out"),
+    _only("mm_patch_merge_type", "flat", "that is LLaVA-1.6's way to cut an image into tiles; give flat"),
     _own("mm_vision_select_feature"),
-    _false(
+    _only(
         "unfreeze_mm_vision_tower",
-        "as here",
+        False,
         "the vision tower is always frozen; a tower that was trained elsewhere can be given as --vision_tower",
     ),
 )
@@ -204,13 +184,7 @@ TRAINING_FLAGS = (
     _own("model_max_length", "the same here; a row whose image would be cut is dropped", default="512"),
     _stated("double_quant", bool, "any value: it says something of 4 bit only"),
     _stated("quant_type", str, "any value: it says something of 4 bit only"),
-    LlavaFlag(
-        "bits",
-        f"16: as here. Others refused: {_NOT_QUANTIZED}",
-        kind=int,
-        fits=_only(16),
-        otherwise=_NOT_QUANTIZED,
-    ),
+    _only("bits", 16, _NOT_QUANTIZED),
     LlavaFlag(
         "lora_enable",
         "True: as here. For `train_mem` it means LLaVA's LoRA, `adapter: lora`, unless `--adapter` or "
@@ -239,30 +213,20 @@ TRANSFORMERS_FLAGS = (
         becomes=_deepspeed,
     ),
     _own("tf32", "the same here; where no device has TF32, a message says so and it does nothing"),
-    _own("bf16"),
     _own("report_to", "the same here: `wandb` needs `pip install wandb`; else give `tensorboard` or `none`"),
-    _own("gradient_checkpointing"),
-    _own("warmup_ratio"),
+    *map(_own, ("bf16", "gradient_checkpointing", "warmup_ratio", "weight_decay", "dataloader_num_workers")),
     _own("learning_rate", default="5e-5"),
     _own("num_train_epochs", default="3"),
     _own("lr_scheduler_type", default="linear"),
-    _own("weight_decay"),
-    _own("dataloader_num_workers"),
     _own("save_total_limit", "the same here; 2 is safer, as a damaged checkpoint is passed over"),
     _stated("local_rank", int, "any value: the launcher's environment says it"),
     _stated("overwrite_output_dir", bool, "any value: `resume` decides, and goes on from the newest checkpoint"),
     _unset("logging_dir", "set the environment variable TENSORBOARD_LOGGING_DIR to that folder, and leave it out"),
-    LlavaFlag(
-        "save_safetensors",
-        "True: as here. False: refused: weights are never written as pickles; give True",
-        kind=bool,
-        fits=_only(True),
-        otherwise="weights are never written as pickles; give True",
-    ),
+    _only("save_safetensors", True, "weights are never written as pickles; give True"),
     _renamed("no_cuda", "use_cpu", bool),
     _renamed("per_gpu_train_batch_size", "per_device_train_batch_size", int),
     _renamed("per_gpu_eval_batch_size", "per_device_eval_batch_size", int),
-    _false("group_by_length", "as here", "samples are grouped by modality and length: --group_by_modality_length True"),
+    _only("group_by_length", False, "samples are grouped by modality and length: --group_by_modality_length True"),
     LlavaFlag(
         "adafactor",
         "True: `optim: adafactor`. False: as here",

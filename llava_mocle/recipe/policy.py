@@ -1,6 +1,7 @@
 """What is declared about a recipe key besides its type: one declaration, from which checks and docs are derived."""
 
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal
 
 # "same": it decides what is trained, so a resumed run must have the same value. "free": it says how to run, log or
@@ -43,6 +44,11 @@ def option(default: Any, help: str, *, resume: Resume, choices: tuple[str, ...] 
     if choices:
         metadata["choices"] = list(choices)
     return field(default=default, metadata=metadata)
+
+
+same = partial(option, resume="same")
+free = partial(option, resume="free")
+by_content = partial(option, resume="data")
 
 
 def declared(group: type) -> dict[str, Policy]:

@@ -9,9 +9,8 @@ from transformers import TrainingArguments
 
 from llava_mocle.io.secrets import without_secrets
 from llava_mocle.recipe.keys import GROUPS, StageArguments
-from llava_mocle.recipe.policy import Policy, declared, option
+from llava_mocle.recipe.policy import Policy, declared, free, same
 
-_SAME, _FREE = Policy("same"), Policy("free")
 _NO_METRICS = "validation gives losses, per dataset and per cluster, and no other metrics; leave it out"
 _SHARDED = "trained parameters are sharded by DeepSpeed here; set `deepspeed` to a file in zero_configs/"
 _WHILE_TRAINING = "it does nothing while a run trains; `bf16` and `fp16` hold for its validation too; leave it out"
@@ -48,62 +47,41 @@ _NOT_SUPPORTED = {
     "bf16_full_eval": _WHILE_TRAINING,
     "do_predict": "training predicts nothing; score the result with `llava-mocle eval`",
 }
+# What decides what is trained. The size of the global batch is compared by itself.
+_SAME = (
+    "max_steps", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "adam_beta1", "adam_beta2",
+    "adam_epsilon", "max_grad_norm", "bf16", "fp16", "tf32", "use_liger_kernel", "liger_kernel_config",
+    "neftune_noise_alpha", "seed", "data_seed", "accelerator_config", "dataloader_drop_last",
+)  # fmt: skip
+_FREE = (
+    # How to compute it.
+    "per_device_train_batch_size", "gradient_accumulation_steps", "deepspeed", "use_cpu", "local_rank", "torch_compile",
+    "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps", "use_cache", "full_determinism",
+    "ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_static_graph", "ddp_timeout",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context", "activation_checkpointing", "activation_checkpointing_kwargs",
+    # What to log.
+    "logging_strategy", "logging_first_step", "log_on_each_node", "log_level", "log_level_replica", "disable_tqdm",
+    "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
+    "include_num_input_tokens_seen", "skip_memory_metrics", "debug",
+    # When and how to validate.
+    "do_train", "do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size",
+    "eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object", "prediction_loss_only",
+    # What to save, and where.
+    "output_dir", "save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end", "metric_for_best_model",
+    "greater_is_better", "restore_callback_states_from_checkpoint", "hub_model_id", "hub_strategy", "hub_private_repo",
+    "hub_always_push", "hub_revision",
+)  # fmt: skip
 # Every field of `transformers.TrainingArguments` that `MocleTrainingArguments` does not declare anew.
 TRAINER_POLICIES: dict[str, Policy] = {
-    # What is trained.
-    **dict.fromkeys(
-        (
-            "max_steps", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "adam_beta1", "adam_beta2",
-            "adam_epsilon", "max_grad_norm", "bf16", "fp16", "tf32", "use_liger_kernel", "liger_kernel_config",
-            "neftune_noise_alpha", "seed", "data_seed", "accelerator_config", "dataloader_drop_last",
-        ),
-        _SAME,
-    ),
-    # How to compute it. The size of the global batch is compared by itself.
-    **dict.fromkeys(
-        (
-            "per_device_train_batch_size", "gradient_accumulation_steps", "deepspeed", "use_cpu", "local_rank",
-            "torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps", "use_cache",
-            "full_determinism", "ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_static_graph",
-            "ddp_timeout", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
-            "dataloader_prefetch_factor", "dataloader_multiprocessing_context", "activation_checkpointing",
-            "activation_checkpointing_kwargs",
-        ),
-        _FREE,
-    ),
-    # LLaVA's names of the last two.
+    **dict.fromkeys(_SAME, Policy("same")),
+    **dict.fromkeys(_FREE, Policy("free")),
+    # LLaVA's names of `activation_checkpointing` and its options.
     "gradient_checkpointing": Policy("free", excludes="activation_checkpointing"),
     "gradient_checkpointing_kwargs": Policy("free", excludes="activation_checkpointing_kwargs"),
-    # What to log.
-    **dict.fromkeys(
-        (
-            "logging_strategy", "logging_first_step", "log_on_each_node", "log_level", "log_level_replica",
-            "disable_tqdm", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
-            "include_num_input_tokens_seen", "skip_memory_metrics", "debug",
-        ),
-        _FREE,
-    ),
-    # When and how to validate.
-    **dict.fromkeys(
-        (
-            "do_train", "do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start",
-            "per_device_eval_batch_size", "eval_accumulation_steps", "eval_do_concat_batches",
-            "eval_use_gather_object", "prediction_loss_only",
-        ),
-        _FREE,
-    ),
-    # What to save, and where.
-    **dict.fromkeys(
-        (
-            "output_dir", "save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end",
-            "metric_for_best_model", "greater_is_better", "restore_callback_states_from_checkpoint", "hub_model_id",
-            "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision",
-        ),
-        _FREE,
-    ),
     "hub_token": Policy("free", secret=True),
     **{key: Policy("same", refused=why) for key, why in _NOT_SUPPORTED.items()},
-}  # fmt: skip
+}
 
 
 @dataclass
@@ -115,24 +93,19 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
     1 and `activation_checkpointing` now.
     """
 
-    learning_rate: float = option(1e-4, "Learning rate of the experts.", resume="same")
-    weight_decay: float = option(0.0, "Weight decay.", resume="same")
-    lr_scheduler_type: str = option("cosine", "Learning rate schedule.", resume="same")
-    warmup_ratio: float | None = option(
-        None, "Warm-up as a share of all steps: 0.03.", resume="same", excludes="warmup_steps"
-    )
-    num_train_epochs: float = option(1.0, "Passes over the mixture.", resume="same")
-    logging_steps: float = option(1, "Log every so many steps.", resume="free")
-    logging_nan_inf_filter: bool = option(False, "Off: a loss of nan is logged as it is.", resume="free")
+    learning_rate: float = same(1e-4, "Learning rate of the experts.")
+    weight_decay: float = same(0.0, "Weight decay.")
+    lr_scheduler_type: str = same("cosine", "Learning rate schedule.")
+    warmup_ratio: float | None = same(None, "Warm-up as a share of all steps: 0.03.", excludes="warmup_steps")
+    num_train_epochs: float = same(1.0, "Passes over the mixture.")
+    logging_steps: float = free(1, "Log every so many steps.")
+    logging_nan_inf_filter: bool = free(False, "Off: a loss of nan is logged as it is.")
     # Not `str | None`: `none` is a value of its own here, and not an unset key.
-    report_to: str = option("auto", "auto: tensorboard when installed; wandb, tensorboard or none.", resume="free")
-    ddp_find_unused_parameters: bool | None = option(
-        False, "Off: every trained parameter takes part in every step.", resume="free"
-    )
-    remove_unused_columns: bool = option(
+    report_to: str = free("auto", "auto: tensorboard when installed; wandb, tensorboard or none.")
+    ddp_find_unused_parameters: bool | None = free(False, "Off: every trained parameter takes part in every step.")
+    remove_unused_columns: bool = same(
         False,
         "Off: routing inputs are columns.",
-        resume="same",
         refused="it would drop the cluster ids that route each sample; leave it out",
     )
 

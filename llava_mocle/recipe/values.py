@@ -50,7 +50,7 @@ def allow_none(parser: argparse.ArgumentParser) -> None:
 def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     @functools.wraps(convert)
     def converted(text: str) -> Any:
-        return None if text.strip().lower() in _NONE_WORDS else convert(text)
+        return convert(text) if is_set(text) else None
 
     return converted
 
@@ -71,17 +71,13 @@ def checked_value(parser: argparse.ArgumentParser, place: str, key: str, value: 
         if not is_optional(key):
             raise ConfigError(f"{place}: {key} is empty, expected {_kind(key)}; give one, or leave the key out")
         return None
-    if action.choices and value not in list(action.choices) and not (isinstance(value, str) and _is_none(key, value)):
+    if action.choices and value not in list(action.choices) and (is_set(value) or not is_optional(key)):
         choices = ", ".join(str(choice) for choice in action.choices if choice is not None)
         hint = '; quote it, as YAML reads a bare no as false: "no"' if value is False and "no" in action.choices else ""
         raise ConfigError(f"{place}: {key} is {value!r}, expected one of {choices}{hint}")
     if not _fits(key, value):
         raise ConfigError(f"{place}: {key} is {value!r}, expected {_kind(key)}")
     return value
-
-
-def _is_none(key: str, value: str) -> bool:
-    return is_optional(key) and value.strip().lower() in _NONE_WORDS
 
 
 def _type_name(key: str) -> str | None:
@@ -115,7 +111,7 @@ def refuse_excluded(place: str, values: Mapping[str, Any]) -> None:
         ConfigError: names both.
     """
     for one, other in _pairs():
-        if all(_is_set(values.get(key)) and not _is_default(key, values[key]) for key in (one, other)):
+        if all(is_set(values.get(key)) and not _is_default(key, values[key]) for key in (one, other)):
             raise ConfigError(
                 f"{place}: both {one} ({values[one]!r}) and {other} ({values[other]!r}) are set; keep one of them"
             )
@@ -125,7 +121,7 @@ def drop_replaced(values: dict[str, Any], flags: Mapping[str, Any]) -> None:
     """Remove from a recipe's values the keys that a flag replaces, and what belongs to them."""
     for pair in _pairs():
         for given, replaced in (pair, pair[::-1]):
-            if _is_set(flags.get(given)):
+            if is_set(flags.get(given)):
                 values.pop(replaced, None)
                 for key, policy in policies().items():
                     if policy.belongs_to == replaced:
@@ -143,5 +139,6 @@ def _is_default(key: str, value: Any) -> bool:
     return value == default or str(value) == str(default)
 
 
-def _is_set(value: Any) -> bool:
+def is_set(value: Any) -> bool:
+    """False of None, and of the words that unset a key."""
     return value is not None and not (isinstance(value, str) and value.strip().lower() in _NONE_WORDS)

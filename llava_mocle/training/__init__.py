@@ -1,1 +1,1 @@
-"""Training: recipes, the trainer, checkpoints. Import the files directly; `arguments` stays free of torch."""
+"""Training: a recipe's model and data, the loop, checkpoints, and the processes that run it."""

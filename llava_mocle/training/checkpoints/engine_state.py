@@ -1,4 +1,4 @@
-"""DeepSpeed's part of a checkpoint: gathering the trained weights, and writing and reading the optimizer's state.
+"""DeepSpeed's part of a checkpoint: gathering the trained weights, and reading and converting the optimizer's state.
 
 The files below `global_stepN` are written and read by DeepSpeed, which uses pickle: resume only from folders you trust.
 """
@@ -37,13 +37,8 @@ def trainable_state(model: nn.Module, writer: bool) -> dict[str, torch.Tensor]:
     return state
 
 
-def save_engine(engine: Any, folder: str | Path) -> None:
-    """Write this rank's share of the optimizer's state; frozen weights are left out."""
-    engine.save_checkpoint(str(folder), exclude_frozen_parameters=True)
-
-
 def load_engine(engine: Any, folder: str | Path) -> None:
-    """Put what `save_engine` or `to_universal` wrote back into an engine: trained weights and optimizer state.
+    """Put what DeepSpeed saved, or `to_universal` wrote, back into an engine: trained weights and optimizer state.
 
     Raises:
         CheckpointError: the folder holds none, or it does not fit the engine.

@@ -18,10 +18,10 @@ from transformers.trainer_utils import rotate_checkpoints
 from llava_mocle.errors import CheckpointError
 from llava_mocle.io.files import make_readable
 from llava_mocle.model.folders import CLUSTERS_FOLDER
-from llava_mocle.model.load import save_projector
+from llava_mocle.model.projector import save_projector
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.training.checkpoints.contents import CheckpointExtras, newest_checkpoint
-from llava_mocle.training.checkpoints.engine_state import save_engine, trainable_state
+from llava_mocle.training.checkpoints.engine_state import trainable_state
 from llava_mocle.training.checkpoints.manifest import flush, write_manifest
 from llava_mocle.training.checkpoints.resume import global_batch, optimizer_kind
 from llava_mocle.training.processes.loader_workers import is_worker_gone
@@ -123,8 +123,8 @@ class CheckpointWriter:
         self.extras.write(folder)
 
     def write_engine(self, engine: Any, schedule: Any, folder: str | Path) -> None:
-        """Write DeepSpeed's optimizer state, each process its share, and the learning-rate schedule."""
-        save_engine(engine, folder)
+        """Write DeepSpeed's state, each process its share and no frozen weights, and the learning-rate schedule."""
+        engine.save_checkpoint(str(folder), exclude_frozen_parameters=True)
         if self.args.should_save:
             torch.save(schedule.state_dict(), Path(folder) / SCHEDULER_NAME)
 
@@ -153,18 +153,15 @@ class CheckpointWriter:
         except Exception as error:
             if is_worker_gone(error):  # this error can be raised anywhere, and has nothing to do with writing
                 raise
-            raise self._not_written(what, error) from error
-
-    def _not_written(self, what: str, error: Exception) -> CheckpointError:
-        newest = newest_checkpoint(self.output_dir)
-        kept = f"{newest.name} is whole" if newest else "there is no earlier one"
-        free = shutil.disk_usage(self.output_dir).free
-        self._clear_staging()  # room for the next attempt
-        return CheckpointError(
-            f"{self.output_dir}: {what} could not be written ({type(error).__name__}: {error}); {kept}, and "
-            f"{free / 2**20:,.0f} MiB are free. If the disk or a quota is full, make room or lower save_total_limit; "
-            "the same command goes on from there"
-        )
+            newest = newest_checkpoint(self.output_dir)
+            kept = f"{newest.name} is whole" if newest else "there is no earlier one"
+            free = shutil.disk_usage(self.output_dir).free
+            self._clear_staging()  # room for the next attempt
+            raise CheckpointError(
+                f"{self.output_dir}: {what} could not be written ({type(error).__name__}: {error}); {kept}, and "
+                f"{free / 2**20:,.0f} MiB are free. If the disk or a quota is full, make room or lower "
+                "save_total_limit; the same command goes on from there"
+            ) from error
 
     def _clear_staging(self) -> None:
         shutil.rmtree(self.staging, ignore_errors=True)

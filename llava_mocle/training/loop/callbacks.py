@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import ProgressCallback
 
 _TRAINING_KEYS = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad"}
 
@@ -31,7 +31,6 @@ class ConsoleProgress(ProgressCallback):
     """The progress bar, with one short line a log entry."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """See `TrainerCallback`."""
         if state.is_world_process_zero and self.training_bar is not None:
             self.training_bar.write(console_line(state.global_step, logs or {}))
 
@@ -40,7 +39,6 @@ class ConsoleLines(TrainerCallback):
     """The same lines without a progress bar, which `disable_tqdm` switches off."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """See `TrainerCallback`."""
         if state.is_world_process_zero:
             print(console_line(state.global_step, logs or {}), flush=True)
 
@@ -49,7 +47,6 @@ class OwnIntervals(TrainerCallback):
     """How often to log, save and evaluate is taken from this command, not from the checkpoint it goes on from."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """See `TrainerCallback`."""
         state.compute_steps(args, state.max_steps)
 
 
@@ -73,7 +70,7 @@ class StopEarly(TrainerCallback):
         return control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """See `TrainerCallback`. `Trainer` ends the epoch of a stopped run too, and would evaluate and save again."""
+        """`Trainer` ends the epoch of a stopped run too, and would evaluate and save again."""
         if self.stopped:
             control.should_evaluate = control.should_save = control.should_log = False
         return control
@@ -87,12 +84,4 @@ class StopAfterSteps(StopEarly):
         self.steps = steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """See `TrainerCallback`."""
         return self.stop(control) if self.steps <= state.global_step < state.max_steps else control
-
-
-def replace_console(trainer: Any) -> None:
-    """Replace `Trainer`'s console output by ours."""
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ConsoleLines if trainer.args.disable_tqdm else ConsoleProgress)

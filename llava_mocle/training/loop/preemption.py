@@ -2,8 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,7 +12,7 @@ import torch.distributed as dist
 
 from llava_mocle.errors import Preempted
 from llava_mocle.training.loop.callbacks import StopEarly
-from llava_mocle.training.processes.early_signals import SIGNALS
+from llava_mocle.training.processes.early_signals import handling
 
 
 class ValidationCutOff(Exception):
@@ -40,18 +39,9 @@ class Preemption(StopEarly):
         """The command that goes on from the checkpoint, in words."""
         return "the same command" + (" with --resume auto" if self.resume == "never" else "")
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> AbstractContextManager[None]:
         """Handle the signals inside the block. In another thread than the main one, which cannot, do nothing."""
-        try:
-            before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        except ValueError:
-            before = {}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return handling(self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal_name is None:
@@ -67,15 +57,11 @@ class Preemption(StopEarly):
         return bool(requested.item())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """See `TrainerCallback`. All ranks stop at the same step, whichever of them got the signal."""
+        """All ranks stop at the same step, whichever of them got the signal."""
         return self.stop(control) if self.requested(args.device) and state.global_step < state.max_steps else control
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """See `TrainerCallback`.
-
-        Raises:
-            ValidationCutOff: on all ranks after the same batch.
-        """
+        """Raises `ValidationCutOff` if any rank got a signal: on all ranks, after the same batch."""
         if self.requested(args.device):
             raise ValidationCutOff
         return control

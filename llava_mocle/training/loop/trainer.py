@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llava_mocle.adapter import ROUTING_INPUTS
 from llava_mocle.data.collator import Collator
 from llava_mocle.data.sampler import GlobalBatchSampler
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.gathering import gathered
-from llava_mocle.model.load import LoadedModel, load_projector
+from llava_mocle.model.load import LoadedModel
+from llava_mocle.model.projector import load_projector
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.training.checkpoints.contents import CheckpointExtras, checkpoint_step
@@ -31,18 +33,13 @@ from llava_mocle.training.checkpoints.resume import (
     start_name,
 )
 from llava_mocle.training.checkpoints.writer import CheckpointWriter
-from llava_mocle.training.loop.callbacks import OwnIntervals, StopAfterSteps, replace_console
+from llava_mocle.training.loop.callbacks import ConsoleLines, ConsoleProgress, OwnIntervals, StopAfterSteps
 from llava_mocle.training.loop.divergence import DivergenceCheck
 from llava_mocle.training.loop.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.loop.routing_log import RoutingLog, warn_of_idle_experts
 from llava_mocle.training.loop.text_only import run_projector_in_every_step
 from llava_mocle.training.loop.validation import LossByGroup, pack_ids, sample_losses
-from llava_mocle.training.processes.loader_workers import (
-    NamingIterator,
-    NamingLoader,
-    isolate_workers,
-    naming_rows,
-)
+from llava_mocle.training.processes.loader_workers import isolate_workers, naming_rows
 from llava_mocle.training.setup.data import TrainingData
 from llava_mocle.training.setup.parameter_groups import parameter_groups
 
@@ -106,7 +103,9 @@ class MocleTrainer(Trainer):
             data_collator=Collator(pad_token_id=loaded.tokenizer.pad_token_id),
             callbacks=[OwnIntervals(), *stop, preemption],
         )
-        replace_console(self)
+        for theirs in (ProgressCallback, PrinterCallback):
+            self.remove_callback(theirs)
+        self.add_callback(ConsoleLines if args.disable_tqdm else ConsoleProgress)
         self.data, self.preemption, self.resumption = data, preemption, resumption
         extras = CheckpointExtras(recipe, loaded.tokenizer, loaded.image_processor, data.cluster_model, data.identity)
         start = resumption.start if resumption else start_name(args.resume)
@@ -174,15 +173,19 @@ class MocleTrainer(Trainer):
         """Likewise."""
         return isolate_workers(super().get_eval_dataloader(*args, **kwargs), self.args.seed)
 
-    def get_batch_samples(self, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
-        """`Trainer`'s; if the loader fails, the error names the row (see `NamingIterator`)."""
-        return super().get_batch_samples(NamingIterator(epoch_iterator, self.train_dataset), *args, **kwargs)
-
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
         batch = global_batch(self.args)
         if self.args.dataloader_drop_last and len(dataset) < batch:
-            raise self._nothing_to_train(len(dataset), batch)
+            args = self.args
+            error = ConfigError(
+                f"dataloader_drop_last is true, and {len(dataset)} samples make no whole global batch of {batch} "
+                f"(per_device_train_batch_size {args.per_device_train_batch_size} x gradient_accumulation_steps "
+                f"{args.gradient_accumulation_steps} x {args.world_size} processes), so no step would be taken; "
+                "leave it out (the last batch is filled up without labels), or make the batch smaller"
+            )
+            error.on_every_rank = True
+            raise error
         self._sampler = GlobalBatchSampler(
             dataset.lengths,
             dataset.has_image,
@@ -192,16 +195,6 @@ class MocleTrainer(Trainer):
             drop_last=self.args.dataloader_drop_last,
         )
         return self._sampler
-
-    def _nothing_to_train(self, samples: int, batch: int) -> ConfigError:
-        error = ConfigError(
-            f"dataloader_drop_last is true, and {samples} samples make no whole global batch of {batch} "
-            f"(per_device_train_batch_size {self.args.per_device_train_batch_size} x gradient_accumulation_steps "
-            f"{self.args.gradient_accumulation_steps} x {self.args.world_size} processes), so no step would be taken; "
-            "leave it out (the last batch is filled up without labels), or make the batch smaller"
-        )
-        error.on_every_rank = True
-        return error
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
         # `Trainer` and accelerate do not find the sampler inside the loader of an epoch that is resumed in the middle.
@@ -263,14 +256,10 @@ class MocleTrainer(Trainer):
         self.validation_losses.add(*every)
         return losses.sum() / counts.sum().clamp(min=1), None, None
 
-    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-        """`Trainer`'s loop, with the token-weighted loss by dataset and by cluster among its metrics.
-
-        Raises:
-            UserError: a held-out row cannot be loaded (see `NamingIterator`).
-        """
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer`'s loop, with the token-weighted loss by dataset and by cluster among its metrics."""
         self.validation_losses.reset()
-        output = super().evaluation_loop(NamingLoader(dataloader), *args, **kwargs)
+        output = super().evaluation_loop(*args, **kwargs)
         output.metrics.update(self.validation_losses.metrics())
         return output
 

@@ -6,7 +6,6 @@ import subprocess
 
 import torch
 
-from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.start_script import start_script
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
@@ -16,17 +15,6 @@ logger = logging.getLogger(__name__)
 # CUDA_VISIBLE_DEVICES of a process that has no GPU.
 _NO_DEVICES = ("", "-1", "NoDevFiles")
 _PATIENCE_S = 30
-
-
-def refuse_unseen_gpus(recipe: Recipe) -> None:
-    """Refuse to train on the CPU beside GPUs that torch does not see.
-
-    Raises:
-        ConfigError: as `unseen_gpus`.
-    """
-    trouble = unseen_gpus(recipe)
-    if trouble is not None:
-        raise ConfigError(trouble)
 
 
 def unseen_gpus(recipe: Recipe) -> str | None:

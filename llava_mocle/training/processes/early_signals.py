@@ -2,8 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType
 
@@ -37,24 +37,25 @@ def protect_tracker() -> None:
 
 
 @contextmanager
-def leaving_early() -> Iterator[None]:
-    """Inside the block, a signal ends the process with a preempted run's exit code, until other handlers are installed.
-
-    Signals that a launcher has this process ignore stay ignored. Only the main thread may install handlers: in another
-    one this does nothing.
-    """
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    mine = [number for number, handler in before.items() if handler == signal.SIG_DFL]
+def handling(handler: Callable[[int, FrameType | None], None], numbers: Iterable[int] = SIGNALS) -> Iterator[None]:
+    """Inside the block, `handler` gets these signals. Only the main thread may set that; in another, do nothing."""
     try:
-        for number in mine:
-            signal.signal(number, _leave)
+        before = {number: signal.signal(number, handler) for number in numbers}
     except ValueError:
-        mine = []
+        before = {}
     try:
         yield
     finally:
-        for number in mine:
-            signal.signal(number, signal.SIG_DFL)
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def leaving_early() -> AbstractContextManager[None]:
+    """Inside the block, a signal ends the process with a preempted run's exit code, until other handlers are installed.
+
+    Signals that a launcher has this process ignore stay ignored.
+    """
+    return handling(_leave, [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL])
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -74,50 +74,6 @@ def _report_unless_hung_up(hook: Any, kind: type[BaseException], error: BaseExce
         hook(kind, error, *trace)
 
 
-class NamingIterator:
-    """A loader's iterator that turns what torch says of a worker's failure into one line with the row.
-
-    Every other error keeps its type and its traceback.
-
-    Raises:
-        UserError: as the dataset raised it, without the worker's traceback that torch adds to the message.
-        DataError: a worker has died; names the rows that workers were loading.
-    """
-
-    def __init__(self, batches: Any, dataset: Any) -> None:
-        self.batches, self.dataset = batches, dataset
-
-    def __iter__(self) -> "NamingIterator":
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            return next(self.batches)
-        except UserError as error:
-            raise type(error)(_message(error)) from error
-        except Exception as error:
-            # What is raised when a worker has died depends on what the main process was waiting for.
-            if is_worker_gone(error) or _is_lost_connection(error):
-                raise _worker_gone(error, self.dataset.rows_in_work()) from error
-            raise
-
-
-class NamingLoader:
-    """A loader whose iterators are `NamingIterator`s; everything else is the loader's own."""
-
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
-
-    def __iter__(self) -> NamingIterator:
-        return NamingIterator(iter(self.loader), self.loader.dataset)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)
-
-
 def is_worker_gone(error: BaseException) -> bool:
     """Whether this is torch's report of a dead worker. Its signal handler raises that wherever the main thread is.
 
@@ -141,18 +97,30 @@ def _is_lost_connection(error: BaseException) -> bool:
 
 @contextmanager
 def naming_rows(*datasets: Any) -> Iterator[None]:
-    """Inside the block, a worker that dies while the main process does something else is reported with its row.
+    """Inside the block, what torch says of a loader worker's failure becomes one line with the row.
+
+    A worker may die while the main process does something else, so the block is all of training. Every other error
+    keeps its type and its traceback.
 
     Raises:
-        DataError: names the rows of these datasets (None: no dataset) that workers were loading.
+        UserError: as the dataset raised it, without the worker's traceback that torch adds to the message.
+        DataError: a worker has died; names the rows of these datasets (None: no dataset) that workers were loading.
     """
     try:
         yield
-    except RuntimeError as error:
-        if not is_worker_gone(error):
+    except UserError as error:
+        if not str(error).startswith("Caught "):
+            raise
+        raise type(error)(_message(error)) from error
+    except Exception as error:
+        # What is raised when a worker has died depends on what the main process was waiting for.
+        if not (is_worker_gone(error) or _is_lost_connection(error)):
             raise
         rows = [row for dataset in datasets if dataset is not None for row in dataset.rows_in_work()]
-        raise _worker_gone(error, rows) from error
+        said = " ".join(str(error).split()) or type(error).__name__
+        at = f"workers were at: {'; '.join(rows)}. Look at these images, or" if rows else "no worker was at a row;"
+        remedy = "give the job more memory or fewer dataloader_num_workers"
+        raise DataError(f"a loader worker is gone ({said}); {at} {remedy}") from error
 
 
 def end_workers() -> None:
@@ -173,14 +141,8 @@ def end_workers() -> None:
         signal.signal(signal.SIGCHLD, handler)
 
 
-def _worker_gone(error: Exception, rows: list[str]) -> DataError:
-    said = " ".join(str(error).split()) or type(error).__name__
-    at = f"workers were at: {'; '.join(rows)}. Look at these images, or" if rows else "no worker was at a row;"
-    return DataError(f"a loader worker is gone ({said}); {at} give the job more memory or fewer dataloader_num_workers")
-
-
 def _message(error: UserError) -> str:
     """The error's own message. torch makes "Caught ..." of it, then a traceback, then the type and the message."""
     text = str(error)
     starts = list(re.finditer(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE))
-    return text[starts[-1].end() :].strip() if text.startswith("Caught ") and starts else text
+    return text[starts[-1].end() :].strip() if starts else text

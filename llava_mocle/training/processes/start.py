@@ -7,7 +7,7 @@ from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.checks import check_recipe
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
-from llava_mocle.training.processes.device import refuse_unseen_gpus, warn_of_idle_gpus
+from llava_mocle.training.processes.device import unseen_gpus, warn_of_idle_gpus
 from llava_mocle.training.processes.group import prepare_deepspeed, start_collectives, watched
 from llava_mocle.training.processes.launcher_watch import ending_with_launcher
 from llava_mocle.training.processes.loader_workers import end_workers, start_workers_safely
@@ -26,7 +26,9 @@ def started(recipe: Recipe) -> Iterator[MocleTrainingArguments]:
     """
     if not recipe.trainer.get("output_dir"):
         raise ConfigError("output_dir is not set; it is where checkpoints and the result go")
-    refuse_unseen_gpus(recipe)
+    trouble = unseen_gpus(recipe)
+    if trouble is not None:
+        raise ConfigError(trouble)
     prepare_deepspeed(recipe.trainer.get("deepspeed"))
     with ending_with_launcher():
         args = recipe.training_arguments()

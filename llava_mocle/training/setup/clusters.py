@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from accelerate import PartialState
@@ -97,15 +97,12 @@ def _load(recipe: Recipe, path: str) -> ClusterModel:
         if policy.clustering and key in recipe.given:
             asked, found = getattr(recipe.cluster, key), getattr(model.config, policy.clustering)
             if asked != found and not (key == "cluster_encoder" and _same_weights(asked, model)):
-                raise _other(path, key, asked, found)
+                raise ConfigError(
+                    f"{key} is {asked!r}, but the cluster model {path} was made with {found!r}; set {key} to "
+                    f"{found!r}, name another folder as cluster_model, or replace this one: "
+                    "`llava-mocle cluster --recipe ... --overwrite`"
+                )
     return model
-
-
-def _other(path: str, key: str, asked: Any, found: Any) -> ConfigError:
-    return ConfigError(
-        f"{key} is {asked!r}, but the cluster model {path} was made with {found!r}; set {key} to {found!r}, name "
-        "another folder as cluster_model, or replace this one: `llava-mocle cluster --recipe ... --overwrite`"
-    )
 
 
 def _same_weights(name: str, model: ClusterModel) -> bool:

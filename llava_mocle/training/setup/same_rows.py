@@ -42,22 +42,17 @@ def fingerprint(datasets: Mapping[str, LlavaDataset | None]) -> dict[str, str]:
     """What decides which sample is where in the run: what it is, in words -> what this rank has of it."""
     found: dict[str, str] = {}
     for kind, dataset in datasets.items():
-        if dataset is not None:
-            found |= _of_dataset(dataset, kind)
-    return found
-
-
-def _of_dataset(dataset: LlavaDataset, kind: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for spec in dataset.mixture.specs:
-        place = f"dataset {spec.name!r} ({spec.data_path})"
-        rows: Any = dataset.mixture.rows[spec.name]
-        found[f"{place}: {kind}"] = f"{len(rows)} with digest {str(getattr(rows, 'digest', None))[:_SHOWN]}"
-        if dataset.cluster_ids is not None:
-            found[f"{place}: cluster ids of its {kind}"] = f"digest {_digest(dataset.cluster_ids[spec.name])}"
-    # With the same rows it is the tokenizer or the image processor that differs.
-    lengths = f"{len(dataset)} with lengths of digest {_digest(dataset.lengths)}"
-    found[f"samples that the model's tokenizer and image size make of all {kind}"] = lengths
+        if dataset is None:
+            continue
+        for spec in dataset.mixture.specs:
+            place = f"dataset {spec.name!r} ({spec.data_path})"
+            rows: Any = dataset.mixture.rows[spec.name]
+            found[f"{place}: {kind}"] = f"{len(rows)} with digest {str(getattr(rows, 'digest', None))[:_SHOWN]}"
+            if dataset.cluster_ids is not None:
+                found[f"{place}: cluster ids of its {kind}"] = f"digest {_digest(dataset.cluster_ids[spec.name])}"
+        # With the same rows it is the tokenizer or the image processor that differs.
+        lengths = f"{len(dataset)} with lengths of digest {_digest(dataset.lengths)}"
+        found[f"samples that the model's tokenizer and image size make of all {kind}"] = lengths
     return found
 
 

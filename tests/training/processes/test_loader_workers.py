@@ -26,8 +26,6 @@ from llava_mocle.errors import DataError
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.training.loop.trainer import MocleTrainer
 from llava_mocle.training.processes.loader_workers import (
-    NamingIterator,
-    NamingLoader,
     end_workers,
     is_worker_gone,
     isolate_workers,
@@ -106,7 +104,8 @@ class Rows(list):
 def first_batch(rows: Rows) -> Any:
     loader = DataLoader(rows, batch_size=1, num_workers=2, multiprocessing_context="fork")
     try:
-        return next(iter(NamingLoader(isolate_workers(loader, seed=0))))
+        with naming_rows(rows):
+            return next(iter(isolate_workers(loader, seed=0)))
     finally:
         end_workers()
 
@@ -131,9 +130,8 @@ def test_a_worker_that_is_killed_is_reported_with_the_rows() -> None:
 
 def report_of(raising: Callable[[], Any]) -> Exception:
     """What a loader makes of an error of the main process, while a worker is busy."""
-    batches = (raising() for _ in range(1))
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        next(NamingIterator(batches, Rows(int)))
+    with pytest.raises(Exception) as caught, naming_rows(Rows(int)):  # noqa: PT011
+        raising()
     return caught.value
 
 
@@ -301,14 +299,6 @@ def test_no_worker_outlives_a_killed_main_process(tmp_path: Path, context: str) 
         process.kill()
         process.wait()
         assert wait_until_gone(workers) == []
-
-
-def test_a_naming_loader_is_its_loader() -> None:
-    class Loader(list):
-        dataset = "rows"
-
-    loader = NamingLoader(Loader([1, 2]))
-    assert (list(loader), len(loader), loader.dataset) == ([1, 2], 2, "rows")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
