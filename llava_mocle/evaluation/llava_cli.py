@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from llava_mocle.errors import ConfigError, UserError
 from llava_mocle.evaluation.answering.parts import part_of
-from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions
+from llava_mocle.evaluation.answering.question import GenerationSettings, Question
+from llava_mocle.evaluation.answering.run import answer_questions
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 
 Asked = TypeVar("Asked", bound=Question)

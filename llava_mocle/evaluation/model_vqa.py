@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.llava_cli import make_parser, run_program
 from llava_mocle.evaluation.tasks.shared.official_files import ID, field, json_records, read_text
 from llava_mocle.io.jsonl import parse_jsonl

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.evaluation.answering.file import read_answers
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.evaluation.tasks.shared.base64_images import unpack_image

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_mocle.data.conversation import IMAGE_TOKEN
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.evaluation.tasks.held_out import row_question

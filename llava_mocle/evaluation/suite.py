@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.errors import DataError, UserError
-from llava_mocle.evaluation.answering.run import GenerationSettings, check_questions
+from llava_mocle.evaluation.answering.question import GenerationSettings, check_questions
 from llava_mocle.evaluation.answering.together import Part, PartnerLost, answer_together, describe_failure
 from llava_mocle.evaluation.scores.provenance import items_digest
 from llava_mocle.evaluation.scores.results import Asked, BenchmarkResults

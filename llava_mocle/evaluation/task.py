@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.prompt_styles import check_style
 from llava_mocle.evaluation.scores.statistics import bootstrap_interval
 from llava_mocle.evaluation.submissions import write_submission

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from llava_mocle.evaluation.answering.parts import part_of
-from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions
+from llava_mocle.evaluation.answering.question import GenerationSettings, Question
+from llava_mocle.evaluation.answering.run import answer_questions
 from llava_mocle.evaluation.join_chunks import main
 from tests.evaluation.fakes import FakePredictor
 

@@ -5,14 +5,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.io.files import lock
 from llava_mocle.io.jsonl import parse_jsonl, to_jsonl
-
-if TYPE_CHECKING:
-    from llava_mocle.evaluation.answering.run import Question
 
 FIELDS = ("question_id", "prompt", "text", "answer_id", "model_id", "metadata")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from llava_mocle.errors import ConfigError, DataError
 from llava_mocle.evaluation.answering.file import AnswerRun, read_answers
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.io.jsonl import write_jsonl
 
 _SETTINGS = ("generation", "predictor")

@@ -16,7 +16,8 @@ from llava_mocle.evaluation.answering.parts import (
     part_of,
     remove_parts,
 )
-from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions, answer_run
+from llava_mocle.evaluation.answering.question import GenerationSettings, Question
+from llava_mocle.evaluation.answering.run import answer_questions, answer_run
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.options import letter_or_text, parse_option_letter
 from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three
 from llava_mocle.evaluation.prompt_styles import short_question

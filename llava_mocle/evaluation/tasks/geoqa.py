@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.geoqa import geoqa_letter
 from llava_mocle.evaluation.task import Item, Source, Task
 from llava_mocle.evaluation.tasks.shared.official_files import ID, field, jsonl_records, one_of

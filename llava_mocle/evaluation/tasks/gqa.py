@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.exact import gqa_answer, gqa_match
 from llava_mocle.evaluation.prompt_styles import short_question
 from llava_mocle.evaluation.task import Answers, Files, Item, Source, Task

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.binary import roc_auc
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric, resampled_metric

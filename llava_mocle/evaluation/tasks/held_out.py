@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import GenerationSettings, Question
+from llava_mocle.evaluation.answering.question import GenerationSettings, Question
 from llava_mocle.evaluation.answering.together import Part
 from llava_mocle.evaluation.metrics.normalize import exact_match, normalize_answer
 from llava_mocle.evaluation.scores.provenance import command, items_digest, versions

@@ -13,7 +13,7 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.file import FIELDS
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, resampled_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
 from llava_mocle.evaluation.tasks.shared.official_files import ID, field, jsonl_records, read_json

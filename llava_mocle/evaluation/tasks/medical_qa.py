@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.medical import closed_match, legacy_closed_match, open_recall
 from llava_mocle.evaluation.task import Answers, Item, Metric, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, json_records

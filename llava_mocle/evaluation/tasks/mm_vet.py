@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, mean_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
 from llava_mocle.evaluation.tasks.shared.official_files import TEXT_OR_NUMBER, field, read_json, read_text

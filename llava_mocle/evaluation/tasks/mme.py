@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.binary import yes_no_mme
 from llava_mocle.evaluation.metrics.mme import COGNITION, PERCEPTION, Record, mme_interval, mme_score
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.binary import f1, yes_no_pope
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric, resampled_metric

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.textvqa import textvqa_accuracy
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER, short_question
 from llava_mocle.evaluation.task import Item, Source, Task

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.exact import vqa_match
 from llava_mocle.evaluation.metrics.vqa import half_accuracy, normalize_vqa
 from llava_mocle.evaluation.prompt_styles import short_question

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.ranking import reciprocal_rank
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
 from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, soft_accuracy
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER, short_question

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.binary import yes_probability
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
 from llava_mocle.evaluation.task import Item, Source, Task

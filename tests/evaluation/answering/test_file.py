@@ -4,7 +4,7 @@ import pytest
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.file import FIELDS, AnswerFile, AnswerRun, make_answer, read_answers
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 
 
 def answer(question_id, text="yes", model="m@1", **metadata):

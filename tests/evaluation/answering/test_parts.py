@@ -5,7 +5,8 @@ import pytest
 from llava_mocle.errors import ConfigError, DataError
 from llava_mocle.evaluation.answering.file import AnswerRun, read_answers
 from llava_mocle.evaluation.answering.parts import Division, divide, find_divisions, join_parts, part_of, remove_parts
-from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions, answer_run
+from llava_mocle.evaluation.answering.question import GenerationSettings, Question
+from llava_mocle.evaluation.answering.run import answer_questions, answer_run
 from tests.evaluation.fakes import FakePredictor
 
 QUESTIONS = [Question(number, f"question {'x' * (number % 7)}?") for number in range(20)]

@@ -9,7 +9,8 @@ import pytest
 from llava_mocle.errors import ConfigError, DataError
 from llava_mocle.evaluation.answering.file import read_answers
 from llava_mocle.evaluation.answering.parts import Division
-from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions
+from llava_mocle.evaluation.answering.question import GenerationSettings, Question
+from llava_mocle.evaluation.answering.run import answer_questions
 from llava_mocle.evaluation.answering.together import Part, answer_together, part_of_this_process
 from llava_mocle.evaluation.tasks.held_out import evaluate_rows
 from tests.evaluation.fakes import FakePredictor

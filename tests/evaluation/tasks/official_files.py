@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from llava_mocle.evaluation.answering.run import check_questions
+from llava_mocle.evaluation.answering.question import check_questions
 from llava_mocle.evaluation.task import Item, Task
 
 FILES = Path(__file__).parent / "files"

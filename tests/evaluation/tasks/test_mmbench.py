@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import check_questions
+from llava_mocle.evaluation.answering.question import check_questions
 from llava_mocle.evaluation.suite import score_task
 from llava_mocle.evaluation.tasks import mmbench
 from llava_mocle.evaluation.tasks.mmbench import MMBench, MMBenchCN

@@ -9,7 +9,7 @@ from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.options import letter_or_text, option_text, parse_option_letter
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER, check_style
 from llava_mocle.evaluation.task import Item, Task

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, soft_accuracy
 from llava_mocle.evaluation.prompt_styles import short_question
 from llava_mocle.evaluation.task import Item, Metric, accuracy_by, mean_metric

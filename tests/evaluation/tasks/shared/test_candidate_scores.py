@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.task import Item
 from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
 
