@@ -4,7 +4,7 @@ The three run in turn within every round, so that a busy machine slows all of th
 path's time over plain LoRA's of the same round (min / median / max of the rounds). Plain LoRA (one expert of rank r)
 is the floor: with a universal expert the grouped path does twice its products.
 
-    python benchmarks/adapter_products.py --batch 16 --tokens 64 --in-features 576 --out-features 1536 --rank 16
+    python -m benchmarks.adapter_products --batch 16 --tokens 64 --in-features 576 --out-features 1536 --rank 16
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from llava_mocle.adapter.product import grouped, reference
+from llava_mocle.adapter.product import grouped
 from llava_mocle.adapter.routing import Assignment, Gates, Routing
+from tests.adapter.reference_product import reference
 
 
 def routed(experts: Tensor, universal: bool) -> Assignment:

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake its reader can mend: the message names the place, the value, what was expected and what to do.
+    """A mistake that the user can correct. The message names the place, the value, what was expected and what to do.
 
     Attributes:
         on_every_rank: all processes of a run raise it at the same place, so none has to tell the others.

@@ -3,7 +3,7 @@
 #
 #   bash scripts/finetune_lora.sh [RECIPE] [--key value ...]
 #
-# Takes the MoCLE recipe and sets `adapter: lora`; give another --output_dir than the MoCLE run's.
+# It takes a MoCLE recipe and sets `adapter: lora`. Give it another --output_dir than the MoCLE run's.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 # shellcheck source=scripts/launch.sh

@@ -3,14 +3,14 @@
 #
 #   bash scripts/finetune_mocle.sh [RECIPE] [--key value ...]
 #
-# RECIPE defaults to the paper's LLaVA-1.5-7B recipe. Every key of the recipe is a flag, and wins over the file:
+# RECIPE defaults to the paper's LLaVA-1.5-7B recipe. Every key of the recipe is also a flag, which wins over the file:
 #
 #   bash scripts/finetune_mocle.sh scripts/recipes/llava_v1_5_7b_mocle.yaml \
 #       --data_path my/rows.json --image_folder my/images --output_dir runs/mine --cluster_model runs/mine_clusters
 #
-# Instructions are clustered first, if the recipe's cluster model is not there yet. An interrupted run goes on from its
-# newest checkpoint when called again. NPROC=n sets the processes of this machine (default: its visible GPUs, at least
-# 1); for several machines see launch.sh and docs/distributed.md.
+# The instructions are clustered first, if the recipe's cluster model is not there yet. If a run was interrupted, the
+# same command goes on from its newest checkpoint. NPROC=n sets the number of processes on this machine (default: its
+# visible GPUs, at least 1). For several machines, see docs/distributed.md.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 # shellcheck source=scripts/launch.sh

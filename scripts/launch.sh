@@ -1,16 +1,16 @@
-# Sourced by the other scripts: finds the environment, prepares a run once, and starts it on one machine or on several.
-# docs/distributed.md tells the whole story; in short, by variables:
+# Sourced by the other scripts. It finds the environment, prepares a run once, and starts it on one machine or several.
+# docs/distributed.md explains everything. These variables control it:
 #
-#   LLAVA_MOCLE_ENV=FILE           sourced first: conda, venv or modules (default: scripts/environment.sh, if there)
+#   LLAVA_MOCLE_ENV=FILE           sourced first: conda, venv or modules (default: scripts/environment.sh, if it exists)
 #   PYTHON=FILE                    the interpreter (default: .venv/bin/python, or else python)
-#   NPROC=N                        processes of this machine (default: its visible GPUs, at least 1)
+#   NPROC=N                        number of processes on this machine (default: its visible GPUs, at least 1)
 #   NNODES=N NODE_RANK=I MASTER_ADDR=HOST [MASTER_PORT=29500]
 #                                  several machines: start the script on each, with its own NODE_RANK
-#   HOSTFILE=FILE                  several machines by the deepspeed launcher: start the script once, it goes by ssh; or
-#                                  with NODE_RANK and MASTER_ADDR: start it on each, without ssh
+#   HOSTFILE=FILE                  several machines with the deepspeed launcher: start the script once, and it uses ssh;
+#                                  or, with NODE_RANK and MASTER_ADDR, start it on each machine, without ssh
 #   TORCHRUN_FLAGS, DEEPSPEED_FLAGS   more flags of the launcher, such as "--ssh_port 2222"
 #
-# SIGTERM, SIGUSR1 or Ctrl-C: the run saves a checkpoint and the script exits with 75; the same command goes on from it.
+# After SIGTERM, SIGUSR1 or Ctrl-C, the run saves a checkpoint and the script exits with 75. The same command goes on.
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 if [ -z "${LLAVA_MOCLE_ENV:-}" ] && [ -f "$root/scripts/environment.sh" ]; then
     LLAVA_MOCLE_ENV="$root/scripts/environment.sh"
@@ -30,7 +30,7 @@ if [ -z "${PYTHON:-}" ] && [ -z "${LLAVA_MOCLE_ENV:-}" ] && [ -x "$root/.venv/bi
     python="$root/.venv/bin/python"
 fi
 LLAVA_MOCLE=("$python" -m llava_mocle.cli.main)
-once=() # what the steps of `prepare` are run with
+once=() # the command in front of the steps of `prepare`; in SLURM, an srun with one task
 
 # shellcheck source=scripts/signals.sh
 source "$root/scripts/signals.sh"
@@ -48,7 +48,7 @@ visible_gpus() {
     fi
 }
 
-# only_shows RECIPE [--key value ...]: with --help or --dry-run, run that and leave.
+# only_shows RECIPE [--key value ...]: with --help or --dry-run, run that and end.
 only_shows() {
     local word
     for word in "${@:2}"; do
@@ -58,7 +58,7 @@ only_shows() {
     done
 }
 
-# make_scratch: a folder for the resolved recipe and the exit code, removed at the end; `scratch` names it.
+# make_scratch: make a folder for the resolved recipe and the exit code, in $scratch. It is removed at the end.
 make_scratch() {
     local parent="${TMPDIR:-/tmp}"
     if [ -n "${HOSTFILE:-}" ] && [ -z "${NODE_RANK:-}" ]; then
@@ -70,7 +70,8 @@ make_scratch() {
     export LLAVA_MOCLE_EXIT_FILE="${LLAVA_MOCLE_EXIT_FILE:-$scratch/exit}"
 }
 
-# step COMMAND...: what comes before training. A signal ends it, and then the script with 75: nothing is lost.
+# step COMMAND...: run a command that comes before training. A signal ends it; the script then exits with 75, and
+# nothing is lost.
 step() {
     local code=0
     if [ ${#once[@]} -gt 0 ]; then
@@ -87,14 +88,14 @@ step() {
     return "$code"
 }
 
-# resolve RECIPE [--key value ...]: one recipe with all flags in it, in $resolved.
+# resolve RECIPE [--key value ...]: write one recipe that contains all flags, to $resolved.
 resolve() {
     make_scratch
     resolved="$scratch/recipe.yaml"
     step "${LLAVA_MOCLE[@]}" train "$@" --resolve "$resolved"
 }
 
-# prepare RECIPE: check the rows and cluster the instructions; in a run of several nodes, on the first alone.
+# prepare RECIPE: check the rows and cluster the instructions. If there are several nodes, only the first one does it.
 prepare() {
     if [ "${NODE_RANK:-0}" -eq 0 ]; then
         step "${LLAVA_MOCLE[@]}" data check "$1" --no-images --allow-duplicate-ids \
@@ -102,12 +103,12 @@ prepare() {
     fi
 }
 
-# launch RECIPE: train it on everything there is. The exit code is training's own: 0, 1, 2 or 75.
+# launch RECIPE: train it with all processes. The exit code is that of the training: 0, 1, 2 or 75.
 launch() {
     local count module=(llava_mocle.cli.main train "$1") torchrun=("$python" -m torch.distributed.run)
     count="${NPROC:-$(visible_gpus)}"
     [ "${count:-0}" -ge 1 ] || count=1
-    # torchrun kills its workers this many seconds after it passed SIGTERM on; a checkpoint can take minutes.
+    # torchrun kills its workers this many seconds after it has passed on SIGTERM. A checkpoint can take minutes.
     export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
     # shellcheck disable=SC2206 # flags in a variable: split at spaces on purpose
     torchrun+=(${TORCHRUN_FLAGS:-})
@@ -137,7 +138,7 @@ launch_hostfile() {
     if [ -n "${NODE_RANK:-}" ]; then
         [ -n "${MASTER_ADDR:-}" ] || usage_error "with NODE_RANK, MASTER_ADDR must be set: the first machine's address"
         wait_for_first_node "$MASTER_ADDR" "${MASTER_PORT:-29500}"
-        # Without ssh this launcher passes no signal on, so the ranks are told directly.
+        # Without ssh, this launcher does not pass on signals, so the ranks get them directly.
         run_and_forward ranks "$python" -m deepspeed.launcher.runner "${words[@]}" \
             --no_ssh --node_rank "$NODE_RANK" --module "$@"
     else
@@ -148,8 +149,8 @@ launch_hostfile() {
     fi
 }
 
-# worker_environment: NAME=VALUE of what the processes on other machines need. The launcher puts these on a command
-# line, which every user of the machine can read: secrets are left out, and belong into the environment hook.
+# worker_environment: print NAME=VALUE of what the processes on other machines need. The launcher puts these on a
+# command line, which every user of the machine can read. So secrets are left out; they belong in the environment file.
 worker_environment() {
     local name own="${DS_ENV_FILE:-$HOME/.deepspeed_env}"
     for name in $(compgen -e); do
@@ -163,10 +164,10 @@ worker_environment() {
                 ;;
         esac
     done
-    if [ -f "$own" ]; then grep = "$own" || true; fi # the user's own file has the last word
+    if [ -f "$own" ]; then grep = "$own" || true; fi # the user's own file wins
 }
 
-# wait_for_first_node HOST PORT: on the other nodes, until the first has prepared the run and its launcher listens.
+# wait_for_first_node HOST PORT: on the other nodes, wait until the first has prepared the run and its launcher listens.
 wait_for_first_node() {
     [ "$NODE_RANK" -gt 0 ] || return 0
     local limit="${LLAVA_MOCLE_PREPARE_TIMEOUT:-7200}" start=$SECONDS said=-60

@@ -3,9 +3,9 @@
 #
 #   bash scripts/pretrain.sh [RECIPE] [--key value ...]
 #
-# RECIPE defaults to LLaVA-1.5-7B's; every key is a flag, and `stage` is pretrain whatever the recipe says. The result
-# is output_dir/mm_projector.safetensors, which stage 2 takes as `pretrain_mm_mlp_adapter`, or the folder itself as
-# `model_name_or_path`.
+# RECIPE defaults to LLaVA-1.5-7B's. Every key is also a flag. `stage` is pretrain, whatever the recipe says. The
+# result is output_dir/mm_projector.safetensors, which stage 2 takes as `pretrain_mm_mlp_adapter`. Stage 2 can also
+# take output_dir itself as `model_name_or_path`.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 # shellcheck source=scripts/launch.sh

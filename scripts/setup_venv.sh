@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Make .venv and install this project into it, once: again only when pyproject.toml or this script changes.
+# Make .venv and install this project into it. It does so again only if pyproject.toml or this script has changed.
 #   PYTHON=python3.11         the interpreter to use
-#   TORCH=cuda|cpu            which build of PyTorch, where this machine is not the one that trains: a login node of a
-#                             cluster has no GPU. Default: CUDA where nvidia-smi finds a GPU, or what was named before
-#   TORCH_INDEX_URL=URL       where PyTorch's CPU wheels are, when pip's own configuration does not know them
+#   TORCH=cuda|cpu            which build of PyTorch to install. Set it if this machine is not the one that trains,
+#                             such as a login node without GPU. Default: what was set before, or else CUDA if
+#                             nvidia-smi finds a GPU
+#   TORCH_INDEX_URL=URL       where PyTorch's CPU wheels are, if pip's own configuration does not know them
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +21,7 @@ find_python() {
 }
 
 stamp=".venv/.installed-$(cat pyproject.toml scripts/setup_venv.sh | cksum | cut -d' ' -f1)"
-# It holds the build that was named, which later calls without TORCH keep to.
+# It contains the build that was set; later calls without TORCH keep it.
 named="${TORCH:-$(cat .venv/.installed-* 2>/dev/null || true)}"
 case "$named" in
     "" | cuda | cpu) ;;
@@ -33,7 +34,7 @@ esac
 
 python="$(find_python)"
 echo "== setting up .venv with $("$python" --version)"
-# A folder without pip is what a failed attempt leaves behind (Debian: the package python3-venv was missing).
+# A failed attempt leaves a folder without pip (on Debian, without the package python3-venv).
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
 pip=(.venv/bin/python -m pip --disable-pip-version-check)
 
@@ -52,12 +53,12 @@ if [ "$(uname -s)" != Linux ]; then
     "${pip[@]}" install --quiet "$torch"
 elif [ "$build" = cuda ]; then
     echo "== PyTorch with CUDA ($why)"
-    # pip takes an installed CPU build for the same version.
+    # For pip, an installed CPU build is the same version, so it would keep it.
     if [[ "$("${pip[@]}" show torch 2>/dev/null)" == *+cpu* ]]; then "${pip[@]}" uninstall --quiet -y torch; fi
     "${pip[@]}" install --quiet "$torch"
 else
     echo "== PyTorch's CPU build ($why)"
-    # The plain name would pull several GB of CUDA packages, so ask for the CPU build by its full version.
+    # The version without "+cpu" would install several GB of CUDA packages.
     index="${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}"
     if ! "${pip[@]}" install --quiet "$torch+cpu" 2>/dev/null \
         && ! "${pip[@]}" install --quiet --extra-index-url "$index" "$torch+cpu"; then

@@ -1,8 +1,9 @@
-# Sourced by launch.sh: run a launcher so that signals reach training, and so that its exit code comes back.
+# Sourced by launch.sh: run a launcher so that signals reach the training, and return the training's exit code.
 PREEMPTED=75
 
-# run_and_forward launcher|ranks COMMAND...: SIGTERM, SIGUSR1, SIGHUP and Ctrl-C become one SIGTERM, to the launcher
-# (which passes it on) or straight to the ranks. Returns the command's exit code, or the one that it left in a file.
+# run_and_forward launcher|ranks COMMAND...: run a command. SIGTERM, SIGUSR1, SIGHUP and Ctrl-C become one SIGTERM to
+# the launcher (which passes it on) or to the ranks themselves. Returns the command's exit code, or the one that the
+# training has written into $LLAVA_MOCLE_EXIT_FILE.
 run_and_forward() {
     receiver="$1"
     shift
@@ -21,7 +22,7 @@ run_and_forward() {
     if [ "$code" -ne 0 ] && grep -qsx '[1-9][0-9]*' "$LLAVA_MOCLE_EXIT_FILE"; then
         code="$(<"$LLAVA_MOCLE_EXIT_FILE")" # launchers replace their workers' exit codes by 1
     elif [ "$told" -eq 1 ] && died_of_signal "$code"; then
-        stopped=yes # training has handlers, so this was before it
+        stopped=yes # training handles these signals, so it had not started
     fi
     if [ -n "$stopped" ]; then
         echo "stopped before training; the same command starts again (exit code $PREEMPTED)" >&2
@@ -33,7 +34,7 @@ run_and_forward() {
     return "$code"
 }
 
-# wait_out PID: a child's exit code, however often a trap ends `wait` before the child has ended.
+# wait_out PID: wait until a child has ended, and return its exit code. A trap can end a single `wait` earlier.
 wait_out() {
     while kill -0 "$1" 2>/dev/null; do
         wait "$1" || true
@@ -49,10 +50,10 @@ died_of_signal() {
     esac
 }
 
-# Only once: a second SIGTERM would interrupt a launcher that is waiting for its workers.
+# forward TERM|INT: pass a signal on, once. A second SIGTERM would interrupt a launcher that waits for its workers.
 forward() {
     if [ -z "$child" ]; then
-        early="$1" # the child is just being started, and is told then
+        early="$1" # the child is just being started, and gets the signal then
     elif [ "$told" -eq 0 ]; then
         told=1
         tell "$1"
@@ -81,8 +82,8 @@ tell() {
     fi
 }
 
-# is_still_this_shell PID: whether a child has yet to become its command. Until then it may lose a SIGTERM, which this
-# shell has a trap for.
+# is_still_this_shell PID: whether a child is still a copy of this shell. As long as it has not become its command, it
+# has this shell's trap and may lose a SIGTERM.
 is_still_this_shell() { cmp -s "/proc/$1/cmdline" "/proc/$$/cmdline"; }
 
 # children PID: the ids of its direct child processes.

@@ -9,11 +9,11 @@ from typing import cast
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
-from torch import Tensor
 
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.layer import MocleLinear, StackedExperts
 from llava_mocle.adapter.model import MocleModel
+from llava_mocle.adapter.product import collapsed_pair
 from llava_mocle.errors import ConfigError
 from llava_mocle.io.folders import new_folder, refuse_to_overwrite
 
@@ -45,40 +45,26 @@ def collapse(
     tuner = getattr(peft_model, "base_model", None)
     if not isinstance(tuner, MocleModel):
         raise ConfigError(f"collapse needs a PeftModel with a MoCLE adapter, found {type(peft_model).__name__}.")
-    weights, rank_factor = collapsed_state_dict(peft_model, tuner, cluster, adapter_name)
-    with new_folder(out_dir) as folder:
-        save_file(weights, str(folder / SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
-        _lora_config(tuner, adapter_name, rank_factor).save_pretrained(str(folder))
-    return Path(out_dir)
-
-
-def collapsed_state_dict(
-    peft_model: PeftModel, tuner: MocleModel, cluster: int | None, adapter_name: str
-) -> tuple[dict[str, Tensor], int]:
-    """The weights of the collapsed adapter under PEFT's names, and r' / r."""
     routing = tuner.cluster_routing(cluster, adapter_name)
     config = cast(MocleConfig, tuner.peft_config[adapter_name])
+    sites = list(config.sites or [])
     saved = get_peft_model_state_dict(peft_model, adapter_name=adapter_name)
     weights = {name: tensor for name, tensor in saved.items() if f".{tuner.prefix}" not in name}
-    for index, site in enumerate(config.sites or []):
-        assignment = None if routing is None else routing.site(index)
+    for index, site in enumerate(sites):
         layer = cast(MocleLinear, tuner.model.get_submodule(site))
         experts = cast(StackedExperts, layer.mocle_experts[adapter_name])
-        pair_A, pair_B = experts.collapsed(assignment)
+        assignment = None if routing is None else routing.site(index)
+        pair_A, pair_B = collapsed_pair(experts.experts_A, experts.experts_B, assignment)
         weights[f"{_MODEL_PREFIX}{site}.lora_A.weight"] = pair_A
         weights[f"{_MODEL_PREFIX}{site}.lora_B.weight"] = pair_B
     # Cloned, because safetensors writes neither views nor tensors that share memory.
     weights = {name: tensor.detach().to("cpu").clone().contiguous() for name, tensor in weights.items()}
-    return weights, config.top_k + int(config.universal_expert)
-
-
-def _lora_config(tuner: MocleModel, adapter_name: str, rank_factor: int) -> LoraConfig:
-    config = cast(MocleConfig, tuner.peft_config[adapter_name])
-    return LoraConfig(
+    rank_factor = config.top_k + int(config.universal_expert)
+    lora = LoraConfig(
         r=rank_factor * config.r,
         lora_alpha=rank_factor * config.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=0.0,
-        target_modules=list(config.sites or []),
+        target_modules=sites,
         modules_to_save=config.modules_to_save,
         bias="none",
         task_type=config.task_type,
@@ -86,3 +72,7 @@ def _lora_config(tuner: MocleModel, adapter_name: str, rank_factor: int) -> Lora
         revision=config.revision,
         inference_mode=True,
     )
+    with new_folder(out_dir) as folder:
+        save_file(weights, str(folder / SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
+        lora.save_pretrained(str(folder))
+    return Path(out_dir)

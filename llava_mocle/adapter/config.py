@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from peft.config import PeftConfig
@@ -55,31 +55,27 @@ class MocleConfig(PeftConfig):
         ConfigError: a value is out of range, or two fields contradict each other.
     """
 
-    r: int = field(default=8, metadata={"help": "Rank of every expert."})
-    lora_alpha: float = field(default=16, metadata={"help": "The experts' output is scaled by lora_alpha / r."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the experts' input."})
-    target_modules: list[str] | set[str] | str | None = field(
-        default=None, metadata={"help": "nn.Linear modules to adapt."}
-    )
-    exclude_modules: list[str] | set[str] | str | None = field(
-        default=None, metadata={"help": "Modules never to adapt."}
-    )
-    num_experts: int = field(default=4, metadata={"help": "Number of task experts E."})
-    universal_expert: bool = field(default=True, metadata={"help": "Add the expert that every sample trains."})
-    router: str = field(default="cluster", metadata={"help": "What routes a sample: cluster, dataset or none."})
-    num_clusters: int | None = field(default=None, metadata={"help": "K; read from `centroids` when unset."})
-    cluster_dim: int | None = field(default=None, metadata={"help": "D; read from `centroids` when unset."})
-    top_k: int = field(default=1, metadata={"help": "Task experts per sample, 1 or 2."})
-    temperature: float = field(default=0.05, metadata={"help": "Temperature of the gates' softmax."})
-    gate_mode: str = field(default="paper", metadata={"help": "paper, or released (the authors' code)."})
-    gate_noise_std: float | None = field(default=None, metadata={"help": "Std of the gate noise in training."})
-    centroids: str | None = field(default=None, metadata={"help": "Cluster model folder or .safetensors file."})
-    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained and saved as well."})
-    bias: str = field(default="none", metadata={"help": "Only 'none'."})
-    init_lora_weights: bool = field(default=True, metadata={"help": "Start B at zero."})
-    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layer indexes to adapt."})
-    layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the layer list."})
-    sites: list[str] | None = field(default=None, metadata={"help": "Adapted modules in gate order (filled in)."})
+    r: int = 8
+    lora_alpha: float = 16
+    lora_dropout: float = 0.0
+    target_modules: list[str] | set[str] | str | None = None
+    exclude_modules: list[str] | set[str] | str | None = None
+    num_experts: int = 4
+    universal_expert: bool = True
+    router: str = "cluster"
+    num_clusters: int | None = None
+    cluster_dim: int | None = None
+    top_k: int = 1
+    temperature: float = 0.05
+    gate_mode: str = "paper"
+    gate_noise_std: float | None = None
+    centroids: str | None = None
+    modules_to_save: list[str] | None = None
+    bias: str = "none"
+    init_lora_weights: bool = True
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    sites: list[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""From gate logits to expert choices and weights: pure functions, no state."""
+"""The formulas of the gates: from logits to probabilities, and from the chosen gates to the experts' weights."""
 
 from __future__ import annotations
 
@@ -18,19 +18,6 @@ def gate_probabilities(logits: Tensor, temperature: float, mode: str = "paper") 
     if mode == "released":
         return torch.softmax(scaled.to(torch.float16), dim=-1).to(logits.dtype)
     return torch.softmax(scaled, dim=-1)
-
-
-def select_experts(probabilities: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The `top_k` most probable experts, and their probabilities unchanged (no renormalising).
-
-    Args:
-        probabilities: (..., E).
-
-    Returns:
-        expert index (..., k) int64 and gate (..., k), strongest first.
-    """
-    gate, expert = torch.topk(probabilities, top_k, dim=-1)
-    return expert, gate
 
 
 def mixing_weights(gate: Tensor, mode: str, universal: bool) -> tuple[Tensor, Tensor | None]:

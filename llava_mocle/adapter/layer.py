@@ -52,11 +52,6 @@ class StackedExperts(nn.Module):
             x = x.to(self.experts_A.dtype)
         return grouped(self.dropout(x), self.experts_A, self.experts_B, assignment, self.scaling)
 
-    @torch.no_grad()
-    def collapsed(self, assignment: Assignment | None) -> tuple[Tensor, Tensor]:
-        """A' (n r, in), B' (out, n r) of the plain LoRA that equals this site for one cluster; same scaling."""
-        return collapsed_pair(self.experts_A, self.experts_B, assignment)
-
 
 class MocleLinear(nn.Module, BaseTunerLayer):
     """y = W0 x + (experts chosen for each sample), one site of a MoCLE adapter.
@@ -66,7 +61,7 @@ class MocleLinear(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = ("mocle_experts",)
-    other_param_names = ("r", "lora_alpha", "scaling", "site_index")
+    other_param_names = ("scaling", "site_index")
 
     def __init__(self, base_layer: nn.Linear, adapter_name: str, config: MocleConfig, state: RoutingState) -> None:
         super().__init__()
@@ -74,8 +69,6 @@ class MocleLinear(nn.Module, BaseTunerLayer):
         self.in_features = base_layer.in_features
         self.out_features = base_layer.out_features
         self.mocle_experts = nn.ModuleDict()
-        self.r: dict[str, int] = {}
-        self.lora_alpha: dict[str, float] = {}
         self.scaling: dict[str, float] = {}
         self.site_index: dict[str, int | None] = {}
         self.routing_state = state
@@ -87,8 +80,6 @@ class MocleLinear(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, config: MocleConfig) -> None:
         """Add the experts of an adapter. The model sets `site_index` once it knows all sites."""
-        self.r[adapter_name] = config.r
-        self.lora_alpha[adapter_name] = config.lora_alpha
         self.scaling[adapter_name] = config.scaling
         self.site_index[adapter_name] = None
         self.mocle_experts[adapter_name] = StackedExperts(config, self.in_features, self.out_features)
@@ -117,7 +108,8 @@ class MocleLinear(nn.Module, BaseTunerLayer):
 
     def get_delta_weight(self, adapter_name: str, assignment: Assignment | None) -> Tensor:
         """scaling * B' A' (out, in), in fp32 or better."""
-        pair_A, pair_B = cast(StackedExperts, self.mocle_experts[adapter_name]).collapsed(assignment)
+        experts = cast(StackedExperts, self.mocle_experts[adapter_name])
+        pair_A, pair_B = collapsed_pair(experts.experts_A, experts.experts_B, assignment)
         return self.scaling[adapter_name] * (pair_B @ pair_A)
 
     @torch.no_grad()

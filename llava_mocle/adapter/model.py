@@ -115,9 +115,6 @@ class MocleModel(BaseTuner):
         """The routing of a batch for every active adapter that is routed and not merged; see `Route`.
 
         The ids and the chosen experts travel to the host together: the only time that a forward waits for a GPU.
-
-        Raises:
-            RoutingError: the ids are missing, of a wrong dtype or length, or out of range.
         """
         checked: dict[str, Tensor] = {}
         gates: dict[str, Gates] = {}

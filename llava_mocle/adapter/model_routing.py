@@ -102,9 +102,6 @@ class ModelRouting:
 
         Args:
             factor: how often `generate` repeats every sample; see `expansion`.
-
-        Raises:
-            RoutingError: the ids are missing, of a wrong dtype or length, or out of range.
         """
         if self.enabled:
             with torch.no_grad():
@@ -229,9 +226,6 @@ class RoutingState:
             )
         return routing.site(site)
 
-    def __deepcopy__(self, _memo: dict) -> RoutingState:
-        # Tensors of a live autograd graph cannot be copied, and a copied model has seen no forward yet.
-        return RoutingState()
-
     def __reduce__(self) -> tuple:
+        # A copy is empty: tensors of a live autograd graph cannot be copied, and a copied model has seen no forward.
         return RoutingState, ()

@@ -1,4 +1,4 @@
-"""The low-rank products of a site: a plain reference, and the path that is used."""
+"""The low-rank products of a site."""
 
 from __future__ import annotations
 
@@ -8,27 +8,15 @@ from torch import Tensor
 
 from llava_mocle.adapter.routing import Assignment
 
-# Both paths: x (B, ..., in), experts_A (slots, r, in), experts_B (slots, out, r) -> (B, ..., out).
-# `assignment` None is a plain LoRA: the only expert, with weight 1.
-
-
-def reference(x: Tensor, experts_A: Tensor, experts_B: Tensor, assignment: Assignment | None, scaling: float) -> Tensor:
-    """The definition, one sample and one expert at a time. For tests and benchmarks."""
-    outputs = []
-    for b in range(x.shape[0]):
-        if assignment is None:
-            terms: list[tuple[Tensor | float, int]] = [(1.0, 0)]
-        else:
-            terms = [(w, int(e)) for w, e in zip(assignment.weight[b], assignment.expert[b], strict=True)]
-            if assignment.universal_weight is not None:
-                terms.append((assignment.universal_weight[b], experts_A.shape[0] - 1))
-        products = [weight * F.linear(F.linear(x[b], experts_A[e]), experts_B[e]) for weight, e in terms]
-        outputs.append(scaling * torch.stack(products).sum(dim=0))
-    return torch.stack(outputs)
-
 
 def grouped(x: Tensor, experts_A: Tensor, experts_B: Tensor, assignment: Assignment | None, scaling: float) -> Tensor:
-    """The universal expert as one product for the batch, each task expert as one product for all its samples.
+    """The experts' output (B, ..., out): one product for all samples of a task expert, one for the universal expert.
+
+    Args:
+        x: (B, ..., in).
+        experts_A: (slots, r, in).
+        experts_B: (slots, out, r).
+        assignment: None for a plain LoRA: the only expert, with weight 1.
 
     Weights are not gathered per sample. Every slot of both stacks takes part in autograd, whatever the routing: an
     expert that no sample chose gets a gradient of zeros, the same on every rank.
@@ -75,6 +63,7 @@ def _low_rank(x: Tensor, a: Tensor, b: Tensor, weight: Tensor | float) -> Tensor
     return F.linear((hidden * weight).to(hidden.dtype), b)
 
 
+@torch.no_grad()
 def collapsed_pair(experts_A: Tensor, experts_B: Tensor, assignment: Assignment | None) -> tuple[Tensor, Tensor]:
     """The plain LoRA pair that equals a site for the single sample of `assignment`: A' (n r, in), B' (out, n r).
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from llava_mocle.adapter.config import MocleConfig
-from llava_mocle.adapter.gating import gate_probabilities, select_experts
+from llava_mocle.adapter.gating import gate_probabilities
 from llava_mocle.adapter.routing import Gates
 from llava_mocle.errors import ClusterModelError, ConfigError, RoutingError
 
@@ -104,7 +104,8 @@ class ClusterRouter(Router):
             if self.gate_bias is not None:
                 clean = clean + self.gate_bias.to(dtype).unsqueeze(1)
             logits = clean + self.noise_std * torch.randn_like(clean) if noisy and self.noise_std > 0 else clean
-            expert, gate = select_experts(gate_probabilities(logits, self.temperature, self.mode), self.top_k)
+            # Strongest first; the kept probabilities are not renormalised.
+            gate, expert = gate_probabilities(logits, self.temperature, self.mode).topk(self.top_k, dim=-1)
         return Gates(expert, gate, clean.detach())
 
 

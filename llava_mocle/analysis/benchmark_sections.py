@@ -8,7 +8,7 @@ from typing import Any
 from llava_mocle.analysis.paper_tables import TABLES, Column, PaperTable
 from llava_mocle.evaluation.scores.results import other_official_n
 from llava_mocle.evaluation.scores.statistics import paired_difference_interval
-from llava_mocle.evaluation.tasks.shared.medical_qa import LEGACY
+from llava_mocle.evaluation.tasks.medical_qa import LEGACY
 
 Results = Mapping[str, Any]
 

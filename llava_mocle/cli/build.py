@@ -31,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_mocle.data.templates import TEMPLATE_NAMES
     from llava_mocle.errors import ConfigError
+    from llava_mocle.io.jsonl import read_json
     from llava_mocle.model import build_llava
-    from llava_mocle.model.folders import TEMPLATE_FILE, read_json
+    from llava_mocle.model.folders import TEMPLATE_FILE
 
     if args.template is not None and args.template not in TEMPLATE_NAMES:
         raise ConfigError(f"--template is {args.template!r}; use one of {', '.join(TEMPLATE_NAMES)}")

@@ -182,9 +182,9 @@ def _fit(job: _Job) -> None:
 
     from llava_mocle.clustering import cluster_files
     from llava_mocle.clustering.assign import assign_rows, route_texts, write_assignments
+    from llava_mocle.clustering.cluster_config import fit_request, weigh
     from llava_mocle.clustering.cluster_model import ClusterModel
     from llava_mocle.clustering.encoder import SentenceEncoder
-    from llava_mocle.clustering.fit_request import fit_request, weigh
     from llava_mocle.clustering.instruction import InstructionRule
     from llava_mocle.model.placement import choose_placement
 

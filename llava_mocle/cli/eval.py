@@ -135,8 +135,8 @@ def _benchmarks(args: argparse.Namespace) -> "list[Task]":
     """The benchmarks of `--tasks`, whose files are there, with the judge that grades them."""
     from llava_mocle.errors import ConfigError
     from llava_mocle.evaluation.registry import get_tasks
+    from llava_mocle.evaluation.tasks.medical_qa import MedicalQA
     from llava_mocle.evaluation.tasks.shared.judge import Judge, JudgedTask
-    from llava_mocle.evaluation.tasks.shared.medical_qa import MedicalQA
 
     if bool(args.judge_url) != bool(args.judge_model):
         raise ConfigError("--judge-url and --judge-model go together; one of them is missing.")

@@ -20,7 +20,7 @@ _EXPORTS = {
 __all__ = sorted(_EXPORTS)
 
 
-# Lazy: reading an assignment table must not cost the import of sentence-transformers (over ten seconds).
+# Imported on first use: the command line reads the rule alone, which needs none of the libraries that the others do.
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)

@@ -1,4 +1,4 @@
-"""Rows -> assignment table: which cluster each row belongs to, in a Parquet file that knows what it was made from."""
+"""Rows -> assignment table: the cluster of each row, in a Parquet file that records what it was made from."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,7 +126,7 @@ def read_table(path: str | Path) -> pa.Table:
 
 
 def _metadata(path: str | Path) -> dict[bytes, bytes]:
-    """What the table knows of its making; raises unless it is a table with all columns."""
+    """The record of what the table was made from. Raises unless the table has all columns."""
     with _readable(path), pq.ParquetFile(path) as file:
         schema = file.schema_arrow
     if schema.names != _SCHEMA.names:

@@ -1,20 +1,23 @@
-"""What a cluster model says about itself: the fields of its config.json, and the entries of its examples.jsonl."""
+"""What a cluster model says about itself: config.json, entries of examples.jsonl, and the hashes that identify it."""
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llava_mocle.clustering.instruction import RULE_VERSION, TURNS
-from llava_mocle.errors import ClusterModelError
+from llava_mocle.clustering.instruction import RULE_VERSION, InstructionRule
+from llava_mocle.errors import ClusterModelError, DataError, UserError
+from llava_mocle.io.jsonl import read_json
 
 KIND = "llava_mocle_cluster_model"
 FORMAT_VERSION = 1
+# Increased when a change of the algorithm gives other clusters for the same data.
+_FIT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class Example:
 class ClusterConfig:
     """config.json of a cluster model.
 
-    `encoder` is the name it was fitted with; `encoder_weight_hash` is what counts. `fit` holds statistics: request
-    (a hash of the data and settings), num_instructions, num_distinct, inertia, iterations, versions.
+    `encoder` is the name of the encoder at the fit; what is checked is `encoder_weight_hash`. `fit` holds statistics:
+    request (a hash of the data and settings), num_rows, num_instructions, num_distinct, inertia, iterations.
     """
 
     encoder: str
@@ -59,17 +62,8 @@ class ClusterConfig:
         Raises:
             ClusterModelError: missing, damaged, of another kind, format or rule version, or with a wrong field.
         """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ClusterModelError(
-                f"{path}: no such file; expected a cluster model folder, as `llava-mocle cluster` writes it"
-            ) from error
-        except (ValueError, OSError) as error:
-            raise ClusterModelError(
-                f"{path}: not readable as JSON ({error}); run `llava-mocle cluster` again"
-            ) from error
-        if not isinstance(values, dict) or values.get("kind") != KIND:
+        values = read_json(path, "a cluster model folder is what `llava-mocle cluster` writes", ClusterModelError)
+        if values.get("kind") != KIND:
             raise ClusterModelError(f"{path}: not a cluster model: expected the field kind = {KIND!r}")
         if values.get("format_version") != FORMAT_VERSION:
             raise ClusterModelError(
@@ -88,6 +82,38 @@ def fingerprint(config: ClusterConfig, centroids: np.ndarray) -> str:
     return digest.hexdigest()[:32]
 
 
+def weigh(texts: Sequence[str], weights: Iterable[float] | None = None) -> dict[str, float]:
+    """Return distinct text -> summed weight, sorted by text, so that the order of rows changes nothing.
+
+    Raises:
+        DataError: no text at all, or a weight that is not positive.
+    """
+    if not texts:
+        raise DataError("there are no rows to cluster")
+    total: dict[str, float] = {}
+    for text, weight in zip(texts, [1.0] * len(texts) if weights is None else weights, strict=True):
+        if not weight > 0:
+            raise DataError(f"a row weighs {weight}, expected more than 0")
+        total[text] = total.get(text, 0.0) + float(weight)
+    return dict(sorted(total.items()))
+
+
+def fit_request(
+    weight_of: Mapping[str, float],
+    num_clusters: int,
+    seed: int,
+    n_init: int,
+    rule: InstructionRule,
+    encoder_weight_hash: str,
+) -> str:
+    """Return the hash of everything that decides the outcome of a fit, so that none is repeated."""
+    settings = [_FIT_VERSION, num_clusters, seed, n_init, rule.turns, rule.version, encoder_weight_hash]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for text, weight in sorted(weight_of.items()):
+        digest.update(json.dumps([text, weight]).encode())
+    return digest.hexdigest()[:32]
+
+
 def _check_fields(path: Path, values: Mapping[str, Any]) -> None:
     fields = {item.name: item for item in dataclasses.fields(ClusterConfig)}
     if unknown := sorted(set(values) - set(fields)):
@@ -98,12 +124,7 @@ def _check_fields(path: Path, values: Mapping[str, Any]) -> None:
         expected = item.type if isinstance(item.type, type) else dict
         if not isinstance(values[name], expected) or (expected is int and isinstance(values[name], bool)):
             raise ClusterModelError(f"{path}: field {name!r} is {values[name]!r}, expected {expected.__name__}")
-    if values["instruction_rule_version"] != RULE_VERSION:
-        raise ClusterModelError(
-            f"{path}: instruction_rule_version is {values['instruction_rule_version']}, this release knows version "
-            f"{RULE_VERSION}: use the release that wrote it, or run `llava-mocle cluster` again"
-        )
-    if values["instruction_turns"] not in TURNS:
-        raise ClusterModelError(
-            f"{path}: instruction_turns is {values['instruction_turns']!r}, expected one of {', '.join(TURNS)}"
-        )
+    try:
+        InstructionRule(values["instruction_turns"], values["instruction_rule_version"])
+    except UserError as error:
+        raise ClusterModelError(f"{path}: {error}") from error

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llava_mocle.clustering import cluster_files, kmeans
-from llava_mocle.clustering.cluster_config import ClusterConfig, Example, fingerprint
+from llava_mocle.clustering.cluster_config import ClusterConfig, Example, fingerprint, fit_request, weigh
 from llava_mocle.clustering.encoder import Encoder, SentenceEncoder
 from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER
-from llava_mocle.clustering.fit_request import fit_request, weigh
 from llava_mocle.clustering.instruction import InstructionRule
 from llava_mocle.clustering.nearest import nearest_exact, nearest_with_margin
 from llava_mocle.errors import AssetError, ClusterModelError

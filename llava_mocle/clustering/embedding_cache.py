@@ -1,11 +1,10 @@
 """Embeddings kept on disk, keyed by content, in shards that are written aside and renamed.
 
-Several processes may read and write one cache at once: a shard is complete or absent, is never changed, and the worst
-that two writers can do is to store the same text twice.
+Several processes may read and write one cache at once. A shard appears whole and is never changed, and two writers
+store the same text twice at worst.
 """
 
 import hashlib
-import os
 import uuid
 import warnings
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from llava_mocle.io.cache import cache_root
 from llava_mocle.io.files import written_aside
@@ -73,14 +72,12 @@ class EmbeddingCache:
         if not texts or not self._writable:
             return
         keys = np.frombuffer(b"".join(map(_key, texts)), dtype=np.uint8).reshape(-1, _KEY_BYTES)
-        content = save({"keys": keys, "embeddings": np.ascontiguousarray(embeddings, dtype=self._dtype)})
+        tensors = {"keys": keys, "embeddings": np.ascontiguousarray(embeddings, dtype=self._dtype)}
         shard = self.folder / f"{uuid.uuid4().hex}.safetensors"
         try:
-            with written_aside(shard) as aside, aside.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
+            with written_aside(shard) as aside:
+                save_file(tensors, aside)
+        except (OSError, SafetensorError) as error:
             self._writable = False
             warnings.warn(f"{self.folder}: embeddings are not cached ({error})", stacklevel=2)
 

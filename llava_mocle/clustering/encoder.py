@@ -106,7 +106,8 @@ class SentenceEncoder:
 
         if not texts:
             return
-        size = 1 if exact else self._resolved_batch_size
+        on_gpu = not exact and str(self._fast_model.device).startswith("cuda")
+        size = 1 if exact else self._batch_size or (256 if on_gpu else 64)
         # In a log file a line every half a minute is enough.
         interval = 0.1 if sys.stderr.isatty() else 30.0
         label = "encoding (float64)" if exact else "encoding"
@@ -127,10 +128,6 @@ class SentenceEncoder:
                 batch, batch_size=len(batch), normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
             )
         return np.asarray(embeddings, dtype=np.float64 if exact else np.float32)
-
-    @property
-    def _resolved_batch_size(self) -> int:
-        return self._batch_size or (256 if str(self._fast_model.device).startswith("cuda") else 64)
 
     @cached_property
     def _content_hash(self) -> str:

@@ -30,7 +30,7 @@ def find_encoder(name_or_path: str) -> Path:
     """
     places = list(_local_places(name_or_path))
     for place in places:
-        if _is_encoder(place):
+        if any((place / name).is_file() for name in ("modules.json", "config.json")):
             return place
     snapshot, reason = find_snapshot(name_or_path, ignore=_OTHER_FORMATS)
     if snapshot is not None:
@@ -86,10 +86,6 @@ def _local_places(name_or_path: str) -> Iterator[Path]:
         for location in (spec.submodule_search_locations or []) if spec else []:
             yield Path(location) / _PACKAGE_FOLDER
     yield _ASSETS_FOLDER / short
-
-
-def _is_encoder(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("modules.json", "config.json"))
 
 
 def _joint_hash(folder: Path, files: Iterable[Path]) -> str:

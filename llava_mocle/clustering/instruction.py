@@ -39,7 +39,7 @@ class InstructionRule:
             raise ConfigError(f"instruction_turns is {self.turns!r}, expected one of {', '.join(map(repr, TURNS))}")
         if self.version != RULE_VERSION:
             raise ClusterModelError(
-                f"instruction rule version is {self.version!r}, this release of llava_mocle knows version "
+                f"instruction_rule_version is {self.version!r}, this release of llava_mocle knows version "
                 f"{RULE_VERSION}: use the release that wrote the cluster model, or run `llava-mocle cluster` again"
             )
 

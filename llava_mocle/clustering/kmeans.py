@@ -57,10 +57,11 @@ def fit(
     _check_different(points, num_clusters)
     weights = np.ones(len(points)) if weights is None else np.asarray(weights, dtype=np.float64)
     if init is None:
-        start, iterations = _best_start(points, num_clusters, seed, n_init, weights)
+        best = _lloyd(points, weights, num_clusters, "k-means++", n_init, seed, _RESTART_ITERATIONS, _RESTART_TOLERANCE)
+        start, iterations = best.cluster_centers_, int(best.n_iter_)
     else:
         start, iterations = np.asarray(init, dtype=np.float64), 0
-    final = _lloyd(points, weights, start, 1, seed, _FINAL_ITERATIONS, 0.0)
+    final = _lloyd(points, weights, num_clusters, start, 1, seed, _FINAL_ITERATIONS, 0.0)
     labels = _by_size(final.labels_.astype(np.int64), weights, num_clusters)
     exact = np.asarray(embeddings, dtype=np.float64)
     # scikit-learn's threads add up in any order. These means do not depend on it: same labels, same bits.
@@ -99,21 +100,12 @@ def _check_different(points: np.ndarray, num_clusters: int) -> None:
         )
 
 
-def _best_start(
-    points: np.ndarray, num_clusters: int, seed: int, n_init: int, weights: np.ndarray
-) -> tuple[np.ndarray, int]:
-    best = _lloyd(
-        points, weights, "k-means++", n_init, seed, _RESTART_ITERATIONS, _RESTART_TOLERANCE, num_clusters=num_clusters
-    )
-    return best.cluster_centers_, int(best.n_iter_)
-
-
-def _lloyd(points, weights, init, n_init, seed, max_iter, tol, num_clusters=None):  # type: ignore[no-untyped-def]
+def _lloyd(points, weights, num_clusters, init, n_init, seed, max_iter, tol):  # type: ignore[no-untyped-def]
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     model = KMeans(
-        num_clusters or len(init),
+        num_clusters,
         init=init,
         n_init=n_init,
         max_iter=max_iter,
@@ -128,7 +120,7 @@ def _lloyd(points, weights, init, n_init, seed, max_iter, tol, num_clusters=None
             return model.fit(points, sample_weight=weights)
         except ConvergenceWarning as warning:
             raise ConfigError(
-                f"num_clusters is {num_clusters or len(init)}: k-means left a cluster empty ({warning}); lower "
+                f"num_clusters is {num_clusters}: k-means left a cluster empty ({warning}); lower "
                 "num_clusters or add data"
             ) from warning
 

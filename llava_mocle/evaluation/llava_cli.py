@@ -9,7 +9,7 @@ from typing import TypeVar
 from llava_mocle.errors import ConfigError, UserError
 from llava_mocle.evaluation.answering.parts import part_of
 from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions
-from llava_mocle.evaluation.task import OPTION_LETTER
+from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 
 Asked = TypeVar("Asked", bound=Question)
 

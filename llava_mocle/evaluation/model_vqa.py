@@ -13,7 +13,7 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.llava_cli import make_parser, run_program
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json, read_text
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, json_records, read_text
 from llava_mocle.io.jsonl import parse_jsonl
 
 
@@ -63,7 +63,7 @@ def _records(file: Path) -> list[tuple[str, dict[str, Any]]]:
     """(place, record) of every record of a JSON list or JSONL file."""
     text = read_text(file)
     if text.lstrip().startswith("["):
-        return list(places(file, read_json(file)))
+        return list(json_records(file))
     pairs = list(parse_jsonl(text, file, "a question file has one JSON object a line."))
     for place, record in pairs:
         if not isinstance(record, dict):

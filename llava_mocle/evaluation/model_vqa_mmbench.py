@@ -14,12 +14,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.evaluation.answering.file import read_answers, write_answers
+from llava_mocle.evaluation.answering.file import read_answers
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
-from llava_mocle.evaluation.task import OPTION_LETTER
+from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.evaluation.tasks.shared.base64_images import unpack_image
 from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_table
+from llava_mocle.io.jsonl import write_jsonl
 
 LETTERS = "ABCD"
 SUFFIXES = {"en": OPTION_LETTER, "cn": "\n请直接回答选项字母。"}
@@ -80,7 +81,7 @@ def complete_answers(answers_file: str | Path, questions: Sequence[RoundQuestion
         rounds[answer["question_id"]].complete(answer) if answer["question_id"] in rounds else answer
         for answer in read_answers(answers_file)
     ]
-    write_answers(answers_file, answers)
+    write_jsonl(answers_file, answers)
 
 
 def _is_empty(text: str | None) -> bool:

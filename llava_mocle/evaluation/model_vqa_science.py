@@ -13,9 +13,9 @@ from pathlib import Path
 from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
-from llava_mocle.evaluation.task import OPTION_LETTER
+from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.evaluation.tasks.held_out import row_question
-from llava_mocle.evaluation.tasks.shared.official_files import places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import json_records
 
 
 def read_questions(args: argparse.Namespace) -> list[Question]:
@@ -27,7 +27,7 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
     path = Path(args.question_file)
     suffix = OPTION_LETTER if args.single_pred_prompt else ""
     questions = []
-    for place, row in places(path, read_json(path)):
+    for place, row in json_records(path):
         asked = row_question(row, args.image_folder, place)
         # LLaVA's scorer counts an answer among those with images where its prompt says so.
         mark = f"{IMAGE_TOKEN}\n" * len(asked.images)

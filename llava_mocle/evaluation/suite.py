@@ -6,25 +6,22 @@
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from llava_mocle.errors import DataError, UserError
 from llava_mocle.evaluation.answering.run import GenerationSettings, check_questions
 from llava_mocle.evaluation.answering.together import Part, PartnerLost, answer_together, describe_failure
 from llava_mocle.evaluation.scores.provenance import items_digest
 from llava_mocle.evaluation.scores.results import Asked, BenchmarkResults
-from llava_mocle.evaluation.task import Item, Metric, Task
-from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
+from llava_mocle.evaluation.task import Answers, Item, Metric, Task
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
 
 logger = logging.getLogger(__name__)
-
-Answers = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -52,16 +49,6 @@ class SuiteSettings:
         return self.max_new_tokens or task.max_new_tokens
 
 
-class Results(Protocol):
-    """Where scores go: `BenchmarkResults`, or `HeldOutResults` for held-out rows."""
-
-    def prepare(self, asked: Sequence[Asked]) -> None:
-        """Before the first answer: check whether the scores may go there. Raises DataError."""
-
-    def record(self, task: Any, items: Sequence[Item], answers: Answers, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep one task's entry; return what `results.json` now holds."""
-
-
 class TasksFailed(UserError):
     """Some tasks could not be answered or scored; the others were.
 
@@ -82,7 +69,7 @@ def evaluate_tasks(
     settings: SuiteSettings | None = None,
     *,
     part: Part | None = None,
-    results: Results | None = None,
+    results: BenchmarkResults | None = None,
 ) -> dict[str, Any]:
     """Answer and score tasks; writes `answers/<task>.jsonl`, `submissions/<task>/` and `results.json`.
 
@@ -92,7 +79,7 @@ def evaluate_tasks(
     Args:
         root: LLaVA's playground/data/eval.
         part: which part of the questions this process answers; default: all.
-        results: where the scores go; default: those of benchmarks in `out_dir`.
+        results: where the scores go; default: `BenchmarkResults` in `out_dir`.
 
     Returns:
         What `results.json` holds, of all tasks scored into `out_dir` so far; empty where this process only answers.
@@ -133,7 +120,7 @@ def _run(
     folder: Path,
     settings: SuiteSettings,
     part: Part,
-    results: Results,
+    results: BenchmarkResults,
 ) -> dict[str, Any]:
     """Answer and score one task; returns what `results.json` now holds, {} where another process scores."""
     answers = answer_together(
@@ -152,12 +139,15 @@ def _run(
     files = task.submission(items, answers, folder / "submissions" / task.name)
     entry = score_task(task, items, answers, limit=settings.limit)
     entry["submission"] = [str(path.relative_to(folder)) for path in files]
-    entry["settings"] = _effective(predictor, task, items, settings)
+    # The settings that took effect, under the names that the answers carry.
+    effective = asdict(replace(settings, max_new_tokens=settings.new_tokens(task)))
+    del effective["overwrite"]
+    entry["settings"] = effective | {"predictor": predictor.settings, "judge": task.judged_by(items)}
     return results.record(task, items, answers, entry)
 
 
 def _prepare(
-    tasks: Sequence[Task], root: Path, settings: SuiteSettings, part: Part, results: Results
+    tasks: Sequence[Task], root: Path, settings: SuiteSettings, part: Part, results: BenchmarkResults
 ) -> list[tuple[Task, list[Item]]]:
     for task in tasks:
         task.check(root)
@@ -175,7 +165,7 @@ def _prepare(
             )
     # Of processes that run together, one does this for all; each part that is started by hand does it by itself.
     if part.joins or not part.has_partners:
-        results.prepare([Asked(task.name, len(items), _judge(task, items)) for task, items in prepared])
+        results.prepare([Asked(task.name, len(items), task.judged_by(items)) for task, items in prepared])
     return prepared
 
 
@@ -187,17 +177,6 @@ def _items(task: Task, root: Path, settings: SuiteSettings) -> list[Item]:
     if settings.dataset is None:
         return items
     return [replace(item, question=replace(item.question, dataset=settings.dataset)) for item in items]
-
-
-def _effective(predictor: "Predictor", task: Task, items: Sequence[Item], settings: SuiteSettings) -> dict[str, Any]:
-    """The settings that took effect for a task, under the names that its answers carry."""
-    given = asdict(replace(settings, max_new_tokens=settings.new_tokens(task)))
-    del given["overwrite"]
-    return given | {"predictor": predictor.settings, "judge": _judge(task, items)}
-
-
-def _judge(task: Task, items: Sequence[Item]) -> dict[str, Any] | None:
-    return task.judged_by(items) if isinstance(task, JudgedTask) else None
 
 
 def score_task(task: Task, items: Sequence[Item], answers: Answers, *, limit: int | None = None) -> dict[str, Any]:

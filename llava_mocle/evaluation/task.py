@@ -1,7 +1,7 @@
 """What a benchmark is: where its files lie, which questions it asks, and how answers become scores."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,11 +11,12 @@ from numpy.typing import ArrayLike
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.evaluation.prompt_styles import check_style
 from llava_mocle.evaluation.scores.statistics import bootstrap_interval
+from llava_mocle.evaluation.submissions import write_submission
 
-SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
-OPTION_LETTER = "\nAnswer with the option's letter from the given choices directly."
-PROMPT_STYLES = ("llava", "instructblip")
+Answers = Sequence[Mapping[str, Any]]  # records of an answers file
+Files = Mapping[str, Sequence[Any] | Mapping[str, Any]]  # file name -> content, see `write_submission`
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,19 @@ def resampled_metric(items: ArrayLike, statistic: Callable[[np.ndarray], float])
     return Metric(100.0 * float(statistic(rows)), (100.0 * low, 100.0 * high), len(rows))
 
 
+def accuracy_by(items: Sequence[Item], values: Sequence[float], key: str, parts: Sequence[str]) -> dict[str, Metric]:
+    """`accuracy_<part>` for each of `parts`: the mean of the values of the items whose `key` is that part."""
+    pairs = list(zip(items, values, strict=True))
+    return {
+        f"accuracy_{part.replace('/', '_')}": mean_metric([value for item, value in pairs if item.keys[key] == part])
+        for part in parts
+    }
+
+
 class Task(ABC):
     """One benchmark. A subclass says where its files lie, and how they become questions and scores.
+
+    What a method overrides without a docstring of its own means what is said here.
 
     Attributes:
         name: as on the command line, and of its folder of results.
@@ -114,6 +126,7 @@ class Task(ABC):
         max_new_tokens: longest answer.
         official_n: how many questions `items` makes of the official files; None: not known.
         older_n: how many it makes of older versions of these files for which results are also published.
+        parts: key of items -> its values that get an accuracy of their own (see `metrics`).
         cluster_metric: the metric that is given for each cluster, where the headline makes no sense on a part of the
             questions; None: the headline.
     """
@@ -126,9 +139,9 @@ class Task(ABC):
     max_new_tokens: ClassVar[int] = 16
     official_n: ClassVar[int | None] = None
     older_n: ClassVar[tuple[int, ...]] = ()
+    parts: ClassVar[Mapping[str, Sequence[str]]] = {}
     cluster_metric: ClassVar[str | None] = None
 
-    @abstractmethod
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """The questions in the official order.
 
@@ -138,7 +151,14 @@ class Task(ABC):
 
         Raises:
             DataError: a file is missing, of another split, or damaged.
+            ValueError: another style of prompts.
         """
+        check_style(prompts)
+        return list(self.read_items(root, prompts))
+
+    @abstractmethod
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
+        """What `items` lists, one by one."""
 
     def published_n(self, n: int) -> int | None:
         """The published number to compare `n` with: `n` itself if it is an older version's, else `official_n`."""
@@ -160,19 +180,38 @@ class Task(ABC):
         """
         return answer["text"] if answer["text"].strip() else None
 
-    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """Name -> metric, the headline first; `said` is what `read` gave for each item."""
-        raise NotImplementedError(f"{type(self).__name__} defines neither `metrics` nor a `score` of its own")
+    def value(self, item: Item, said: Any) -> float:
+        """How right an answer is, from 0 to 1; `said` is what `read` gave, and not None."""
+        raise NotImplementedError(f"{type(self).__name__} defines none of `value`, `metrics` and `score`")
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
+        """Name -> metric, the headline first; `said` is what `read` gave for each item.
+
+        By default `accuracy`, the mean of `value`, and `accuracy_<part>` for all `parts`.
+        """
+        values = [0.0 if what is None else self.value(item, what) for item, what in zip(items, said, strict=True)]
+        metrics = {"accuracy": mean_metric(values)}
+        for key, parts in self.parts.items():
+            metrics |= accuracy_by(items, values, key, parts)
+        return metrics
+
+    def score(self, items: Sequence[Item], answers: Answers) -> Scores:
         """Score answers: records of an answers file, one an item, in the items' order."""
         said = [self.read(item, answer) for item, answer in zip(items, answers, strict=True)]
         metrics = self.metrics(items, said)
         return Scores(next(iter(metrics)), metrics, unparsed=sum(value is None for value in said))
 
-    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-        """Write the files that the benchmark's server takes into `folder`; none by default."""
-        return []
+    def submission_files(self, items: Sequence[Item], answers: Answers) -> Files:
+        """What the benchmark's server takes; nothing by default."""
+        return {}
+
+    def submission(self, items: Sequence[Item], answers: Answers, folder: Path) -> list[Path]:
+        """Write `submission_files` into `folder`, and return their paths."""
+        return [write_submission(folder / name, what) for name, what in self.submission_files(items, answers).items()]
+
+    def judged_by(self, items: Sequence[Item]) -> dict[str, Any] | None:
+        """What two runs' grades must share to compare; None where no judge grades them (see `JudgedTask`)."""
+        return None
 
     def missing(self, root: Path) -> list[Source]:
         """The sources that are not there."""

@@ -99,9 +99,7 @@ def explain_routing(
         model: the adapted model.
         adapter: its `MocleConfig`; None where no gate looks at the cluster.
     """
-    gates: tuple[float, ...] = ()
-    shares: tuple[float, ...] = ()
-    universal, num_sites = None, 0
+    summary = None
     if adapter is not None:
         summary = summarize_routing(
             model.base_model.clean_gates(),
@@ -109,19 +107,15 @@ def explain_routing(
             universal=adapter.universal_expert,
             gate_mode=adapter.gate_mode,
         )
-        gates, shares = tuple(summary.mean_gates[cluster].tolist()), tuple(summary.expert_share[cluster].tolist())
-        num_sites = summary.num_sites
-        if summary.universal_weight is not None:
-            universal = float(summary.universal_weight[cluster])
+    universal = summary.universal_weight if summary else None
+    examples = cluster_model.nearest_examples(cluster, NEAREST_INSTRUCTIONS)
     return Explanation(
         route_text=route_text,
         cluster_id=cluster,
         cluster_distance=distance,
-        nearest_instructions=tuple(
-            example.text for example in cluster_model.nearest_examples(cluster, NEAREST_INSTRUCTIONS)
-        ),
-        mean_gates=gates,
-        expert_share=shares,
-        universal_weight=universal,
-        num_sites=num_sites,
+        nearest_instructions=tuple(example.text for example in examples),
+        mean_gates=tuple(summary.mean_gates[cluster].tolist()) if summary else (),
+        expert_share=tuple(summary.expert_share[cluster].tolist()) if summary else (),
+        universal_weight=None if universal is None else float(universal[cluster]),
+        num_sites=summary.num_sites if summary else 0,
     )

@@ -1,4 +1,4 @@
-"""Generating answers: settings, stopping, decoding, and finding the answers that the batch could have decided."""
+"""Generating answers: settings, stopping, decoding, and finding the answers that batching may have changed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,9 +111,9 @@ def _shortest_with(tokenizer: Any, tokens: list[int], string: str) -> list[int]:
 class TieRecorder(LogitsProcessor):
     """Notes the rows that came to a near tie before they ended; leaves the scores as they are.
 
-    The same row gives logits that differ in their last bits alone and in a padded batch. Where the two likeliest
-    tokens are nearer to each other than that, the batch would choose between them. A `Predictor` answers such rows
-    again, alone, so that batching does not change greedy answers in float32.
+    The logits of a row differ in their last bits between a padded batch and the row alone. If the logits of the two
+    likeliest tokens differ by less than that, the batch would decide which of them is taken. A `Predictor` answers such
+    rows again, alone, so that batching does not change greedy answers in float32.
 
     Args:
         end_ids: tokens after which a row is over, padding included.

@@ -1,8 +1,6 @@
 """Which model wrote an answer: a name for people and a fingerprint of the weights."""
 
 import hashlib
-import json
-import os
 from pathlib import Path
 
 _CHUNK = 64 * 1024
@@ -26,35 +24,24 @@ _WHAT_ANSWERS_DEPEND_ON = (
 )
 
 
-def model_id(path: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> str:
-    """Name and fingerprint of a model folder, such as `mocle@5f3a09c1` or `mocle_checkpoint-40@77b0e1d2`.
+def model_id(path: Path, base: Path) -> str:
+    """Name and fingerprint of a model, such as `mocle@5f3a09c1` or `mocle_checkpoint-40@77b0e1d2`.
 
     The name is that of the folder; for a `checkpoint-N` the parent's name goes in front, as in LLaVA. The fingerprint
-    covers weights, configuration, tokenizer and cluster model of the folder and of the base folder that it names. It
-    changes when a model is trained again in the same place. Of large files it covers the size, the head, the tail
-    and 62 places between them: any training step changes these.
+    covers weights, configuration, tokenizer and cluster model. It changes when a model is trained again in the same
+    place. Of large files it covers the size, the head, the tail and 62 places between them: any training step changes
+    these.
+
+    Args:
+        path: the folder of the model.
+        base: the folder under it that holds the whole model; `path` itself where that does.
     """
-    folder = Path(path).resolve()
+    folder = path.resolve()
     name = f"{folder.parent.name}_{folder.name}" if folder.name.startswith("checkpoint-") else folder.name
     digest = hashlib.sha256()
-    seen: list[Path] = []
-    under: Path | None = folder
-    while under is not None and under.is_dir() and under not in seen:
-        _update(digest, under)
-        seen.append(under)
-        under = Path(base).resolve() if base is not None and under == folder else _named_base(under)
+    for part in dict.fromkeys([folder, base.resolve()]):
+        _update(digest, part)
     return f"{name}@{digest.hexdigest()[:8]}"
-
-
-def _named_base(folder: Path) -> Path | None:
-    for config in ("adapter_config.json", "mm_projector_config.json"):
-        if (folder / config).is_file():
-            named = json.loads((folder / config).read_text(encoding="utf-8")).get("base_model_name_or_path")
-            if not named:
-                return None
-            found = next((path for path in (Path(named), folder / named) if path.is_dir()), None)
-            return found.resolve() if found else None
-    return None
 
 
 def _update(digest: "hashlib._Hash", folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The exit code, left in a file: launchers turn every code of their workers into 1."""
+"""The exit code in a file, because launchers turn every exit code of their workers into 1."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ EXIT_FILE = "LLAVA_MOCLE_EXIT_FILE"
 
 
 def leave_exit_code(code: int) -> None:
-    """Write `code` to the file that the launch scripts name in the variable `EXIT_FILE`; nothing without one."""
+    """Write `code` to the file that the environment variable `EXIT_FILE` names; do nothing if it is not set."""
     path = os.environ.get(EXIT_FILE)
     if path:
         try:

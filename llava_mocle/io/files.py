@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and that their folder's other readers can read."""
+"""Writing files: they appear whole or not at all, and other users can read them."""
 
 import fcntl
 import logging
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A file to write instead of `path`, in the same folder; it takes the place of `path` when the block ends well.
+    """A file to write instead of `path`, in the same folder. It replaces `path` when the block ends without an error.
 
     The folder is made where it is missing. A block that fails leaves `path` as it was, and nothing beside it.
     """

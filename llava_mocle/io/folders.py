@@ -31,7 +31,7 @@ def refuse_to_overwrite(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder to write into instead of `path`; it gets that name when the block ends well.
+    """A folder to write into instead of `path`. It gets that name when the block ends without an error.
 
     A block that fails leaves nothing.
 
@@ -61,7 +61,7 @@ def folder_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove what killed processes have left of writing `path`; only where no other process writes it now."""
+    """Remove the unfinished folders of killed processes. Call it only where no other process writes `path` now."""
     path = Path(path)
     for left in path.parent.glob(f".{path.name}.*"):
         shutil.rmtree(left, ignore_errors=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def find_snapshot(name: str, ignore: Sequence[str] = ()) -> tuple[Path | None, str]:
-    """The local folder of a model on the hub, and why there is none.
+    """The local folder of a model on the hub, or the reason why there is none.
 
     The hub is asked first, which completes a partial download and updates an old one: the local cache alone cannot tell
     a whole model from a part of one. The cache is used as it is where HF_HUB_OFFLINE is set or the download fails.

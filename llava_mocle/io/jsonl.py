@@ -1,12 +1,35 @@
-"""JSONL: files with one JSON value a line."""
+"""JSON objects in files of their own, and JSONL: files with one JSON value a line."""
 
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from llava_mocle.errors import DataError, UserError
+from llava_mocle.errors import CheckpointError, DataError, UserError
 from llava_mocle.io.files import write_text
+
+
+def read_json(
+    path: Path, remedy: str = "the folder is damaged", error_class: type[UserError] = CheckpointError
+) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Args:
+        remedy: what to do about a file that holds none; ends the message.
+
+    Raises:
+        UserError: of `error_class`, where the file is missing or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise error_class(f"{path}: no such file; {remedy}.") from error
+    except (OSError, ValueError) as error:
+        raise error_class(f"{path}: cannot be read as JSON ({error}); {remedy}.") from error
+    if not isinstance(value, dict):
+        raise error_class(f"{path}: holds a {type(value).__name__}, expected a JSON object; {remedy}.")
+    return value
 
 
 def to_jsonl(records: Iterable[Mapping[str, Any]]) -> str:

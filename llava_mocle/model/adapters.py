@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.errors import CheckpointError
-from llava_mocle.model.folders import ADAPTER_CONFIG, CLUSTERS_FOLDER, read_json
+from llava_mocle.io.jsonl import read_json
+from llava_mocle.model.folders import ADAPTER_CONFIG, CLUSTERS_FOLDER
 
 if TYPE_CHECKING:
     import torch

@@ -5,15 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlavaConfig, LlavaProcessor, PreTrainedModel
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedModel,
+)
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.utils import logging as transformers_logging
 
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.io.folders import new_folder
-from llava_mocle.model.assemble import fit_embeddings, join, plain_generation_config
 from llava_mocle.model.folders import TEMPLATE_FILE, find_folder
 from llava_mocle.model.image_tokens import image_tokens_per_image, leading_tokens
-from llava_mocle.model.loading import load_reported, refuse_gaps
 from llava_mocle.model.placement import parse_dtype
 from llava_mocle.model.processing import (
     choose_template,
@@ -22,6 +31,10 @@ from llava_mocle.model.processing import (
     max_length,
     prepare_tokenizer,
 )
+from llava_mocle.model.weights import load_whole
+
+# An embedding has a multiple of this many rows, as tensor cores need it.
+_VOCABULARY_MULTIPLE = 64
 
 
 def build_llava(
@@ -60,11 +73,12 @@ def build_llava(
         image_processor = image_processor_for(vision_folder, tower.config)
         if image_size not in (None, tower.config.image_size):
             raise ConfigError(f"image_size is {image_size}, but {vision_folder} takes {tower.config.image_size} px")
-        model = _load_language_model(language_folder, parse_dtype(dtype))
+        # Published language models may come as .bin files: `weights_only` keeps code in them from running.
+        model = load_whole(AutoModelForCausalLM, language_folder, dtype=parse_dtype(dtype), weights_only=True)
         template = template or choose_template(language_folder, tokenizer, model.config)
         image_token_id = prepare_tokenizer(tokenizer)
         fit_embeddings(model, tokenizer)
-        tokenizer.model_max_length = max_length(tokenizer, model.config, {})
+        tokenizer.model_max_length = max_length(tokenizer, model.config)
         config = llava_config(
             model.config, tower.config, image_token_id, vision_feature_layer, vision_feature_select_strategy
         )
@@ -96,13 +110,9 @@ def load_vision_tower(folder: Path) -> PreTrainedModel:
     # A full CLIP folder's text weights are left out on purpose; the report on them would read like an error.
     transformers_logging.set_verbosity_error()
     try:
-        tower, report = load_reported(model_class, folder, config=config, weights_only=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: its weights cannot be loaded ({type(error).__name__}: {error}).") from error
+        return load_whole(model_class, folder, config=config, weights_only=True)
     finally:
         transformers_logging.set_verbosity(verbosity)
-    refuse_gaps(folder, report)
-    return tower
 
 
 def llava_config(
@@ -135,16 +145,59 @@ def llava_config(
     return config
 
 
-def _load_language_model(folder: Path, dtype: Any) -> PreTrainedModel:
-    try:
-        # Published language models may come as .bin files, which this converts; they are never unpickled freely.
-        model, report = load_reported(AutoModelForCausalLM, folder, dtype=dtype, weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder}: is not a language model that loads ({type(error).__name__}: {error})."
-        ) from error
-    refuse_gaps(folder, report)
+def join(
+    language_model: PreTrainedModel, vision_tower: nn.Module, config: LlavaConfig, *, seed: int
+) -> LlavaForConditionalGeneration:
+    """Language model + vision tower + a newly initialised two-layer GELU projector (LLaVA-1.5's).
+
+    The parts become the new model's own modules. The projector is initialised like `nn.Linear` from `seed` alone and
+    takes the language model's dtype; so does the vision tower.
+
+    Raises:
+        ConfigError: the language model is of a kind that does not fit.
+    """
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    body, head = language_model.base_model, language_model.get_output_embeddings()
+    if type(body) is not type(model.model.language_model) or head is None:
+        raise ConfigError(
+            f"{type(language_model).__name__} cannot be a LLaVA language model: its body is a {type(body).__name__}, "
+            f"expected {type(model.model.language_model).__name__}, and it must have an lm_head."
+        )
+    dtype = language_model.dtype
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        projector = LlavaMultiModalProjector(config)
+    model.model.language_model = body
+    model.model.vision_tower = vision_tower.to(dtype)
+    model.model.multi_modal_projector = projector.to(dtype)
+    model.lm_head = head
+    model.tie_weights()
+    config.dtype = dtype
     return model
+
+
+def fit_embeddings(model: Any, tokenizer: Any) -> None:
+    """Grow the embeddings to hold every token of the tokenizer; new rows are the mean of the old ones.
+
+    A mean row scores below the best token under any hidden state, so an untrained token is never the greedy choice.
+    Nothing changes where the vocabulary is large enough already.
+    """
+    old_size = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) <= old_size:
+        return
+    model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=_VOCABULARY_MULTIPLE, mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            weight = layer.weight
+            weight[old_size:] = weight[:old_size].mean(dim=0, dtype=torch.float32).to(weight.dtype)
+
+
+def plain_generation_config(language_model: PreTrainedModel, tokenizer: Any) -> GenerationConfig:
+    """Greedy decoding that ends where the language model ends; its sampling settings do not carry over."""
+    own = language_model.generation_config
+    eos = own.eos_token_id if own is not None and own.eos_token_id is not None else tokenizer.eos_token_id
+    return GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=eos, pad_token_id=tokenizer.pad_token_id)
 
 
 def _write_processor(folder: Path, tokenizer: Any, image_processor: Any, config: Any) -> None:
@@ -157,5 +210,5 @@ def _write_processor(folder: Path, tokenizer: Any, image_processor: Any, config:
         chat_template=tokenizer.chat_template,
     )
     processor.save_pretrained(folder)
-    # Also by itself, where LLaVA-HF folders have it and `AutoImageProcessor` looks first.
+    # Also in preprocessor_config.json, as in LLaVA-HF folders: `AutoImageProcessor` looks there first.
     image_processor.save_pretrained(folder)

@@ -1,11 +1,11 @@
 """Model folders: finding them, and telling their kinds apart by their files."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from llava_mocle.errors import CheckpointError
 from llava_mocle.io.hub import find_snapshot
+from llava_mocle.io.jsonl import read_json
 
 Kind = Literal["base", "stage1", "adapter", "legacy"]
 
@@ -16,19 +16,6 @@ LEGACY_PROJECTOR_WEIGHTS = "mm_projector.bin"
 TEMPLATE_FILE = "llava_mocle.json"
 RECIPE_FILE = "recipe.yaml"
 CLUSTERS_FOLDER = "clusters"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; `CheckpointError` where that fails."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file.") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); the folder is damaged.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds a {type(value).__name__}, expected a JSON object.")
-    return value
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from llava_mocle.errors import AssetError, ConfigError
+from llava_mocle.model.weights import read_weights
 
 # All of EfficientNet-Lite keeps its head at this width and halves the image five times.
 _HEAD_CHANNELS = 1280
@@ -114,7 +115,10 @@ class GridVisionModel(PreTrainedModel):
             AssetError: the file is missing, unreadable, or not the weights of this backbone.
         """
         model = cls(GridVisionConfig(backbone=backbone, grid_size=grid_size, **config_fields))
-        state = {k: v for k, v in _read_state_dict(Path(path)).items() if not k.startswith("_fc.")}
+        if not Path(path).is_file():
+            raise AssetError(f"{path}: no such file; expected backbone weights (.pth or .safetensors).")
+        weights = read_weights(Path(path), AssetError)
+        state = {name: value for name, value in weights.items() if not name.startswith("_fc.")}
         try:
             model.backbone.load_state_dict(state)
         except RuntimeError as error:
@@ -125,12 +129,12 @@ class GridVisionModel(PreTrainedModel):
     def calibrate(self, images: Iterable[torch.Tensor]) -> None:
         """Set the mean and standard deviation of every channel from these images (each (3, H, W)).
 
-        What follows an activation is positive and mostly the same for all images; a projector learns the differences
-        several times faster once that common part is taken out. Needs `config.standardize`.
+        The features are positive and mostly the same for all images. A projector learns their differences several
+        times faster without that common part. Needs `config.standardize`.
         """
         features = torch.cat([self._frozen_features(image[None])[0] for image in images]).double()
         self.feature_mean.copy_(features.mean(dim=0))
-        # A channel that hardly ever fires must not be blown up when it does.
+        # A lower limit, so that a channel that is almost always zero is not divided by almost zero.
         self.feature_std.copy_(features.std(dim=0).clamp(min=0.05))
 
     def train(self, mode: bool = True) -> "GridVisionModel":
@@ -192,15 +196,13 @@ class GridVisionModel(PreTrainedModel):
         with torch.autocast(pixel_values.device.type, enabled=False):
             for image in pixel_values:
                 key = _content_key(image) if use_cache else b""
-                row = self._cache.get(key) if use_cache else None
+                row = self._cache.pop(key, None)
                 if row is None:
                     row = self._features(image[None])[0]
-                    if use_cache:
-                        self._cache[key] = row
-                        if len(self._cache) > self.feature_cache_size:
-                            self._cache.popitem(last=False)
-                else:
-                    self._cache.move_to_end(key)
+                if use_cache:
+                    self._cache[key] = row  # the last in the order, so the last to be dropped
+                    if len(self._cache) > self.feature_cache_size:
+                        self._cache.popitem(last=False)
                 rows.append(row)
         if not rows:
             return pixel_values.new_zeros(0, self.config.grid_size**2, self.config.hidden_size)
@@ -212,7 +214,7 @@ class GridVisionModel(PreTrainedModel):
         return pixel_values.requires_grad or any(p.requires_grad for p in self.backbone.parameters())
 
     def _is_partitioned(self) -> bool:
-        # Under ZeRO-3 every rank must call every module equally often or the gathers wait for each other for ever.
+        # Under ZeRO-3 all ranks must call a module equally often; otherwise they wait for each other for ever.
         return hasattr(self.backbone._conv_head.weight, "ds_id")
 
     def _drop_stale_cache(self) -> None:
@@ -238,25 +240,9 @@ def _build_backbone(config: GridVisionConfig) -> nn.Module:
             "pip install 'llava_mocle[demo]'"
         ) from error
     backbone = EfficientNet.from_name(config.backbone, image_size=config.image_size)
-    # The classifier is never used; left in it would be a million idle weights in every checkpoint.
+    # The classifier is never used; it would add a million weights to every checkpoint.
     backbone._fc = nn.Identity()
     return backbone
-
-
-def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise AssetError(f"{path}: no such file; expected backbone weights (.pth or .safetensors).")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise AssetError(f"{path}: cannot be read as weights ({type(error).__name__}: {error}).") from error
-    if not isinstance(state, dict):
-        raise AssetError(f"{path}: holds a {type(state).__name__}, expected a state dict (name -> tensor).")
-    return state
 
 
 def register() -> None:

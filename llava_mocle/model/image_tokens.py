@@ -1,4 +1,4 @@
-"""How many tokens an image becomes, and the size an image processor makes of it."""
+"""How many tokens an image becomes."""
 
 from typing import Any
 
@@ -38,11 +38,3 @@ def image_tokens_per_image(config: Any, image_size: int | None = None) -> int:
             )
         tokens -= 1
     return tokens
-
-
-def processed_size(image_processor: Any) -> int | None:
-    """Height in pixels of what an image processor returns; None where its settings do not say."""
-    if getattr(image_processor, "do_center_crop", False) and image_processor.crop_size:
-        return image_processor.crop_size["height"]
-    size = image_processor.size
-    return size["height"] or size["shortest_edge"]

@@ -1,9 +1,9 @@
 """Llama's sentencepiece tokenizer with the token ids that LLaVA-1.5 was trained on.
 
-Those come from transformers' slow tokenizer, which asked sentencepiece itself. Folders hold the same vocabulary in
-several layouts (tokenizer.model alone, a tokenizer.json that prepends "▁" or one with a Metaspace), and the layout has
-a say in what transformers makes of it. Here only the folder's `legacy` key has: true, also where the key is missing,
-puts "▁" in front of every stretch of text between special tokens; false, in front of the whole text only.
+These ids come from transformers' slow tokenizer, which called sentencepiece. Folders hold the same vocabulary in
+several layouts: tokenizer.model alone, a tokenizer.json that prepends "▁", or one with a Metaspace. transformers gives
+other ids for other layouts. Here only the key `legacy` of tokenizer_config.json decides. If it is true or missing, "▁"
+goes in front of every stretch of text between special tokens; if it is false, in front of the whole text only.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import LlamaTokenizer
 
-from llava_mocle.model.folders import read_json
+from llava_mocle.io.jsonl import read_json
 
 _CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
 _FIRST_ONLY = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
@@ -43,10 +43,10 @@ def holds_llama_tokenizer(folder: Path) -> bool:
 
 
 def load_llama_tokenizer(folder: Path) -> LlamaTokenizer:
-    """The folder's Llama tokenizer; what it is saved as loads to the same ids again."""
+    """The folder's Llama tokenizer. Saved and loaded again, it gives the same ids."""
     settings = _settings(folder)
     legacy = _is_legacy(folder, settings)
-    # The slow tokenizer started every text unless told otherwise; a tokenizer.json says itself what it does.
+    # By default the slow tokenizer put <s> in front of every text. A tokenizer.json states what it does.
     unsaid = "add_bos_token" not in settings and not (folder / "tokenizer.json").is_file()
     options: dict[str, Any] = {"add_bos_token": True} if unsaid else {}
     tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=legacy, **options)
@@ -72,5 +72,5 @@ def _is_legacy(folder: Path, settings: dict[str, Any]) -> bool:
         return bool(settings["legacy"])
     path = folder / "tokenizer.json"
     cut = read_json(path).get("pre_tokenizer") if path.is_file() else None
-    # transformers 5 saves no `legacy`, but a tokenizer.json that says the same.
+    # transformers 5 does not save `legacy`; its tokenizer.json shows it.
     return cut is None or cut.get("prepend_scheme") != "first"

@@ -13,6 +13,7 @@ from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from llava_mocle.clustering.instruction import IMAGE_TOKEN
 from llava_mocle.errors import CheckpointError
+from llava_mocle.io.jsonl import read_json
 from llava_mocle.model.adapters import attach_adapter, load_cluster_model
 from llava_mocle.model.folders import (
     ADAPTER_CONFIG,
@@ -20,13 +21,10 @@ from llava_mocle.model.folders import (
     Kind,
     detect_kind,
     find_folder,
-    read_json,
     read_recipe,
 )
 from llava_mocle.model.image_tokens import image_tokens_per_image
-from llava_mocle.model.legacy import DERIVED_SUFFIXES
-from llava_mocle.model.loading import load_reported, refuse_gaps
-from llava_mocle.model.original import load_original
+from llava_mocle.model.original import DERIVED_SUFFIXES, load_original
 from llava_mocle.model.placement import choose_attention, parse_dtype
 from llava_mocle.model.processing import (
     check_image_size,
@@ -37,12 +35,11 @@ from llava_mocle.model.processing import (
     load_tokenizer,
     max_length,
 )
-from llava_mocle.model.projector import load_projector, save_projector
+from llava_mocle.model.projector import load_projector
+from llava_mocle.model.weights import load_whole
 
 if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
-
-__all__ = ["LoadedModel", "load_model", "load_projector", "save_projector"]
 
 
 @dataclass
@@ -170,7 +167,7 @@ def _load_whole(folder: Path, kind: Kind, base: Any, template: str | None, optio
         image_token_id=config.image_token_id,
         image_tokens_per_image=image_tokens_per_image(config),
         image_aspect_ratio=getattr(config.text_config, "image_aspect_ratio", "pad"),
-        model_max_length=max_length(tokenizer, config.text_config, {}),
+        model_max_length=max_length(tokenizer, config.text_config),
         path=folder,
         base_path=folder,
     )
@@ -188,7 +185,7 @@ def _load_under(folder: Path, config_file: str, base: Any, template: str | None,
             f"{folder / config_file}: its base {base_folder} is itself an adapter; merge that one into a base first."
         )
     version = recipe.get("version")
-    # Stage 1's `plain` leaves the question out; what answers questions is the base's own template.
+    # Stage 1's template `plain` drops the question, so a stage-1 model answers with the template of its base.
     under = _load_whole(base_folder, kind, None, template or (None if version == "plain" else version), options)
     if has_tokenizer(folder):
         under.tokenizer = load_tokenizer(folder)
@@ -228,24 +225,21 @@ def find_base(folder: Path, config_file: str, base: Any = None) -> Path:
 
 
 def _load_base(folder: Path, options: _Options) -> LlavaForConditionalGeneration:
-    from safetensors import SafetensorError
-
     try:
         config = AutoConfig.from_pretrained(folder)
-        dtype = (config.dtype or torch.float32) if options.dtype == "auto" else options.dtype
-        model, report = load_reported(
-            LlavaForConditionalGeneration,
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=options.attention(dtype),
-            use_safetensors=True,
-        )
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot be loaded ({type(error).__name__}: {error}).") from error
-    report["unexpected_keys"] = [k for k in report["unexpected_keys"] if not k.endswith(DERIVED_SUFFIXES)]
-    refuse_gaps(folder, report, unexpected=True)
-    return model
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}/config.json: cannot be used ({type(error).__name__}: {error}).") from error
+    dtype = (config.dtype or torch.float32) if options.dtype == "auto" else options.dtype
+    return load_whole(
+        LlavaForConditionalGeneration,
+        folder,
+        refuse_unexpected=True,
+        ignore=DERIVED_SUFFIXES,
+        config=config,
+        dtype=dtype,
+        attn_implementation=options.attention(dtype),
+        use_safetensors=True,
+    )
 
 
 def _check_parts(loaded: LoadedModel) -> None:

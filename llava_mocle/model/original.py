@@ -1,18 +1,34 @@
-"""Loading a folder of the original LLaVA-1.5 code (`config.json` with `mm_vision_tower`)."""
+"""Folders of the original LLaVA-1.5 code (`config.json` with `mm_vision_tower`): loading, and weight names."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from llava_mocle.errors import CheckpointError
-from llava_mocle.model.assemble import fit_embeddings, plain_generation_config
-from llava_mocle.model.build import llava_config, load_vision_tower
-from llava_mocle.model.folders import find_folder, read_json, weight_files
-from llava_mocle.model.legacy import drop_derived, to_hf
-from llava_mocle.model.loading import load_reported, refuse_gaps
+from llava_mocle.io.jsonl import read_json
+from llava_mocle.model.build import fit_embeddings, llava_config, load_vision_tower, plain_generation_config
+from llava_mocle.model.folders import find_folder, weight_files
 from llava_mocle.model.processing import image_processor_for, load_tokenizer, prepare_tokenizer
+from llava_mocle.model.weights import load_whole, read_weights
+
+T = TypeVar("T")
+
+# (prefix in the original code, prefix in transformers); the first that fits wins, either way round.
+_PREFIXES = (
+    ("lm_head.", "lm_head."),
+    ("model.mm_projector.0.", "model.multi_modal_projector.linear_1."),
+    ("model.mm_projector.2.", "model.multi_modal_projector.linear_2."),
+    ("model.vision_tower.vision_tower.vision_model.", "model.vision_tower."),
+    ("model.embed_tokens.", "model.language_model.embed_tokens."),
+    ("model.layers.", "model.language_model.layers."),
+    ("model.norm.", "model.language_model.norm."),
+)
+
+# Old checkpoints also store these buffers, which hold no learnt value: every model computes them anew.
+DERIVED_SUFFIXES = (".rotary_emb.inv_freq", ".embeddings.position_ids")
 
 # The original model types -> the language model inside, whose weights carry Llama's names.
 _LANGUAGE_MODELS = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral"}
@@ -53,7 +69,11 @@ def load_original(
         settings.get("mm_vision_select_layer", -2),
         _SELECT[settings.get("mm_vision_select_feature", "patch")],
     )
-    weights = to_hf(drop_derived(read_weights(folder)))
+    files = weight_files(folder)
+    if not files:
+        raise CheckpointError(f"{folder}: has no weights; expected *.safetensors or pytorch_model*.bin.")
+    original = {name: value for file in files for name, value in read_weights(file).items()}
+    weights = to_hf({name: value for name, value in original.items() if not name.endswith(DERIVED_SUFFIXES)})
     if not any(name.startswith("model.vision_tower.") for name in weights):
         # LLaVA-1.5 never trains the tower and often leaves it out of its checkpoints.
         weights |= {f"model.vision_tower.{name}": value for name, value in tower.state_dict().items()}
@@ -61,47 +81,21 @@ def load_original(
         dtype = config.text_config.dtype or torch.float32
     if config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
-    try:
-        model, report = load_reported(
-            LlavaForConditionalGeneration,
-            None,
-            config=config,
-            state_dict=weights,
-            dtype=dtype,
-            attn_implementation=attention(dtype),
-        )
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: its weights do not fit its config.json ({error}).") from error
-    refuse_gaps(folder, report, unexpected=True)
+    model = load_whole(
+        LlavaForConditionalGeneration,
+        folder,
+        refuse_unexpected=True,
+        config=config,
+        state_dict=weights,
+        dtype=dtype,
+        attn_implementation=attention(dtype),
+    )
     fit_embeddings(model, tokenizer)
     model.generation_config = plain_generation_config(model, tokenizer)
     # PEFT writes it into adapters as their base; loading by `state_dict` leaves it empty.
     model.name_or_path = str(folder)
     model.config._name_or_path = str(folder)
     return model, tokenizer, image_processor
-
-
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All weights of a folder, from its .safetensors files or else its pytorch_model*.bin ones.
-
-    Raises:
-        CheckpointError: none there, or one that cannot be read.
-    """
-    from safetensors.torch import load_file
-
-    files = weight_files(folder)
-    if not files:
-        raise CheckpointError(f"{folder}: has no weights; expected *.safetensors or pytorch_model*.bin.")
-    weights: dict[str, torch.Tensor] = {}
-    for file in files:
-        try:
-            if file.suffix == ".safetensors":
-                weights |= load_file(file)
-            else:
-                weights |= torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:
-            raise CheckpointError(f"{file}: cannot be read as weights ({type(error).__name__}: {error}).") from error
-    return weights
 
 
 def _refuse_other_designs(folder: Path, settings: dict[str, Any]) -> None:
@@ -118,3 +112,34 @@ def _refuse_other_designs(folder: Path, settings: dict[str, Any]) -> None:
                 f"{folder}/config.json: {field} is {settings.get(field)!r}; LLaVA-1.5 has {values[0]!r}, and only its "
                 "layout can be loaded."
             )
+
+
+def to_hf(state_dict: Mapping[str, T]) -> dict[str, T]:
+    """Original LLaVA-1.5 names -> transformers' names.
+
+    Raises:
+        CheckpointError: a name that the original code does not use.
+    """
+    return _rename(state_dict, _PREFIXES, "original LLaVA-1.5")
+
+
+def from_hf(state_dict: Mapping[str, T]) -> dict[str, T]:
+    """transformers' names -> original LLaVA-1.5 names, the exact inverse of `to_hf`.
+
+    Raises:
+        CheckpointError: a name that `LlavaForConditionalGeneration` does not use.
+    """
+    return _rename(state_dict, tuple((hf, original) for original, hf in _PREFIXES), "transformers LLaVA")
+
+
+def _rename(state_dict: Mapping[str, T], prefixes: tuple[tuple[str, str], ...], layout: str) -> dict[str, T]:
+    renamed: dict[str, T] = {}
+    for name, value in state_dict.items():
+        old, new = next((pair for pair in prefixes if name.startswith(pair[0])), ("", ""))
+        if not old:
+            raise CheckpointError(
+                f"weight {name!r} does not belong to the {layout} layout. Expected names that start with "
+                f"{', '.join(old for old, _ in prefixes)}."
+            )
+        renamed[new + name.removeprefix(old)] = value
+    return renamed

@@ -7,8 +7,8 @@ from transformers import AddedToken, AutoImageProcessor, AutoTokenizer, CLIPImag
 
 from llava_mocle.clustering.instruction import IMAGE_TOKEN
 from llava_mocle.errors import CheckpointError, ConfigError
-from llava_mocle.model.folders import TEMPLATE_FILE, read_json
-from llava_mocle.model.image_tokens import processed_size
+from llava_mocle.io.jsonl import read_json
+from llava_mocle.model.folders import TEMPLATE_FILE
 from llava_mocle.model.llama_tokenizer import holds_llama_tokenizer, load_llama_tokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
@@ -34,7 +34,7 @@ def load_tokenizer(folder: Path) -> Any:
         raise CheckpointError(f"{folder}: has no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}.")
     try:
         if holds_llama_tokenizer(folder):
-            # By model type "llava", `AutoTokenizer` would make one of a lone tokenizer.model that never writes "▁".
+            # For the model type "llava" and a lone tokenizer.model, `AutoTokenizer` gives one that never writes "▁".
             tokenizer = load_llama_tokenizer(folder)
         else:
             tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -89,7 +89,11 @@ def image_processor_for(folder: Path, vision_config: Any) -> Any:
 
 def check_image_size(processor: Any, vision_config: Any, folder: Path) -> None:
     """`CheckpointError` where processor and vision tower disagree about the image size."""
-    made, taken = processed_size(processor), getattr(vision_config, "image_size", None)
+    if getattr(processor, "do_center_crop", False) and processor.crop_size:
+        made = processor.crop_size["height"]
+    else:
+        made = processor.size["height"] or processor.size["shortest_edge"]
+    taken = getattr(vision_config, "image_size", None)
     if made and taken and made != taken:
         raise CheckpointError(
             f"{folder}/preprocessor_config.json: images become {made} px high, but the vision tower takes {taken} px; "
@@ -108,10 +112,8 @@ def _default_image_processor(vision_config: Any) -> Any:
     return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=square)
 
 
-def max_length(tokenizer: Any, text_config: Any, recipe: dict[str, Any]) -> int:
-    """Longest sample in tokens: the recipe's, else the tokenizer's limit, else the positions the model has."""
-    if recipe.get("model_max_length"):
-        return int(recipe["model_max_length"])
+def max_length(tokenizer: Any, text_config: Any) -> int:
+    """Longest sample in tokens: the tokenizer's limit or the model's positions, whichever is less; else 2048."""
     positions = getattr(text_config, "max_position_embeddings", None) or _NO_LIMIT
     limit = min(tokenizer.model_max_length or _NO_LIMIT, positions)
     return limit if limit < _NO_LIMIT else 2048
@@ -144,7 +146,7 @@ def choose_template(folder: Path, tokenizer: Any, text_config: Any, recipe: dict
 
 
 def _speaks_vicuna(tokenizer: Any) -> bool:
-    """Whether a chat template writes Vicuna's roles, seen from what it renders: they may be put together by code."""
+    """Whether a chat template writes Vicuna's roles. It is rendered, because its code may put them together."""
     chat = tokenizer.chat_template
     contents: tuple[Any, ...] = ("question", [{"type": "text", "text": "question"}])
     for source in [chat] if isinstance(chat, str) else chat.values():
@@ -154,7 +156,7 @@ def _speaks_vicuna(tokenizer: Any) -> bool:
                 text = tokenizer.apply_chat_template(
                     turns, chat_template=source, tokenize=False, add_generation_prompt=True
                 )
-            except Exception:  # a template may raise whatever it likes about the form of content it does not take
+            except Exception:  # templates raise all kinds of errors for a form of content that they do not take
                 continue
             if "USER:" in text and "ASSISTANT:" in text:
                 return True

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from llava_mocle.errors import CheckpointError
 from llava_mocle.io.files import write_text, written_aside
 from llava_mocle.model.folders import LEGACY_PROJECTOR_WEIGHTS, PROJECTOR_CONFIG, PROJECTOR_WEIGHTS
 from llava_mocle.model.gathering import gathered, whole_shape
+from llava_mocle.model.weights import read_weights
 
 MODULE_NAME = "multi_modal_projector"
 
@@ -71,7 +72,7 @@ def load_projector(model: nn.Module, path: str | Path) -> None:
         CheckpointError: no such file, or its names or shapes are not this projector's.
     """
     file = _projector_file(Path(path))
-    weights = _read_projector(file)
+    weights = {_plain_name(name): value for name, value in read_weights(file).items()}
     target = dict(get_projector(model).named_parameters())
     expected = {name: whole_shape(value) for name, value in target.items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
@@ -93,19 +94,6 @@ def _projector_file(path: Path) -> Path:
         if candidate.is_file():
             return candidate
     raise CheckpointError(f"{path}: no projector there; expected {PROJECTOR_WEIGHTS} or {LEGACY_PROJECTOR_WEIGHTS}.")
-
-
-def _read_projector(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{file}: cannot be read as weights ({type(error).__name__}: {error}).") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{file}: holds a {type(state).__name__}, expected names and tensors.")
-    return {_plain_name(name): value for name, value in state.items()}
 
 
 def _plain_name(name: str) -> str:

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from llava_mocle.adapter.product import collapsed_pair, grouped, reference
+from llava_mocle.adapter.product import collapsed_pair, grouped
 from llava_mocle.adapter.routing import Gates, Routing
+from tests.adapter.reference_product import reference
 
 SHAPES = {"2-D": (), "3-D": (3,), "one token": (1,), "4-D": (2, 3)}
 

@@ -3,6 +3,7 @@ import torch
 from peft import get_peft_model
 from safetensors.torch import save_file
 
+from llava_mocle.adapter.gating import gate_probabilities
 from llava_mocle.adapter.router import (
     ClusterRouter,
     DatasetRouter,
@@ -73,6 +74,15 @@ def test_unreadable_centroids(tmp_path):
     save_file({"centroids": torch.tensor([[1.0, float("nan")]])}, tmp_path / "nan.safetensors")
     with pytest.raises(ClusterModelError, match="finite"):
         load_centroids(tmp_path / "nan.safetensors")
+
+
+def test_kept_gates_are_the_strongest_and_not_renormalised():
+    settings = config(router="dataset", num_clusters=3, cluster_dim=None, top_k=2, universal_expert=False)
+    gates = build_router(settings, 2, initial_embedding(settings))(torch.arange(3), noisy=False)
+    probabilities = gate_probabilities(gates.clean_logits, settings.temperature)
+    strongest = probabilities.argsort(dim=-1, descending=True)[..., :2]
+    assert torch.equal(gates.expert, strongest)
+    assert torch.equal(gates.gate, probabilities.gather(-1, strongest))
 
 
 def test_dataset_router_starts_at_random_unit_vectors_of_the_seed():

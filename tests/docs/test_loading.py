@@ -2,37 +2,23 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
 from llava_mocle.inference import Predictor
-from tests.docs.snippets import python_snippets
-
-PAGE = Path(__file__).parents[2] / "docs" / "loading.md"
+from tests.docs.snippets import run_page
 
 
-def test_the_page_loads_a_trained_model(
-    trained: Path, base: Path, mix: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "user"
-    (folder / "runs").mkdir(parents=True)
-    (folder / "runs/base").symlink_to(base)
-    (folder / "runs/mine").symlink_to(trained)
-    (folder / "images").symlink_to(mix[0]["image_folder"])
-    monkeypatch.chdir(folder)
-    names: dict = {}
-    for snippet in python_snippets(PAGE):
-        exec(snippet, names)
-
+def test_the_page_loads_a_trained_model(trained: Path, base: Path, user_folder: Path) -> None:
+    names = run_page("loading")
     expected = Predictor.from_pretrained(trained).predict("images/3.png", names["question"], max_new_tokens=16)
     assert names["answer"] == expected.text
     assert names["cluster_ids"].tolist() == [expected.cluster_id]
-    assert (folder / "exported/cluster_0/adapter_config.json").is_file()
+    assert (user_folder / "exported/cluster_0/adapter_config.json").is_file()
     assert type(names["plain"].base_model).__name__ == "LoraModel"
     inputs = names["inputs"]
     with torch.no_grad():
-        again = LlavaForConditionalGeneration.from_pretrained(folder / "exported/merged_0")(**inputs).logits
+        again = LlavaForConditionalGeneration.from_pretrained(user_folder / "exported/merged_0")(**inputs).logits
         plain = names["plain"](**inputs).logits
         untrained = LlavaForConditionalGeneration.from_pretrained(base)(**inputs).logits
     # Float32: the low-rank products are added before or after the multiplication with the input.

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llava_mocle.cli.main import main
-from llava_mocle.evaluation.tasks.vqa_rad import VqaRad
+from llava_mocle.evaluation.tasks.medical_qa import VqaRad
 from tests.evaluation.tasks.official_files import data_root, ready_items
 from tests.evaluation.tiny_pope import write_model, write_pope
 

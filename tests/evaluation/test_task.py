@@ -1,12 +1,14 @@
 """Metrics with their intervals, the count of unparsed answers, and what a task says of missing files."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.registry import all_tasks
 from llava_mocle.evaluation.scores.statistics import bootstrap_interval
-from llava_mocle.evaluation.task import Task, mean_metric, resampled_metric
+from llava_mocle.evaluation.task import Item, Task, mean_metric, resampled_metric
 from tests.evaluation.toy import Letters
 
 
@@ -60,10 +62,32 @@ def test_by_default_an_answer_says_its_text() -> None:
     assert [Task.read(Letters(), None, {"text": text}) for text in (" a ", " \n", "")] == [" a ", None, None]
 
 
-def test_a_task_has_metrics_or_a_score_of_its_own() -> None:
-    assert all(task.metrics is not Task.metrics or task.score is not Task.score for task in all_tasks().values())
-    with pytest.raises(NotImplementedError, match="Letters defines neither"):
-        Task.score(Letters(), [], [])
+def test_a_task_has_a_value_or_metrics_or_a_score_of_its_own() -> None:
+    for task in all_tasks().values():
+        assert task.value is not Task.value or task.metrics is not Task.metrics or task.score is not Task.score
+    with pytest.raises(NotImplementedError, match="Letters defines none of"):
+        Task.score(Letters(), [None], [{"text": "a"}])
+
+
+class Parts(Shouts):
+    """Half right where the text is the reference; by colour."""
+
+    name = "parts"
+    parts: ClassVar = {"colour": ("red/blue", "green")}
+    metrics = Task.metrics
+
+    def value(self, item, said):
+        return 0.5 * (said == item.reference)
+
+
+def test_by_default_the_mean_of_the_values_of_all_and_of_each_part() -> None:
+    items = [Item(None, "A", {"colour": colour}) for colour in ("red/blue", "green", "red/blue", "grey")]
+    scores = Parts().score(items, [{"text": text} for text in ("A", "B", "a", "A")])
+    assert {name: (metric.value, metric.n) for name, metric in scores.metrics.items()} == {
+        "accuracy": (25.0, 4),
+        "accuracy_red_blue": (25.0, 2),
+        "accuracy_green": (0.0, 1),
+    }
 
 
 def test_missing_files_are_all_named(tmp_path) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.task import Item, Metric, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
-from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import field, json_records
 
 
 class Letters(Task):
@@ -18,10 +18,9 @@ class Letters(Task):
     metric = "share of right answers"
     sources = (Source("letters.json", "the questions", "the test"), Source("images", "pictures", "the test"))
 
-    def items(self, root, prompts="llava"):
+    def read_items(self, root, prompts):
         path = root / "letters.json"
-        made = []
-        for place, record in places(path, read_json(path)):
+        for place, record in json_records(path):
             image = record.get("image")
             question = Question(
                 field(record, "id", place),
@@ -30,8 +29,7 @@ class Letters(Task):
                 candidates=tuple(record.get("candidates", ())),
                 source=place,
             )
-            made.append(Item(question, field(record, "answer", place)))
-        return made
+            yield Item(question, field(record, "answer", place))
 
     def score(self, items, answers):
         values = [float(a["text"] == item.reference) for item, a in zip(items, answers, strict=True)]

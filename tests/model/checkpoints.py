@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
 from llava_mocle.model import load_model
-from llava_mocle.model.legacy import from_hf
+from llava_mocle.model.original import from_hf
 from tests.model import parts
 
 TARGETS = r".*language_model\..*\.(up_proj|down_proj)"

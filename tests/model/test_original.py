@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from llava_mocle.errors import CheckpointError
 from llava_mocle.model import load_model
-from llava_mocle.model.legacy import from_hf
+from llava_mocle.model.original import from_hf, to_hf
 from tests.model import parts
 from tests.model.checkpoints import TARGETS, randomise, write_original
 
@@ -17,6 +17,24 @@ def logits_of(model, image_token_id):
     pixels = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return model(input_ids=ids, pixel_values=pixels).logits
+
+
+def test_names_both_ways(llava):
+    state = llava.state_dict()
+    original = from_hf(state)
+    assert set(original) == parts.ORIGINAL_NAMES
+    assert original["model.mm_projector.2.bias"] is state["model.multi_modal_projector.linear_2.bias"]
+    back = to_hf(original)
+    assert list(back) == list(state)
+    assert all(back[name] is state[name] for name in state)
+    assert from_hf(back).keys() == original.keys()
+
+
+def test_unknown_names_are_an_error(llava):
+    with pytest.raises(CheckpointError, match=r"model\.image_newline"):
+        to_hf(from_hf(llava.state_dict()) | {"model.image_newline": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"embed_tokens"):
+        from_hf({"model.embed_tokens.weight": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(("with_tower", "suffix"), [(True, ".bin"), (False, ".safetensors")])

@@ -30,11 +30,10 @@ def test_template_by_what_the_folder_says(tmp_path):
 
 def test_max_length_is_the_tightest_known_limit():
     tokenizer = make_tokenizer()
-    assert max_length(tokenizer, LLAMA, {}) == 512
-    assert max_length(tokenizer, LLAMA, {"model_max_length": 99}) == 99
+    assert max_length(tokenizer, LLAMA) == 512
     tokenizer.model_max_length = 10**30
-    assert max_length(tokenizer, LLAMA, {}) == 4096
-    assert max_length(tokenizer, SimpleNamespace(), {}) == 2048
+    assert max_length(tokenizer, LLAMA) == 4096
+    assert max_length(tokenizer, SimpleNamespace()) == 2048
 
 
 def test_preparing_twice_changes_nothing():

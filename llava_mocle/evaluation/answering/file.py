@@ -1,6 +1,5 @@
 """Answers files: LLaVA's JSONL, one object with the keys of `FIELDS` a line. Reading, appending, resuming."""
 
-import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.io.files import lock, write_text
+from llava_mocle.io.files import lock
+from llava_mocle.io.jsonl import parse_jsonl, to_jsonl
 
 if TYPE_CHECKING:
     from llava_mocle.evaluation.answering.run import Question
@@ -49,27 +49,22 @@ def read_answers(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         DataError: a line is not JSON, misses a field, or answers a question (its id and its prompt) that an earlier
             line answered.
     """
-    complete, _ = _complete_lines(Path(path))
     answers: list[dict[str, Any]] = []
-    first_line: dict[tuple[Any, str], int] = {}
-    for number, line in enumerate(complete, start=1):
-        if not line.strip():
-            continue
-        record = _parse(line, path, number)
+    answered: dict[tuple[Any, str], str] = {}
+    remedy = (
+        "an answers file has one JSON object a line: repair the line, or pass --overwrite to answer everything again."
+    )
+    for place, value in parse_jsonl(_complete_lines(Path(path)), path, remedy):
+        record = _checked(value, place)
         question = (record["question_id"], record["prompt"])
-        if question in first_line:
+        if question in answered:
             raise DataError(
-                f"{path}, line {number}: question_id {question[0]!r} was already answered on line "
-                f"{first_line[question]}. Each question may stand once: remove one line, or pass --overwrite."
+                f"{place}: question_id {question[0]!r} was already answered on {answered[question]}. Each question may "
+                "stand once: remove one line, or pass --overwrite."
             )
-        first_line[question] = number
+        answered[question] = place.removeprefix(f"{path}, ")
         answers.append(record)
     return answers
-
-
-def write_answers(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:
-    """Write a whole answers file at once, in place of the one that is there."""
-    write_text(path, _lines(records))
 
 
 @dataclass(frozen=True)
@@ -164,11 +159,11 @@ class AnswerFile:
             self._file.truncate(0)
         self.answers = read_answers(self.path)
         self.run.check(self.path, self.answers)
-        os.truncate(self.path, _complete_lines(self.path)[1])
+        os.truncate(self.path, len(_complete_lines(self.path).encode()))
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Add answers. If the process dies meanwhile, the first of them may be there, and the last line may be cut."""
-        self._file.write(_lines(records))
+        self._file.write(to_jsonl(records))
         self._file.flush()
         os.fsync(self._file.fileno())
         self.answers.extend(dict(record) for record in records)
@@ -184,41 +179,24 @@ class AnswerFile:
         self._file.close()
 
 
-def _lines(records: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-
-
-def _parse(line: str, path: str | os.PathLike[str], number: int) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}). An answers file has one JSON "
-            f"object a line: repair the line, or pass --overwrite to answer everything again."
-        ) from error
+def _checked(record: Any, place: str) -> dict[str, Any]:
+    remedy = "Is this an answers file? Choose another one, or pass --overwrite."
     missing = [field for field in FIELDS if not isinstance(record, dict) or field not in record]
     if missing:
-        raise DataError(
-            f"{path}, line {number}: no field {missing[0]!r}; an answer has {', '.join(FIELDS)}. Is this an answers "
-            f"file? Choose another one, or pass --overwrite."
-        )
+        raise DataError(f"{place}: no field {missing[0]!r}; an answer has {', '.join(FIELDS)}. {remedy}")
     for name, kinds, expected in (("question_id", (str, int), "a text or a number"), ("prompt", str, "a text")):
         if not isinstance(record[name], kinds):
-            raise DataError(
-                f"{path}, line {number}: {name!r} is {record[name]!r:.60}, expected {expected}. Is this an answers "
-                f"file? Choose another one, or pass --overwrite."
-            )
+            raise DataError(f"{place}: {name!r} is {record[name]!r:.60}, expected {expected}. {remedy}")
     if not isinstance(record["metadata"], dict):
         record["metadata"] = {}
-    return record
+    checked: dict[str, Any] = record
+    return checked
 
 
-def _complete_lines(path: Path) -> tuple[list[str], int]:
-    """The lines that end in a newline, and how many bytes they take."""
+def _complete_lines(path: Path) -> str:
+    """The lines that end in a newline."""
     content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
     try:
-        text = content[:end].decode("utf-8")
+        return content[: content.rfind(b"\n") + 1].decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}. Is this an answers file?") from error
-    return text.split("\n")[:-1], end

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import ConfigError, DataError
-from llava_mocle.evaluation.answering.file import AnswerRun, read_answers, write_answers
+from llava_mocle.evaluation.answering.file import AnswerRun, read_answers
 from llava_mocle.evaluation.answering.run import Question
+from llava_mocle.io.jsonl import write_jsonl
 
 _SETTINGS = ("generation", "predictor")
 
@@ -84,7 +85,7 @@ def join_parts(
         run.check(whole, there)
         run.check_prefix(whole, there[:start], questions)
     joined = there[:start] + joined
-    write_answers(whole, joined)
+    write_jsonl(whole, joined)
     return joined
 
 

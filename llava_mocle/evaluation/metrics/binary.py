@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,17 +27,11 @@ def yes_no_mme(text: str) -> str | None:
     return "yes" if "yes" in start else "no" if "no" in start else None
 
 
-class Confusion(NamedTuple):
-    """Counts of (truth, answer): both yes, answer alone yes, both no, truth alone yes."""
+def f1(truth: ArrayLike, said: ArrayLike) -> float:
+    """Harmonic mean of precision and recall of yes, as POPE reports it; 0.0 where nothing is yes on either side.
 
-    true_positives: int
-    false_positives: int
-    true_negatives: int
-    false_negatives: int
-
-
-def confusion(truth: ArrayLike, said: ArrayLike) -> Confusion:
-    """Counts over items, each True (yes) or False.
+    Args:
+        truth, said: (N,), True for yes.
 
     Raises:
         ValueError: the two have different lengths.
@@ -46,34 +39,8 @@ def confusion(truth: ArrayLike, said: ArrayLike) -> Confusion:
     real, answered = np.asarray(truth, dtype=bool), np.asarray(said, dtype=bool)
     if real.shape != answered.shape:
         raise ValueError(f"{real.size} labels for {answered.size} answers, expected one label an answer")
-    both = int(np.count_nonzero(real & answered))
-    positives, claimed = int(np.count_nonzero(real)), int(np.count_nonzero(answered))
-    return Confusion(both, claimed - both, real.size - positives - claimed + both, positives - both)
-
-
-def precision(truth: ArrayLike, said: ArrayLike) -> float:
-    """Right among those answered yes; 0.0 where none was."""
-    counts = confusion(truth, said)
-    return _ratio(counts.true_positives, counts.true_positives + counts.false_positives)
-
-
-def recall(truth: ArrayLike, said: ArrayLike) -> float:
-    """Answered yes among those that are; 0.0 where none is."""
-    counts = confusion(truth, said)
-    return _ratio(counts.true_positives, counts.true_positives + counts.false_negatives)
-
-
-def f1(truth: ArrayLike, said: ArrayLike) -> float:
-    """Harmonic mean of precision and recall of yes, as POPE reports it; 0.0 where both are 0."""
-    counts = confusion(truth, said)
-    twice = 2 * counts.true_positives
-    return _ratio(twice, twice + counts.false_positives + counts.false_negatives)
-
-
-def accuracy(truth: ArrayLike, said: ArrayLike) -> float:
-    """Right answers among all; 0.0 where there are none."""
-    counts = confusion(truth, said)
-    return _ratio(counts.true_positives + counts.true_negatives, sum(counts))
+    yeses = int(np.count_nonzero(real)) + int(np.count_nonzero(answered))
+    return 2 * int(np.count_nonzero(real & answered)) / yeses if yeses else 0.0
 
 
 def roc_auc(truth: ArrayLike, scores: ArrayLike) -> float:
@@ -113,7 +80,3 @@ def yes_probability(yes: Sequence[float], no: Sequence[float]) -> float:
         return math.nan
     for_yes, for_no = (math.fsum(math.exp(value - top) for value in side) for side in (yes, no))
     return for_yes / (for_yes + for_no)
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0

@@ -4,57 +4,20 @@ Source: eval_tool/calculation.py of MME (Fu et al., arXiv 2306.13394), and the l
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.scores.statistics import bootstrap_interval
 
-PERCEPTION = (
-    "existence",
-    "count",
-    "position",
-    "color",
-    "posters",
-    "celebrity",
-    "scene",
-    "landmark",
-    "artwork",
-    "OCR",
-)
+PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
 Record = tuple[str, Hashable, bool]  # subtask, image, whether the answer was right
 
 
-@dataclass(frozen=True)
-class SubtaskScore:
-    """One subtask.
+def mme_score(records: Iterable[Record]) -> float:
+    """The sum over the subtasks there are of acc + acc+: at most 2000 for perception and 800 for cognition.
 
-    Attributes:
-        acc: right questions, in percent.
-        acc_plus: images with both questions right, in percent.
-        score: their sum, at most 200.
-        images: number of images; there are twice as many questions.
-    """
-
-    acc: float
-    acc_plus: float
-    score: float
-    images: int
-
-
-@dataclass(frozen=True)
-class MmeScores:
-    """All subtasks there are, and the sums of their scores: perception is at most 2000, cognition at most 800."""
-
-    subtasks: Mapping[str, SubtaskScore]
-    perception: float
-    cognition: float
-    total: float
-
-
-def mme_scores(records: Iterable[Record]) -> MmeScores:
-    """acc + acc+ of every subtask.
+    acc is the share of right questions, acc+ that of images with both questions right, both in percent.
 
     Args:
         records: one of every question. The questions of an image are paired in their order.
@@ -62,10 +25,9 @@ def mme_scores(records: Iterable[Record]) -> MmeScores:
     Raises:
         DataError: an unknown subtask, or an image with an odd number of questions.
     """
-    subtasks = {name: _score(pairs) for name, pairs in _pairs_by_subtask(records).items()}
-    perception = sum(score.score for name, score in subtasks.items() if name in PERCEPTION)
-    cognition = sum(score.score for name, score in subtasks.items() if name in COGNITION)
-    return MmeScores(subtasks, perception, cognition, perception + cognition)
+    scores = {name: _score(pairs) for name, pairs in _pairs_by_subtask(records).items()}
+    perception, cognition = (sum(scores[name] for name in group if name in scores) for group in (PERCEPTION, COGNITION))
+    return perception + cognition
 
 
 def mme_interval(records: Iterable[Record]) -> tuple[float, float]:
@@ -75,7 +37,7 @@ def mme_interval(records: Iterable[Record]) -> tuple[float, float]:
     (nan, nan).
 
     Raises:
-        DataError: see `mme_scores`.
+        DataError: see `mme_score`.
     """
     # The mean of these values over a subtask's images is acc + acc+.
     values = [
@@ -109,7 +71,7 @@ def _pairs(subtask: str, images: Mapping[Hashable, list[bool]]) -> list[tuple[bo
     return pairs
 
 
-def _score(pairs: Sequence[tuple[bool, bool]]) -> SubtaskScore:
+def _score(pairs: Sequence[tuple[bool, bool]]) -> float:
     acc = 100 * sum(first + second for first, second in pairs) / (2 * len(pairs))
     acc_plus = 100 * sum(first and second for first, second in pairs) / len(pairs)
-    return SubtaskScore(acc, acc_plus, acc + acc_plus, len(pairs))
+    return acc + acc_plus

@@ -10,15 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.options import letter_or_text, parse_option_letter
 from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three
+from llava_mocle.evaluation.prompt_styles import short_question
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.coco_images import coco_image
-from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
-from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, annotated, field, places, read_json
-from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, record_item
+from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, coco_image, field, json_records, one_of
 
 FILE = "aokvqa/aokvqa_v1p0_val.json"
 IMAGES = "aokvqa/val2017"
@@ -37,19 +35,15 @@ class AokVqaDirect(Task):
     metric = "min(n / 3, 1) over 10 answers, VQA's normaliser on both sides (Schwenk et al., A-OKVQA, 2022)"
     sources = SOURCES
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`."""
-        made = []
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
         for place, record, image in _records(root):
-            if field(record, "difficult_direct_answer", place, bool):
-                continue
-            prompt = short_question(field(record, "question", place, str), prompts)
-            question = Question(field(record, "question_id", place, ID), prompt, images=(image,), source=place)
-            made.append(Item(question, annotated(record, "direct_answers", place)))
-        return made
+            if not field(record, "difficult_direct_answer", place, bool):
+                prompt = short_question(field(record, "question", place, str), prompts)
+                question = Question(field(record, "question_id", place, ID), prompt, (image,), source=place)
+                yield Item(question, annotated(record, "direct_answers", place))
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`. `accuracy_exact` compares the texts as they are, as the official script does."""
+        """`accuracy_exact` compares the texts as they are, as the official script does."""
         annotations = [item.reference for item in items]
         exact = partial(min_over_three, normalize=str)
         return {
@@ -68,24 +62,13 @@ class AokVqaChoice(ChoiceTask):
     sources = SOURCES
     official_n = 1145
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`."""
-        made = []
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
         for place, record, image in _records(root):
-            item = choice_item(
-                field(record, "question_id", place, ID),
-                field(record, "question", place, str),
-                field(record, "choices", place, list[TEXT_OR_NUMBER]),
-                field(record, "correct_choice_idx", place, int),
-                images=(image,),
-                place=place,
-                prompts=prompts,
-            )
-            made.append(item)
-        return made
+            name = field(record, "question_id", place, ID)
+            yield record_item(name, record, place, prompts, image, answer_key="correct_choice_idx")
 
     def option(self, text: str, options: Sequence[str]) -> int | None:
-        """See `ChoiceTask`. A letter in one of the usual forms; else MMBench's matching, which also takes a text."""
+        """A letter in one of the usual forms; else MMBench's matching, which also takes a text."""
         index = parse_option_letter(text, options)
         return letter_or_text(text, options) if index is None else index
 
@@ -93,7 +76,6 @@ class AokVqaChoice(ChoiceTask):
 def _records(root: Path) -> Iterator[tuple[str, Mapping[str, Any], Path]]:
     """(place, record, image) of each question."""
     path = root / FILE
-    for place, record in places(path, read_json(path)):
-        if field(record, "split", place, str) != "val":
-            raise DataError(f"{place}: split is {record['split']!r}, expected 'val'.")
+    for place, record in json_records(path):
+        one_of(record, "split", place, "val")
         yield place, record, coco_image(root / IMAGES, "", record, place)

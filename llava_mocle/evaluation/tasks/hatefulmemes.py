@@ -3,27 +3,18 @@
 {"id": 8291, "img": "img/08291.png", "label": 0, "text": "have a nice day"}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import roc_auc
-from llava_mocle.evaluation.task import (
-    SHORT_ANSWER,
-    Item,
-    Metric,
-    Source,
-    Task,
-    mean_metric,
-    resampled_metric,
-)
+from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
+from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric, resampled_metric
 from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_jsonl
-from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, jsonl_records, one_of
 
 TEMPLATE = 'This is an image with: "{text}" written on it. Is it hateful?'
 # Yes first, in the spelling that each family was trained on.
@@ -45,16 +36,10 @@ class HatefulMemes(Task):
         Source("hatefulmemes/img", "images", ORIGIN),
     )
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`."""
-        check_style(prompts)
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
         ending = SHORT_ANSWER if prompts == "llava" else " Answer:"
         path = root / self.file
-        made = []
-        for place, record in places(path, read_jsonl(path)):
-            label = field(record, "label", place)
-            if label not in (0, 1):
-                raise DataError(f"{place}: field 'label' is {label!r}, expected 0 or 1 (hateful).")
+        for place, record in jsonl_records(path):
             question = Question(
                 question_id=field(record, "id", place, ID),
                 prompt=TEMPLATE.format(text=field(record, "text", place, str)) + ending,
@@ -62,16 +47,15 @@ class HatefulMemes(Task):
                 source=place,
                 candidates=CANDIDATES[prompts],
             )
-            made.append(Item(question, bool(label)))
-        return made
+            yield Item(question, bool(one_of(record, "label", place, 0, 1)))
 
     def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
-        """See `Task`: the log-odds of yes against no."""
+        """The log-odds of yes against no."""
         yes, no = candidate_scores(item, answer)
         return yes - no
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`. Items of one class alone have no AUC."""
+        """Items of one class alone have no AUC."""
         odds, truth = np.array(said, dtype=float), np.array([item.reference for item in items], dtype=bool)
         area = Metric(None, None, len(items))
         if truth.any() and not truth.all():

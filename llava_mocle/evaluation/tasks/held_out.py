@@ -7,7 +7,7 @@ prior (the most frequent training answer to the same question text).
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,18 @@ from llava_mocle.evaluation.answering.run import GenerationSettings, Question
 from llava_mocle.evaluation.answering.together import Part
 from llava_mocle.evaluation.metrics.normalize import exact_match, normalize_answer
 from llava_mocle.evaluation.scores.provenance import command, items_digest, versions
-from llava_mocle.evaluation.scores.results import HELD_OUT_KIND, RESULTS_FILE, Asked, check_model, read_file, write_json
+from llava_mocle.evaluation.scores.results import (
+    HELD_OUT_KIND,
+    RESULTS_FILE,
+    Asked,
+    BenchmarkResults,
+    check_model,
+    read_file,
+    write_json,
+)
 from llava_mocle.evaluation.scores.statistics import bootstrap_interval
 from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks, plain_metric, score_clusters
-from llava_mocle.evaluation.task import Item, Metric, Scores, Task
+from llava_mocle.evaluation.task import Answers, Item, Metric, Task
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
@@ -104,35 +112,35 @@ class HeldOutRows(Task):
         if not len(self.rows):
             raise DataError(f"{self.name}: there are no held-out rows to ask; leave this domain out, or add rows.")
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        items = []
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
         for number, row in enumerate(self.rows):
             place = f"{self.name}, row {number}"
             question = row_question(row, self.image_root, place, self.routing_text, self.name)
-            items.append(Item(question, _first_turn(row, "gpt", place)))
-        return items
+            yield Item(question, _first_turn(row, "gpt", place))
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        texts = {"exact_match": [answer["text"] for answer in answers]}
+    def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
+        return answer["text"] if normalize_answer(answer["text"]) else None
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
+        """Means from 0 to 1, as `results.json` has always had them, and not in percent."""
+        texts = {"exact_match": [text or "" for text in said]}
         if self.priors is not None:
             majority, by_question = self.priors
             texts["majority"] = [majority] * len(items)
             texts["question_prior"] = [by_question.get(question_text(item.question.prompt), majority) for item in items]
-        metrics = {
-            name: _fraction([exact_match(text, item.reference) for text, item in zip(given, items, strict=True)])
-            for name, given in texts.items()
-        }
-        unparsed = sum(not normalize_answer(text) for text in texts["exact_match"])
-        return Scores("exact_match", metrics, unparsed)
+        metrics = {}
+        for name, given in texts.items():
+            right = [exact_match(text, item.reference) for text, item in zip(given, items, strict=True)]
+            metrics[name] = Metric(sum(right) / len(right), bootstrap_interval(right), len(right), tuple(right))
+        return metrics
 
 
-class HeldOutResults:
+class HeldOutResults(BenchmarkResults):
     """`results.json` of a run on held-out rows, written once all `count` domains are scored."""
 
     def __init__(self, folder: Path, model_id: str, model: str, count: int, *, overwrite: bool) -> None:
-        self.overwrite = overwrite
+        super().__init__(folder, model_id, model, overwrite=overwrite)
         self.path = folder / RESULTS_FILE
-        self.model = {"model": model, "model_id": model_id}
         self.count = count
         self.domains: dict[str, Any] = {}
         self.items: list[Item] = []
@@ -143,11 +151,9 @@ class HeldOutResults:
         if self.path.is_file():
             read_file(self.path, HELD_OUT_KIND)
             if not self.overwrite:
-                check_model(self.path, HELD_OUT_KIND, self.model["model_id"])
+                check_model(self.path, HELD_OUT_KIND, self.model_id)
 
-    def record(
-        self, task: HeldOutRows, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], entry: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def record(self, task: Any, items: Sequence[Item], answers: Answers, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Keep one domain's scores; write and return the results after the last one, and {} before."""
         self.domains[task.name] = _domain(task, items, entry)
         self.items += items
@@ -162,7 +168,8 @@ class HeldOutResults:
         results = {
             "kind": HELD_OUT_KIND,
             "metric": task.metric,
-            **self.model,
+            "model": self.model,
+            "model_id": self.model_id,
             "mean": sum(scores) / len(scores),
             "domains": self.domains,
             "clusters": _clusters(score_clusters(pool, self.items, self.answers, "exact_match"), whole),
@@ -173,11 +180,6 @@ class HeldOutResults:
         }
         write_json(self.path, results)
         return results
-
-
-def _fraction(values: Sequence[float]) -> Metric:
-    """The mean of one value an item, from 0 to 1 as `results.json` has always had it, and not in percent."""
-    return Metric(sum(values) / len(values), bootstrap_interval(values), len(values), tuple(values))
 
 
 def _domain(task: HeldOutRows, items: Sequence[Item], entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,12 @@ problems.json: {"95436": {"question": "Which shape is this?", "choices": ["squar
 pid_splits.json: {"choose_txt_test": ["95436"], ...}
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from llava_mocle.errors import DataError
 from llava_mocle.evaluation.task import Item, Source
-from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
-from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, read_json
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, record_item, split_problems
+from llava_mocle.evaluation.tasks.shared.official_files import one_of
 
 FOLDER = "iconqa/iconqa_data"
 SPLIT = "choose_txt_test"
@@ -31,27 +31,8 @@ class IconQA(ChoiceTask):
     )
     official_n = 6316
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`."""
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
         folder = root / FOLDER
-        problems = read_json(folder / "problems.json")
-        made = []
-        for pid in field(read_json(folder / "pid_splits.json"), SPLIT, str(folder / "pid_splits.json"), list[ID]):
-            place = f"{folder / 'problems.json'}, problem {pid}"
-            problem = field(problems, str(pid), str(folder / "problems.json"))
-            kind = field(problem, "ques_type", place, str)
-            if kind != "choose_txt":
-                raise DataError(
-                    f"{place}: field 'ques_type' is {kind!r}, expected 'choose_txt'; fetch the files again."
-                )
-            item = choice_item(
-                str(pid),
-                field(problem, "question", place, str),
-                field(problem, "choices", place, list[TEXT_OR_NUMBER]),
-                field(problem, "answer", place, int),
-                images=(folder / "iconqa/test/choose_txt" / str(pid) / "image.png",),
-                place=place,
-                prompts=prompts,
-            )
-            made.append(item)
-        return made
+        for pid, place, problem in split_problems(folder, SPLIT):
+            one_of(problem, "ques_type", place, "choose_txt")
+            yield record_item(pid, problem, place, prompts, folder / "iconqa/test/choose_txt" / pid / "image.png")

@@ -6,22 +6,17 @@ answers_gpt4.jsonl: {"question_id": 0, "prompt": "Where is this?", "text": "By a
                      "model_id": "gpt-4", "metadata": {}}
 """
 
-import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.file import FIELDS
 from llava_mocle.evaluation.answering.run import Question
-from llava_mocle.evaluation.task import Item, Metric, Source, resampled_metric
+from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, resampled_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json, read_jsonl
-from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
-from llava_mocle.evaluation.tasks.shared.submissions import write_jsonl
-
-logger = logging.getLogger(__name__)
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, jsonl_records, read_json
 
 FOLDER = "llava-bench-in-the-wild"
 ORIGIN = "huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild"
@@ -46,6 +41,7 @@ class LlavaBench(JudgedTask):
     title = "LLaVA-Bench (Wild)"
     split = "all"
     metric = "sum of the model's scores in percent of the reference's, by a language model (Liu et al., LLaVA, 2023)"
+    reviewer = "LLaVA's eval_gpt_review_bench.py"
     max_new_tokens = 1024
     official_n = 60
     sources = (
@@ -58,15 +54,13 @@ class LlavaBench(JudgedTask):
         ),
     )
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`. The question stands as it is in both styles."""
-        check_style(prompts)
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
+        """The question stands as it is in both styles."""
         folder = root / FOLDER
         captions = _by(folder / "context.jsonl", "image", "caption")
         references = _by(folder / "answers_gpt4.jsonl", "question_id", "text")
         rules = read_json(root / RULES) if (root / RULES).is_file() else {}
-        made = []
-        for place, record in places(folder / "questions.jsonl", read_jsonl(folder / "questions.jsonl")):
+        for place, record in jsonl_records(folder / "questions.jsonl"):
             asked, image = field(record, "text", place, str), field(record, "image", place, str)
             category, question_id = field(record, "category", place, str), field(record, "question_id", place, ID)
             keys = {
@@ -74,16 +68,14 @@ class LlavaBench(JudgedTask):
                 "context": field(captions, image, str(folder / "context.jsonl")),
                 "rule": rules.get(f"llava_bench_{category}", RULE),
             }
-            question = Question(question_id, asked, images=(folder / "images" / image,), source=place)
-            made.append(Item(question, field(references, question_id, str(folder / "answers_gpt4.jsonl")), keys))
-        return made
+            question = Question(question_id, asked, (folder / "images" / image,), source=place)
+            yield Item(question, field(references, question_id, str(folder / "answers_gpt4.jsonl")), keys)
 
     def official_prompt(self, items: Sequence[Item]) -> bool:
-        """See `JudgedTask`. Of every category that is asked."""
         return all(item.keys["rule"] is not RULE for item in items)
 
     def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
-        """See `Task`: the judge's scores of the reference and of the answer, where its reply has both."""
+        """The judge's scores of the reference and of the answer, where its reply has both."""
         assert self.judge is not None
         role, prompt = item.keys["rule"]["role"], item.keys["rule"]["prompt"]
         parts = [f"[Context]\n{item.keys['context']}", f"[Question]\n{item.question.prompt}"]
@@ -95,22 +87,15 @@ class LlavaBench(JudgedTask):
         return (float(found.group(1)), float(found.group(2))) if found else None
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`. A pair that the judge gave no two scores for is left out."""
+        """A pair that the judge gave no two scores for is left out."""
         metrics = {"all": _ratio([pair for pair in said if pair])}
         for category in sorted({item.keys["category"] for item in items}):
             own = zip(said, items, strict=True)
             metrics[category] = _ratio([pair for pair, item in own if pair and item.keys["category"] == category])
         return metrics
 
-    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-        """See `Task`: LLaVA's answers file, for its eval_gpt_review_bench.py."""
-        records = [{key: answer[key] for key in FIELDS if key in answer} for answer in answers]
-        path = write_jsonl(folder / "answers.jsonl", records)
-        if self.judge is None:
-            logger.warning(
-                "%s: no judge (--judge-url), so nothing is scored; %s is for LLaVA's reviewer.", self.name, path
-            )
-        return [path]
+    def submission_files(self, items: Sequence[Item], answers: Answers) -> Files:
+        return {"answers.jsonl": [{key: answer[key] for key in FIELDS if key in answer} for answer in answers]}
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> Metric:
@@ -118,9 +103,7 @@ def _ratio(pairs: Sequence[tuple[float, float]]) -> Metric:
 
 
 def _by(path: Path, key: str, value: str) -> dict[Any, str]:
-    return {
-        field(record, key, place, ID): _text(record, value, place) for place, record in places(path, read_jsonl(path))
-    }
+    return {field(record, key, place, ID): _text(record, value, place) for place, record in jsonl_records(path)}
 
 
 def _text(record: Mapping[str, Any], key: str, place: str) -> str:

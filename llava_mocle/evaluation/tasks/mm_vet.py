@@ -4,21 +4,16 @@
           "imagesource": "https://...", "capability": ["ocr", "math"]}}
 """
 
-import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
-from llava_mocle.evaluation.task import Item, Metric, Source, mean_metric
+from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, mean_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
 from llava_mocle.evaluation.tasks.shared.official_files import TEXT_OR_NUMBER, field, read_json, read_text
-from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
-from llava_mocle.evaluation.tasks.shared.submissions import write_json
-
-logger = logging.getLogger(__name__)
 
 FOLDER = "mm-vet"
 PROMPT_FILE = f"{FOLDER}/judge_prompt.txt"
@@ -44,6 +39,7 @@ class MMVet(JudgedTask):
     title = "MM-Vet"
     split = "v1"
     metric = "mean grade x 100 by a language model (Yu et al., MM-Vet, 2023)"
+    reviewer = "MM-Vet's evaluator"
     max_new_tokens = 1024
     official_n = 218
     sources = (
@@ -54,37 +50,28 @@ class MMVet(JudgedTask):
         ),
     )
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`. The question stands as it is in both styles."""
-        check_style(prompts)
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
+        """The question stands as it is in both styles."""
         path = root / FOLDER / "mm-vet.json"
         content = read_json(path)
         if not isinstance(content, Mapping):
             raise DataError(f"{path}: a {type(content).__name__}, expected an object from ids to questions.")
         given = root / PROMPT_FILE
         prompt = read_text(given) if given.is_file() else PROMPT
-        made = []
         for name, record in content.items():
             place = f"{path}, {name}"
-            asked = field(record, "question", place, str)
-            question = Question(
-                question_id=name,
-                prompt=asked,
-                images=(root / FOLDER / "images" / field(record, "imagename", place, str),),
-                source=place,
-            )
+            image = root / FOLDER / "images" / field(record, "imagename", place, str)
+            question = Question(name, field(record, "question", place, str), (image,), source=place)
             answer = str(field(record, "answer", place, TEXT_OR_NUMBER))
             truth = answer.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
             keys = {"capabilities": tuple(field(record, "capability", place, list[str])), "grading": prompt}
-            made.append(Item(question, truth, keys))
-        return made
+            yield Item(question, truth, keys)
 
     def official_prompt(self, items: Sequence[Item]) -> bool:
-        """See `JudgedTask`."""
         return all(item.keys["grading"] != PROMPT for item in items)
 
     def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
-        """See `Task`: the judge's grade. A reply without one is asked for once more."""
+        """The judge's grade. A reply without one is asked for once more."""
         assert self.judge is not None
         # The blank line is the official evaluator's.
         table = item.keys["grading"].rstrip("\n")
@@ -96,7 +83,6 @@ class MMVet(JudgedTask):
         return None
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`."""
         values = [grade or 0.0 for grade in said]
         metrics = {"total": mean_metric(values)}
         for ability in sorted({name for item in items for name in item.keys["capabilities"]}):
@@ -104,14 +90,6 @@ class MMVet(JudgedTask):
             metrics[ability] = mean_metric(own)
         return metrics
 
-    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-        """See `Task`: ids to answers, for the official evaluator."""
-        path = write_json(
-            folder / "mm-vet.json",
-            {str(item.question.question_id): answer["text"] for item, answer in zip(items, answers, strict=True)},
-        )
-        if self.judge is None:
-            logger.warning(
-                "%s: no judge (--judge-url), so nothing is scored; %s is for MM-Vet's evaluator.", self.name, path
-            )
-        return [path]
+    def submission_files(self, items: Sequence[Item], answers: Answers) -> Files:
+        ids = [str(item.question.question_id) for item in items]
+        return {"mm-vet.json": {name: answer["text"] for name, answer in zip(ids, answers, strict=True)}}

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.options import circular_correct, letter_or_text
-from llava_mocle.evaluation.task import OPTION_LETTER, Item, Metric, Source, mean_metric
+from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
+from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, mean_metric
 from llava_mocle.evaluation.tasks.shared.base64_images import expected_image, unpack_image
 from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
 from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_table
-from llava_mocle.evaluation.tasks.shared.submissions import write_spreadsheet
 
 LETTERS = "ABCD"
 ROTATION = 1_000_000  # added to the index for each rotation
@@ -38,26 +38,21 @@ class MMBench(ChoiceTask):
     suffix: ClassVar[str] = OPTION_LETTER
     sources: ClassVar[tuple[Source, ...]] = (Source(file, "questions, options and images", ORIGIN),)
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`. Images are unpacked into a folder beside the file. Rotations that the file lacks are made."""
-        return self._items(root, prompts, unpack_image)
-
-    def count(self, root: Path) -> int:
-        """See `Task`. Rotations count, and no image is unpacked."""
-        return len(self._items(root, "llava", expected_image))
-
-    def _items(self, root: Path, prompts: str, image: Unpacker) -> list[Item]:
+    def read_items(self, root: Path, prompts: str, image: Unpacker = unpack_image) -> Iterator[Item]:
+        """Images are unpacked into a folder beside the file. Rotations that the file lacks are made."""
         path = root / self.file
         rows = list(places(path, read_table(path)))
-        rotated = _holds_rotations(rows)
-        made = [
-            self._item(index, row, place, prompts, image(field(row, "image", place), _image_path(path, index), place))
-            for place, record in rows
-            for index, row in _rotations(record, place, rotated=rotated)
-        ]
-        if not made:
+        if not rows:
             raise DataError(f"{path}: no rows; fetch the file again.")
-        return made
+        rotated = _holds_rotations(rows)
+        for place, record in rows:
+            for index, row in _rotations(record, place, rotated=rotated):
+                beside = path.with_suffix("") / f"{index % ROTATION}.jpg"
+                yield self._item(index, row, place, prompts, image(field(row, "image", place), beside, place))
+
+    def count(self, root: Path) -> int:
+        """Rotations count, and no image is unpacked."""
+        return sum(1 for _ in self.read_items(root, "llava", expected_image))
 
     def _item(self, index: int, row: Mapping[str, Any], place: str, prompts: str, image: Path) -> Item:
         asked, hint = field(row, "question", place), _text(field(row, "hint", place))
@@ -80,13 +75,12 @@ class MMBench(ChoiceTask):
         )
 
     def option(self, text: str, options: Sequence[str]) -> int | None:
-        """See `ChoiceTask`: MMBench's exact matching."""
         return letter_or_text(text, options)
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`. "vanilla" is the accuracy of the questions as they first stand.
+        """`vanilla` is the accuracy of the questions as they first stand.
 
-        A question counts for "circular" only if all its rotations were asked; in a part of the benchmark some may be
+        A question counts for `circular` only if all its rotations were asked; in a part of the benchmark some may be
         missing.
         """
         right = [bool(value) for value in self.right(items, said)]
@@ -98,14 +92,16 @@ class MMBench(ChoiceTask):
             groups.setdefault(item.keys["group"], []).append(correct)
         whole = {item.keys["group"]: sum(bool(item.keys["row"][letter]) for letter in LETTERS) for item in items}
         circular = circular_correct({group: turns for group, turns in groups.items() if len(turns) == whole[group]})
-        first = [float(value) for value, item in zip(right, items, strict=True) if _is_first(item)]
+        first = [
+            float(value) for value, item in zip(right, items, strict=True) if int(item.question.question_id) < ROTATION
+        ]
         metrics = {"circular": mean_metric(list(circular.values())), "vanilla": mean_metric(first)}
         for ability, members in sorted(abilities.items()):
             metrics[f"circular_{ability}"] = mean_metric([circular[group] for group in members if group in circular])
         return metrics
 
-    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-        """See `Task`: the spreadsheet that MMBench's server takes, with LLaVA's columns."""
+    def submission_files(self, items: Sequence[Item], answers: Answers) -> Files:
+        """The spreadsheet that MMBench's server takes, with LLaVA's columns."""
         rows = []
         for item, answer in zip(items, answers, strict=True):
             row = {"index": item.question.question_id, **item.keys["row"]}
@@ -113,7 +109,7 @@ class MMBench(ChoiceTask):
             if item.question.candidates:
                 row["prediction"] = LETTERS[self.read(item, answer) or 0]
             rows.append({key: row[key] for key in ("index", "question", *LETTERS, "prediction", "answer", "split")})
-        return [write_spreadsheet(folder / f"{Path(self.file).stem}.xlsx", rows)]
+        return {f"{Path(self.file).stem}.xlsx": rows}
 
 
 class MMBenchCN(MMBench):
@@ -134,14 +130,6 @@ _SHEET_KEYS = ("question", *LETTERS, "answer", "split")
 def _text(value: str | None) -> str:
     """A cell's text, "" where it is missing."""
     return "" if value is None or value.strip().lower() in MISSING else value
-
-
-def _image_path(table: Path, index: int) -> Path:
-    return table.with_suffix("") / f"{index % ROTATION}.jpg"
-
-
-def _is_first(item: Item) -> bool:
-    return int(item.question.question_id) < ROTATION
 
 
 def _index(record: Mapping[str, Any], place: str) -> int:

@@ -15,10 +15,10 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import yes_no_mme
-from llava_mocle.evaluation.metrics.mme import COGNITION, PERCEPTION, Record, mme_interval, mme_scores
-from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
+from llava_mocle.evaluation.metrics.mme import COGNITION, PERCEPTION, Record, mme_interval, mme_score
+from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
+from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.official_files import read_text
-from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
 
 FOLDER = "MME/MME_Benchmark_release_version"
 REQUEST = "Please answer yes or no."
@@ -42,27 +42,23 @@ class Mme(Task):
     official_n = 2374
     cluster_metric = "accuracy"  # sums over subtasks depend on which of them a cluster has
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`. LLaVA's prompt takes the request for yes or no away and puts its own suffix there."""
-        check_style(prompts)
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
+        """LLaVA's prompt takes the request for yes or no away and puts its own suffix there."""
         folder = root / FOLDER
         # Some archives hold one more folder.
         folder = folder / "MME_Benchmark" if (folder / "MME_Benchmark").is_dir() else folder
-        made = []
         for subtask in PERCEPTION + COGNITION:
             for place, image, number, asked, label in _questions(folder, subtask):
                 prompt = asked.replace(REQUEST, "").strip() + SHORT_ANSWER if prompts == "llava" else asked
                 shown = image.relative_to(folder).as_posix()
-                question = Question(f"{shown}-{number}", prompt, images=(image,), source=place)
-                made.append(Item(question, label, {"subtask": subtask, "image": shown}))
-        return made
+                question = Question(f"{shown}-{number}", prompt, (image,), source=place)
+                yield Item(question, label, {"subtask": subtask, "image": shown})
 
     def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
-        """See `Task`: "yes" or "no"."""
         return yes_no_mme(answer["text"])
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`. "accuracy" is over questions; an image with one question asked counts for nothing else."""
+        """`accuracy` is over questions; an image with one question asked counts for nothing else."""
         right = [answer == item.reference for item, answer in zip(items, said, strict=True)]
         asked = Counter(item.keys["image"] for item in items)
         records = [
@@ -79,7 +75,7 @@ class Mme(Task):
 def _summed(records: Sequence[Record]) -> Metric:
     if not records:
         return Metric(None, None, 0)
-    return Metric(mme_scores(records).total, mme_interval(records), len(records))
+    return Metric(mme_score(records), mme_interval(records), len(records))
 
 
 def _questions(folder: Path, subtask: str) -> Iterator[tuple[str, Path, int, str, str]]:

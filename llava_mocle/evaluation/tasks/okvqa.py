@@ -4,7 +4,7 @@
  "answers": [{"answer_id": 1, "raw_answer": "sailing", "answer_confidence": "yes", "answer": "sail"}]}
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,11 @@ class OkVqa(Task):
     )
     official_n = 5046
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`."""
-        return vqa_items(
-            root / QUESTIONS, root / ANNOTATIONS, root / IMAGES, "COCO_val2014_", prompts, subtype="val2014"
-        )
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
+        return vqa_items(root / QUESTIONS, root / ANNOTATIONS, root / IMAGES, "COCO_val2014_", prompts, "val2014")
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`. `accuracy_raw` is there where the annotations have `raw_answer` (v1.1)."""
+        """`accuracy_raw` is there where the annotations have `raw_answer` (v1.1)."""
         metrics = vqa_metrics(items, said)
         if all("raw_answer" in given for item in items for given in item.reference):
             raw = given_texts(items, "raw_answer")

@@ -4,7 +4,7 @@
  "label": "yes"}
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import numpy as np
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import f1, yes_no_pope
-from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric, resampled_metric
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_jsonl
+from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
+from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric, resampled_metric
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, jsonl_records, one_of
 
 SPLITS = ("adversarial", "popular", "random")
 FILE = "pope/coco/coco_pope_{}.json"
@@ -38,28 +39,25 @@ class Pope(Task):
     official_n = 9000
     older_n = (8910,)  # the random split had 2,910 questions until October 2023; LLaVA's instructions point at that one
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`. Question ids repeat between the splits, so the split is put in front."""
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
+        """Question ids repeat between the splits, so the split is put in front."""
         suffix = SHORT_ANSWER if prompts == "llava" else ""
         made = []
         for split in SPLITS:
             path = root / FILE.format(split)
-            for place, record in places(path, read_jsonl(path)):
-                label = field(record, "label", place, str)
-                if label not in ("yes", "no"):
-                    raise DataError(f"{place}: field 'label' is {label!r}, expected yes or no.")
+            for place, record in jsonl_records(path):
                 question = Question(
                     question_id=f"{split}-{field(record, 'question_id', place, ID)}",
                     prompt=field(record, "text", place, str) + suffix,
                     images=(root / "pope/val2014" / field(record, "image", place, str),),
                     source=place,
                 )
-                made.append(Item(question, label, {"split": split}))
+                made.append(Item(question, one_of(record, "label", place, "yes", "no"), {"split": split}))
         _check_splits(root, made)
-        return made
+        yield from made
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`. The parser takes every answer that is not "no" for "yes", an empty one too."""
+        """The parser takes every answer that is not "no" for "yes", an empty one too."""
         pairs = np.array(
             [
                 (item.reference == "yes", yes_no_pope(text or "") == "yes")

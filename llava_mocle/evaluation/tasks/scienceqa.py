@@ -7,15 +7,16 @@ problems.json: {"4": {"question": "Which is a mammal?", "choices": ["frog", "wha
 pid_splits.json: {"test": ["4"], ...}
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.evaluation.metrics.options import scienceqa_letter
 from llava_mocle.evaluation.task import Item, Metric, Source, mean_metric
-from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
-from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, read_json
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, record_item, split_problems
+from llava_mocle.evaluation.tasks.shared.official_files import field
 
 ORIGIN = "github.com/lupantech/ScienceQA, data/scienceqa"
 
@@ -34,35 +35,19 @@ class ScienceQA(ChoiceTask):
     )
     official_n = 4241
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`. A hint stands in front as context, and routes with the question."""
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
+        """A hint stands in front as context, and routes with the question."""
         folder = root / "scienceqa"
-        problems = read_json(folder / "problems.json")
-        made = []
-        for pid in field(read_json(folder / "pid_splits.json"), "test", str(folder / "pid_splits.json"), list[ID]):
-            place = f"{folder / 'problems.json'}, problem {pid}"
-            problem = field(problems, str(pid), str(folder / "problems.json"))
-            hint, image = field(problem, "hint", place, str), field(problem, "image", place, str | None)
-            item = choice_item(
-                str(pid),
-                field(problem, "question", place, str),
-                field(problem, "choices", place, list[TEXT_OR_NUMBER]),
-                field(problem, "answer", place, int),
-                images=(folder / "images/test" / str(pid) / image,) if image else (),
-                place=place,
-                prompts=prompts,
-                rewrite=partial(_with_context, hint, prompts),
-                keys={"image": bool(image)},
-            )
-            made.append(item)
-        return made
+        for pid, place, problem in split_problems(folder, "test"):
+            name, hint = field(problem, "image", place, str | None), field(problem, "hint", place, str)
+            image = folder / "images/test" / pid / name if name else None
+            item = record_item(pid, problem, place, prompts, image, rewrite=partial(_with_context, hint, prompts))
+            yield replace(item, keys={**item.keys, "image": bool(image)})
 
     def option(self, text: str, options: Sequence[str]) -> int | None:
-        """See `ChoiceTask`: LLaVA's parser."""
         return scienceqa_letter(text, len(options))
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`."""
         right = self.right(items, said)
         shown = [value for value, item in zip(right, items, strict=True) if item.keys["image"]]
         return {"accuracy_img": mean_metric(shown), "accuracy": mean_metric(right)}

@@ -6,16 +6,15 @@
  "question_type": {"Instances Counting": 5}}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.options import bare_letter
-from llava_mocle.evaluation.task import Item, Metric, Source, mean_metric
+from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, accuracy_by, mean_metric
 from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
-from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, places, read_json
-from llava_mocle.evaluation.tasks.shared.submissions import write_jsonl
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, one_of, places, read_json
 
 FOLDER = "seed_bench"
 FILE = f"{FOLDER}/SEED-Bench.json"
@@ -39,19 +38,16 @@ class SeedBench(ChoiceTask):
     kinds: ClassVar[tuple[str, ...]] = KINDS
     sources: ClassVar[tuple[Source, ...]] = (QUESTIONS, IMAGES, FRAMES)
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`. With InstructBLIP's prompts the choices are ranked, as SEED-Bench itself does."""
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
+        """With InstructBLIP's prompts the choices are ranked, as SEED-Bench itself does."""
         path = root / FILE
         content = read_json(path)
         types = field(content, "question_type", str(path), dict)
         names = {field(types, name, f"{path}, question_type", ID): name for name in types}
-        made = []
         for place, record in places(path, field(content, "questions", str(path))):
-            kind, type_id = field(record, "data_type", place, str), field(record, "question_type_id", place, ID)
-            if kind not in KINDS:
-                raise DataError(f"{place}: field 'data_type' is {kind!r}, expected image or video (SEED-Bench-1).")
+            kind, type_id = one_of(record, "data_type", place, *KINDS), field(record, "question_type_id", place, ID)
             if kind in self.kinds:
-                item = choice_item(
+                yield choice_item(
                     field(record, "question_id", place, ID),
                     field(record, "question", place, str),
                     [field(record, f"choice_{letter}", place, TEXT_OR_NUMBER) for letter in "abcd"],
@@ -61,31 +57,27 @@ class SeedBench(ChoiceTask):
                     prompts=prompts,
                     keys={"kind": kind, "dimension": names.get(type_id, str(type_id))},
                 )
-                made.append(item)
-        return made
 
     def option(self, text: str, options: Sequence[str]) -> int | None:
-        """See `ChoiceTask`: a letter alone."""
         return bare_letter(text, len(options))
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`."""
         right = self.right(items, said)
-        metrics = {"accuracy": mean_metric(right)}
-        for key, values in (("kind", self.kinds), ("dimension", _in_order(items))):
-            for value in values:
-                part = [score for score, item in zip(right, items, strict=True) if item.keys[key] == value]
-                metrics[f"accuracy_{value}"] = mean_metric(part)
-        return metrics
+        dimensions = list(dict.fromkeys(item.keys["dimension"] for item in items))
+        return {
+            "accuracy": mean_metric(right),
+            **accuracy_by(items, right, "kind", self.kinds),
+            **accuracy_by(items, right, "dimension", dimensions),
+        }
 
-    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-        """See `Task`: one object a line, as the leaderboard takes it."""
+    def submission_files(self, items: Sequence[Item], answers: Answers) -> Files:
+        """One object a line, as the leaderboard takes it."""
         lines = []
         for item, answer in zip(items, answers, strict=True):
             index = self.read(item, answer)
             text = answer["text"] if index is None else "ABCD"[index]
             lines.append({"question_id": item.question.question_id, "prediction": text})
-        return [write_jsonl(folder / "results.jsonl", lines)]
+        return {"results.jsonl": lines}
 
 
 class SeedBenchImage(SeedBench):
@@ -97,10 +89,6 @@ class SeedBenchImage(SeedBench):
     official_n = 14233
     kinds = ("image",)
     sources = (QUESTIONS, IMAGES)
-
-
-def _in_order(items: Sequence[Item]) -> list[str]:
-    return list(dict.fromkeys(item.keys["dimension"] for item in items))
 
 
 def _images(root: Path, record: Mapping[str, Any], place: str) -> tuple[Path, ...]:

@@ -5,17 +5,16 @@
 OCR file: {"data": [{"image_id": "00a1b2", "ocr_tokens": ["NORTH", "STAR"], "ocr_info": []}]}
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.textvqa import textvqa_accuracy
-from llava_mocle.evaluation.metrics.vqa import accuracies
-from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, field, field_or, places, read_json
-from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
+from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER, short_question
+from llava_mocle.evaluation.task import Item, Source, Task
+from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, field, json_records, one_of
 
 FILE = "textvqa/TextVQA_0.5.1_val.json"
 OCR = "textvqa/TextVQA_Rosetta_OCR_v0.2_val.json"
@@ -38,16 +37,14 @@ class TextVqa(Task):
     )
     official_n = 5000
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`."""
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
         path, ocr = root / FILE, root / OCR
         tokens = {}
-        for place, record in places(ocr, field(read_json(ocr), "data", str(ocr))):
+        for place, record in json_records(ocr, "data"):
             tokens[field(record, "image_id", place, ID)] = field(record, "ocr_tokens", place, list[str])
-        made = []
-        for place, record in places(path, field(read_json(path), "data", str(path))):
-            if field_or(record, "set_name", place, str, "val") != "val":
-                raise DataError(f"{place}: set_name is {record['set_name']!r}, expected 'val'.")
+        for place, record in json_records(path, "data"):
+            if "set_name" in record:
+                one_of(record, "set_name", place, "val")
             image = field(record, "image_id", place, ID)
             if image not in tokens:
                 raise DataError(f"{place}: image {image} has no OCR tokens in {ocr}; is that the file of val?")
@@ -61,12 +58,10 @@ class TextVqa(Task):
                 route_text=short_question(text, prompts),
                 source=place,
             )
-            made.append(Item(question, annotated(record, "answers", place)))
-        return made
+            yield Item(question, annotated(record, "answers", place))
 
-    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`."""
-        return {"accuracy": mean_metric(accuracies(textvqa_accuracy, [item.reference for item in items], said))}
+    def value(self, item: Item, said: Any) -> float:
+        return textvqa_accuracy(said, item.reference)
 
 
 def prompt_with_tokens(question: str, tokens: Sequence[str], prompts: str) -> str:

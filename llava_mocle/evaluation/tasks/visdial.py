@@ -5,18 +5,17 @@
         {"question": 0, "answer": 0, "answer_options": [1, 0], "gt_index": 1}]}]}}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.ranking import reciprocal_rank
-from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
+from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
+from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
-from llava_mocle.evaluation.tasks.shared.coco_images import coco_image
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json
-from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
+from llava_mocle.evaluation.tasks.shared.official_files import ID, coco_image, field, places, read_json
 
 FILE = "visdial/visdial_1.0_val.json"
 IMAGES = "visdial/VisualDialog_val2018"
@@ -35,9 +34,7 @@ class VisDial(Task):
     )
     official_n = 2064
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`."""
-        check_style(prompts)
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
         path = root / FILE
         content = read_json(path)
         found = (field(content, "version", str(path)), field(content, "split", str(path)))
@@ -45,17 +42,13 @@ class VisDial(Task):
             raise DataError(f"{path}: version and split are {found}, expected ('1.0', 'val').")
         data = field(content, "data", str(path), dict)
         questions, answers = (field(data, key, str(path), list[str]) for key in ("questions", "answers"))
-        return [
-            _item(record, questions, answers, root / IMAGES, place, prompts)
-            for place, record in places(path, field(data, "dialogs", str(path)))
-        ]
+        for place, record in places(path, field(data, "dialogs", str(path))):
+            yield _item(record, questions, answers, root / IMAGES, place, prompts)
 
     def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
-        """See `Task`: the options' log-likelihoods."""
         return candidate_scores(item, answer)
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`."""
         ranks = [reciprocal_rank(scores, item.reference) for item, scores in zip(items, said, strict=True)]
         return {"mrr": mean_metric(ranks)}
 

@@ -4,7 +4,7 @@
  "answers": [{"answer": "unanswerable", "answer_confidence": "yes"}], "answer_type": "unanswerable", "answerable": 0}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,10 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
 from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, soft_accuracy
-from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_json
-from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style, short_question
-from llava_mocle.evaluation.tasks.shared.submissions import write_json
-from llava_mocle.evaluation.tasks.shared.vqa_format import by_answer_type, given_answers, given_texts
+from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER, short_question
+from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, Task, accuracy_by, mean_metric
+from llava_mocle.evaluation.tasks.shared.official_files import field, json_records
+from llava_mocle.evaluation.tasks.shared.vqa_format import given_answers, given_texts
 
 SPLITS = ("train", "val", "test")
 ANSWER_TYPES = ("yes/no", "number", "other", "unanswerable")
@@ -24,7 +23,28 @@ INSUFFICIENT = "\nWhen the provided information is insufficient, respond with 'U
 ORIGIN = "vizwiz.org, Visual Question Answering, Annotations.zip"
 
 
-class VizWiz(Task):
+class _VizWizSplit(Task):
+    """What both splits share."""
+
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
+        """An image has one question, and its name is the question's id. Those of test have no answers."""
+        folder, split = root / "vizwiz", self.split
+        path = folder / f"{split}.json"
+        for place, record in json_records(path):
+            image, text = field(record, "image", place, str), field(record, "question", place, str)
+            if any(image.startswith(f"VizWiz_{other}_") for other in SPLITS if other != split):
+                raise DataError(f"{place}: image is {image!r}, expected one of {split}: the file of another split.")
+            # The model may say that it can't tell only where it was told so: LLaVA's line for this benchmark.
+            prompt = text + INSUFFICIENT + SHORT_ANSWER if prompts == "llava" else short_question(text, prompts)
+            question = Question(image, prompt, (folder / split / image,), source=place)
+            reference, keys = None, {}
+            if split != "test":
+                reference = given_answers(record, place)
+                keys = {"answer_type": field(record, "answer_type", place, str)}
+            yield Item(question, reference, keys)
+
+
+class VizWiz(_VizWizSplit):
     """Test: an upload for the server, no score here."""
 
     name = "vizwiz"
@@ -37,24 +57,17 @@ class VizWiz(Task):
     )
     official_n = 8000
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`. An image has one question, and its name is the question's id."""
-        return vizwiz_items(root / "vizwiz", "test", prompts)
-
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """No score: the answers are not published."""
         return {"accuracy": Metric(None, None, 0, ())}
 
-    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    def submission_files(self, items: Sequence[Item], answers: Answers) -> Files:
         """The upload, answers normalised as LLaVA does."""
-        upload = [
-            {"image": item.question.question_id, "answer": normalize_evalai(answer["text"])}
-            for item, answer in zip(items, answers, strict=True)
-        ]
-        return [write_json(folder / "vizwiz_test.json", upload)]
+        said = zip(items, (normalize_evalai(answer["text"]) for answer in answers), strict=True)
+        return {"vizwiz_test.json": [{"image": item.question.question_id, "answer": text} for item, text in said]}
 
 
-class VizWizVal(Task):
+class VizWizVal(_VizWizSplit):
     """Val: scored here as the server scores test."""
 
     name = "vizwiz_val"
@@ -67,35 +80,11 @@ class VizWizVal(Task):
     )
     official_n = 4319
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`."""
-        return vizwiz_items(root / "vizwiz", "val", prompts)
-
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`. `accuracy_min3` counts all ten annotators at once, as VQAv2's local score does."""
+        """`accuracy_min3` counts all ten annotators at once, as VQAv2's local score does."""
         annotations = given_texts(items)
         values = accuracies(soft_accuracy, annotations, said)
         return {
             "accuracy": mean_metric(values),
             "accuracy_min3": mean_metric(accuracies(min_over_three, annotations, said)),
-        } | by_answer_type(items, values, ANSWER_TYPES)
-
-
-def vizwiz_items(folder: Path, split: str, prompts: str) -> list[Item]:
-    """Items of a split's annotations; those of test have no answers."""
-    check_style(prompts)
-    path = folder / f"{split}.json"
-    made = []
-    for place, record in places(path, read_json(path)):
-        image, text = field(record, "image", place, str), field(record, "question", place, str)
-        if any(image.startswith(f"VizWiz_{other}_") for other in SPLITS if other != split):
-            raise DataError(f"{place}: image is {image!r}, expected one of {split}: the file of another split.")
-        # The model may say that it can't tell only where it was told so: LLaVA's line for this benchmark.
-        prompt = text + INSUFFICIENT + SHORT_ANSWER if prompts == "llava" else short_question(text, prompts)
-        question = Question(image, prompt, images=(folder / split / image,), source=place)
-        reference, keys = None, {}
-        if split != "test":
-            reference = given_answers(record, place)
-            keys = {"answer_type": field(record, "answer_type", place, str)}
-        made.append(Item(question, reference, keys))
-    return made
+        } | accuracy_by(items, values, "answer_type", ANSWER_TYPES)

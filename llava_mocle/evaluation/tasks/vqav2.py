@@ -3,15 +3,14 @@
 VQA's file format, see `vqa_format`; the questions of test-dev have no annotations.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
-from llava_mocle.evaluation.task import Item, Metric, Source, Task
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, places, read_json
-from llava_mocle.evaluation.tasks.shared.submissions import write_json
+from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, Task
+from llava_mocle.evaluation.tasks.shared.official_files import ID, field, json_records
 from llava_mocle.evaluation.tasks.shared.vqa_format import vqa_items, vqa_metrics
 
 TEST_DEV = "vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json"
@@ -40,16 +39,15 @@ class VqaV2(Task):
     )
     official_n = 107394
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`."""
-        made = vqa_items(root / TEST_DEV, None, root / TEST_IMAGES, "COCO_test2015_", prompts, subtype="test")
-        return [Item(item.question, None, {"all_questions": root / TEST}) for item in made]
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
+        for item in vqa_items(root / TEST_DEV, None, root / TEST_IMAGES, "COCO_test2015_", prompts, "test"):
+            yield Item(item.question, None, {"all_questions": root / TEST})
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """No score: the answers are not published."""
         return {"accuracy": Metric(None, None, 0, ())}
 
-    def submission(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    def submission_files(self, items: Sequence[Item], answers: Answers) -> Files:
         """The upload, answers normalised as LLaVA does; covers all test questions where their file is there."""
         said = {
             item.question.question_id: normalize_evalai(answer["text"])
@@ -57,14 +55,12 @@ class VqaV2(Task):
         }
         path = items[0].keys["all_questions"] if items else None
         if path is not None and path.is_file():
-            questions = field(read_json(path), "questions", str(path))
-            asked = [field(record, "question_id", place, ID) for place, record in places(path, questions)]
+            asked = [field(record, "question_id", place, ID) for place, record in json_records(path, "questions")]
             lost = said.keys() - set(asked)
             if lost:
                 raise DataError(f"{path}: no question {min(lost)} of test-dev; expected all questions of test2015.")
             said = {question_id: said.get(question_id, "") for question_id in asked}
-        upload = [{"question_id": question_id, "answer": answer} for question_id, answer in said.items()]
-        return [write_json(folder / "vqav2_test-dev2015.json", upload)]
+        return {"vqav2_test-dev2015.json": [{"question_id": name, "answer": text} for name, text in said.items()]}
 
 
 class VqaV2Val(Task):
@@ -81,12 +77,8 @@ class VqaV2Val(Task):
     )
     official_n = 214354
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`."""
-        return vqa_items(
-            root / VAL, root / VAL_ANNOTATIONS, root / VAL_IMAGES, "COCO_val2014_", prompts, subtype="val2014"
-        )
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
+        return vqa_items(root / VAL, root / VAL_ANNOTATIONS, root / VAL_IMAGES, "COCO_val2014_", prompts, "val2014")
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`."""
         return vqa_metrics(items, said, ANSWER_TYPES)

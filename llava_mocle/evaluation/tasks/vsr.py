@@ -5,17 +5,16 @@
  "vote_true_validator_id": [2, 6], "vote_false_validator_id": []}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.binary import yes_probability
-from llava_mocle.evaluation.task import SHORT_ANSWER, Item, Metric, Source, Task, mean_metric
+from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
+from llava_mocle.evaluation.task import Item, Source, Task
 from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
-from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_jsonl
-from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
+from llava_mocle.evaluation.tasks.shared.official_files import field, jsonl_records, one_of
 
 TEMPLATE = 'Based on the image, is this statement true or false? "{caption}"'
 # True words first. LLaVA-1.5 was trained on capitalised short answers, InstructBLIP on lower case.
@@ -36,16 +35,11 @@ class Vsr(Task):
     )
     official_n = 1222
 
-    def items(self, root: Path, prompts: str = "llava") -> list[Item]:
-        """See `Task`. The file has no ids; they count its lines from 0."""
-        check_style(prompts)
+    def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
+        """The file has no ids; they count its records from 0."""
         ending = SHORT_ANSWER if prompts == "llava" else " Answer:"
         path = root / "vsr/splits/zeroshot/test.jsonl"
-        made = []
-        for number, (place, record) in enumerate(places(path, read_jsonl(path))):
-            label = field(record, "label", place)
-            if label not in (0, 1):
-                raise DataError(f"{place}: field 'label' is {label!r}, expected 0 (false) or 1 (true).")
+        for number, (place, record) in enumerate(jsonl_records(path)):
             question = Question(
                 question_id=number,
                 prompt=TEMPLATE.format(caption=field(record, "caption", place, str)) + ending,
@@ -53,18 +47,12 @@ class Vsr(Task):
                 source=place,
                 candidates=CANDIDATES[prompts],
             )
-            made.append(Item(question, bool(label)))
-        return made
+            yield Item(question, bool(one_of(record, "label", place, 0, 1)))
 
     def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
-        """See `Task`: the probability of true."""
+        """The probability of true."""
         scores = candidate_scores(item, answer)
         return yes_probability(scores[:2], scores[2:])
 
-    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`."""
-        right = [
-            float(probability > 0.5 if item.reference else probability < 0.5)
-            for item, probability in zip(items, said, strict=True)
-        ]
-        return {"accuracy": mean_metric(right)}
+    def value(self, item: Item, said: Any) -> float:
+        return float(said > 0.5 if item.reference else said < 0.5)

@@ -18,7 +18,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from llava_mocle.errors import CheckpointError
 from llava_mocle.io.files import make_readable
 from llava_mocle.model.folders import CLUSTERS_FOLDER
-from llava_mocle.model.load import save_projector
+from llava_mocle.model.projector import save_projector
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.training.checkpoints.contents import CheckpointExtras, newest_checkpoint
 from llava_mocle.training.checkpoints.engine_state import trainable_state

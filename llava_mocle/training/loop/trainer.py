@@ -19,7 +19,8 @@ from llava_mocle.data.collator import Collator
 from llava_mocle.data.sampler import GlobalBatchSampler
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.gathering import gathered
-from llava_mocle.model.load import LoadedModel, load_projector
+from llava_mocle.model.load import LoadedModel
+from llava_mocle.model.projector import load_projector
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.training.checkpoints.contents import CheckpointExtras, checkpoint_step

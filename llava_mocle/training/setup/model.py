@@ -17,7 +17,8 @@ from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.io.folders import folder_aside, refuse_to_overwrite, remove_leftovers
 from llava_mocle.model.build import build_llava
 from llava_mocle.model.folders import TEMPLATE_FILE, find_folder, is_original
-from llava_mocle.model.load import LoadedModel, load_model, load_projector
+from llava_mocle.model.load import LoadedModel, load_model
+from llava_mocle.model.projector import load_projector
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 

@@ -11,12 +11,7 @@ import pytest
 
 from llava_mocle.errors import ConfigError, DataError
 from llava_mocle.evaluation.answering.file import read_answers
-from llava_mocle.evaluation.answering.run import (
-    GenerationSettings,
-    Question,
-    answer_questions,
-    check_questions,
-)
+from llava_mocle.evaluation.answering.run import GenerationSettings, Question, answer_questions, check_questions
 from tests.evaluation.fakes import FakePredictor
 
 QUESTIONS = [Question(number, f"question {'x' * (number % 7)}?", route_text=f"r{number}") for number in range(20)]

@@ -3,12 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from llava_mocle.evaluation.scores.statistics import (
-    RESAMPLES,
-    SEED,
-    bootstrap_interval,
-    paired_difference_interval,
-)
+from llava_mocle.evaluation.scores.statistics import RESAMPLES, SEED, bootstrap_interval, paired_difference_interval
 
 
 @pytest.mark.parametrize(("n", "p"), [(100, 0.5), (400, 0.9), (2000, 0.37)])

@@ -66,7 +66,7 @@ def test_ranked_choices(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"split": "val"', '"split": "train"', "record 0: split is 'train'"),
+        ('"split": "val"', '"split": "train"', "record 0: field 'split' is 'train'"),
         ('"correct_choice_idx": 2', '"correct_choice_idx": 7', "record 1: the answer is 7"),
         ('"choices"', '"options"', "record 0: no 'choices'"),
     ],

@@ -1,7 +1,7 @@
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.flickr30k import Flickr30k
+from llava_mocle.evaluation.tasks.captions import Flickr30k
 from tests.evaluation.tasks.official_files import answers_to, data_root, edited, ready_items
 
 IMAGES = ["flickr30k/flickr30k-images/1001.jpg", "flickr30k/flickr30k-images/1002.jpg"]

@@ -1,7 +1,7 @@
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.ivqa import FILE, Ivqa
+from llava_mocle.evaluation.tasks.video_qa import IVQA_FILE, Ivqa
 from tests.evaluation.tasks.official_files import answers_to, data_root, edited, ready_items
 
 FRAMES = ["ivqa/frames/clip1/000.jpg", "ivqa/frames/clip1/001.jpg", "ivqa/frames/clip2/000.jpg"]
@@ -28,10 +28,10 @@ def test_wrong_files(tmp_path):
     root = data_root(tmp_path, "ivqa")
     with pytest.raises(DataError, match="neither frames of the video 'clip1'"):
         Ivqa().items(root)
-    edited(root / FILE, "two,3,4,5,", "two,3")
+    edited(root / IVQA_FILE, "two,3,4,5,", "two,3")
     with pytest.raises(DataError, match=r"test\.csv, line 4: found 4 columns, expected the header's 7"):
         Ivqa().items(root)
-    edited(root / FILE, "two,3", "two,3,4,5,")
-    edited(root / FILE, "answer5", "answer")
+    edited(root / IVQA_FILE, "two,3", "two,3,4,5,")
+    edited(root / IVQA_FILE, "answer5", "answer")
     with pytest.raises(DataError, match=r"test.csv, record 0: no 'answer5'"):
         Ivqa().items(root)

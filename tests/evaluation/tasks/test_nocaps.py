@@ -1,7 +1,7 @@
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.nocaps import NoCaps
+from llava_mocle.evaluation.tasks.captions import NoCaps
 from tests.evaluation.tasks.official_files import answers_to, data_root, edited, ready_items
 
 IMAGES = ["nocaps/val/00a1.jpg", "nocaps/val/00a2.jpg", "nocaps/val/00a3.jpg"]
@@ -36,7 +36,7 @@ def test_prompts(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("out-domain", "far", "record 2: domain is 'far'"),
+        ("out-domain", "far", "record 2: field 'domain' is 'far'"),
         ('"image_id": 2', '"image_id": 9', "image 2 has no caption"),
         ('"annotations"', '"captions"', "no 'annotations'"),
     ],

@@ -43,7 +43,7 @@ def test_soft_accuracy(tmp_path):
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("TextVQA_0.5.1_val.json", '"set_name": "val"', '"set_name": "train"', "record 0: set_name is 'train'"),
+        ("TextVQA_0.5.1_val.json", '"set_name": "val"', '"set_name": "train"', "record 0: field 'set_name' is 'train'"),
         ("TextVQA_0.5.1_val.json", '"answers"', '"replies"', "record 0: no 'answers'"),
         ("TextVQA_Rosetta_OCR_v0.2_val.json", '"00c3"', '"00c4"', "image 00c3 has no OCR tokens"),
         ("TextVQA_Rosetta_OCR_v0.2_val.json", '"data"', '"rows"', "no 'data'"),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.prompt_styles import PROMPT_STYLES
 from llava_mocle.evaluation.registry import all_tasks
-from llava_mocle.evaluation.task import PROMPT_STYLES
 from tests.evaluation.tasks.official_files import answers_to, data_root, make_images
 from tests.evaluation.tasks.test_cluster_metric import PICTURES
 

@@ -2,20 +2,23 @@
 
 import hashlib
 import json
+import logging
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import httpx2
 
 from llava_mocle.errors import ConfigError, DataError, UserError
-from llava_mocle.evaluation.task import Item, Scores, Task
+from llava_mocle.evaluation.task import Answers, Item, Scores, Task
 from llava_mocle.io.files import append_line
+
+logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "LLAVA_MOCLE_JUDGE_KEY"
 TRANSIENT = (408, 429, 500, 502, 503, 504)
@@ -86,13 +89,10 @@ class Judge:
         key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         if key not in self._replies:
             self._replies[key] = self._post(body)
-            self._record(key, body)
+            if self.log is not None:
+                record = {"key": key, "reply": self._replies[key], **body}
+                append_line(self.log, json.dumps(record, ensure_ascii=False))
         return self._replies[key]
-
-    def _record(self, key: str, body: dict[str, Any]) -> None:
-        if self.log is not None:
-            record = {"key": key, "reply": self._replies[key], **body}
-            append_line(self.log, json.dumps(record, ensure_ascii=False))
 
     def _post(self, body: dict[str, Any]) -> str:
         headers = {"Content-Type": "application/json"}
@@ -127,12 +127,22 @@ class JudgedTask(Task):
 
     Attributes:
         judge: set before `score`.
+        reviewer: the official program that grades the submission file.
     """
 
     judge: Judge | None = None
+    reviewer: ClassVar[str] = "the official evaluator"
 
-    def score(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> Scores:
-        """See `Task`. Without a judge nothing is scored."""
+    def submission(self, items: Sequence[Item], answers: Answers, folder: Path) -> list[Path]:
+        files = super().submission(items, answers, folder)
+        if self.judge is None:
+            logger.warning(
+                "%s: no judge (--judge-url), so nothing is scored; %s is for %s.", self.name, files[0], self.reviewer
+            )
+        return files
+
+    def score(self, items: Sequence[Item], answers: Answers) -> Scores:
+        """Without a judge nothing is scored."""
         return super().score(items, answers) if self.judge else super().score([], [])
 
     @abstractmethod
@@ -140,7 +150,7 @@ class JudgedTask(Task):
         """Whether the judge is asked in the official words, which lie beside the data, and not in ours."""
 
     def judged_by(self, items: Sequence[Item]) -> dict[str, Any] | None:
-        """What two runs' grades must share to compare: the judge's `model`, and `official_prompt`; None: no judge."""
+        """The judge's `model`, and `official_prompt`."""
         if self.judge is None:
             return None
         return {"model": self.judge.model, "official_prompt": self.official_prompt(items)}

@@ -3,7 +3,7 @@
 An option without text cannot be chosen, but keeps its letter: of the options "cat", "" and "dog", A and C remain.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.options import letter_or_text, option_text, parse_option_letter
-from llava_mocle.evaluation.task import OPTION_LETTER, Item, Metric, Task, mean_metric
+from llava_mocle.evaluation.prompt_styles import OPTION_LETTER, check_style
+from llava_mocle.evaluation.task import Item, Task
 from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
-from llava_mocle.evaluation.tasks.shared.prompt_styles import check_style
+from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, read_json
 
 
 def choice_question(question: str, options: Sequence[str], prompts: str) -> str:
@@ -83,6 +84,40 @@ def choice_item(
     return Item(asked, gold_index(answer, texts, place), {**(keys or {}), "options": texts})
 
 
+def split_problems(folder: Path, split: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(id, place for messages, problem) of a split, of problems.json and pid_splits.json as IconQA and ScienceQA have.
+
+    Raises:
+        DataError: no such split, or a problem of it is missing.
+    """
+    path, splits = folder / "problems.json", folder / "pid_splits.json"
+    problems = read_json(path)
+    for pid in field(read_json(splits), split, str(splits), list[ID]):
+        yield str(pid), f"{path}, problem {pid}", field(problems, str(pid), str(path))
+
+
+def record_item(
+    question_id: str | int,
+    record: Mapping[str, Any],
+    place: str,
+    prompts: str,
+    image: Path | None,
+    rewrite: Callable[[str], str] = str,
+    answer_key: str = "answer",
+) -> Item:
+    """The `choice_item` of a record with `question`, `choices`, and the right one's index under `answer_key`."""
+    return choice_item(
+        question_id,
+        field(record, "question", place, str),
+        field(record, "choices", place, list[TEXT_OR_NUMBER]),
+        field(record, answer_key, place, int),
+        images=(image,) if image else (),
+        place=place,
+        prompts=prompts,
+        rewrite=rewrite,
+    )
+
+
 class ChoiceTask(Task):
     """A multiple-choice benchmark; its items are made by `choice_item`."""
 
@@ -101,7 +136,7 @@ class ChoiceTask(Task):
         return None
 
     def read(self, item: Item, answer: Mapping[str, Any]) -> int | None:
-        """See `Task`: the index of the chosen option.
+        """The index of the chosen option.
 
         Among ranked options the likeliest is chosen, and of equally likely ones the first that is wrong. Options with
         the right one's text are right as well.
@@ -120,6 +155,5 @@ class ChoiceTask(Task):
         """1.0 for each right choice, else 0.0."""
         return [float(index == item.reference) for index, item in zip(said, items, strict=True)]
 
-    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """See `Task`."""
-        return {"accuracy": mean_metric(self.right(items, said))}
+    def value(self, item: Item, said: Any) -> float:
+        return float(said == item.reference)

@@ -52,9 +52,15 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); fetch the file again.") from error
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """A file with one JSON object a line; blank lines are skipped."""
-    return [record for _, record in parse_jsonl(read_text(path), path, "fetch the file again.")]
+def json_records(path: Path, key: str | None = None) -> Iterator[tuple[str, Any]]:
+    """The `places` of a JSON file's list, or of the list under `key` of its object."""
+    content = read_json(path)
+    return places(path, content if key is None else field(content, key, str(path)))
+
+
+def jsonl_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """The `places` of a file with one JSON object a line; blank lines are skipped."""
+    return places(path, [record for _, record in parse_jsonl(read_text(path), path, "fetch the file again.")])
 
 
 def read_table(path: Path, delimiter: str = "\t") -> list[dict[str, str]]:
@@ -111,6 +117,17 @@ def field_or(record: Mapping[str, Any], key: str, place: str, kind: Any, default
     return field(record, key, place, kind) if key in record else default
 
 
+def one_of(record: Mapping[str, Any], key: str, place: str, *allowed: Any) -> Any:
+    """`field`, which has to be one of the values `allowed`."""
+    value = field(record, key, place)
+    if value not in allowed:
+        wanted = " or ".join(map(str, allowed))
+        raise DataError(
+            f"{place}: field {key!r} is {value!r:.60}, expected {wanted}; is this the file of another split or version?"
+        )
+    return value
+
+
 def annotated(record: Mapping[str, Any], key: str, place: str, kind: Any = str) -> tuple[Any, ...]:
     """The entries, each of `kind`, of a record's list of what several people answered or wrote.
 
@@ -136,6 +153,20 @@ def places(path: Path, records: Any) -> Iterator[tuple[str, Any]]:
         if not isinstance(record, dict):
             raise DataError(f"{place}: found {record!r:.60}, expected an object.")
         yield place, record
+
+
+def coco_image(folder: Path, prefix: str, record: Mapping[str, Any], place: str) -> Path:
+    """The COCO image of the record's `image_id`: its number in twelve digits behind `prefix`.
+
+    Raises:
+        DataError: `image_id` is no number.
+    """
+    image_id = field(record, "image_id", place, ID)
+    try:
+        number = int(image_id)
+    except ValueError as error:
+        raise DataError(f"{place}: image_id is {image_id!r:.60}, expected the number of a COCO image.") from error
+    return folder / f"{prefix}{number:012d}.jpg"
 
 
 def _check_kind(value: Any, kind: Any, name: str) -> None:

@@ -5,22 +5,30 @@ annotations: {"annotations": [{"question_id": 42000, "image_id": 42, "answer_typ
               "answers": [{"answer": "yes", "answer_confidence": "yes", "answer_id": 1}]}]}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.run import Question
 from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, soft_accuracy
-from llava_mocle.evaluation.task import Item, Metric, mean_metric
-from llava_mocle.evaluation.tasks.shared.coco_images import coco_image
-from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, field, field_or, places, read_json
-from llava_mocle.evaluation.tasks.shared.prompt_styles import short_question
+from llava_mocle.evaluation.prompt_styles import short_question
+from llava_mocle.evaluation.task import Item, Metric, accuracy_by, mean_metric
+from llava_mocle.evaluation.tasks.shared.official_files import (
+    ID,
+    annotated,
+    coco_image,
+    field,
+    field_or,
+    json_records,
+    places,
+    read_json,
+)
 
 
 def vqa_items(
     questions: Path, annotations: Path | None, images: Path, image_prefix: str, prompts: str, subtype: str
-) -> list[Item]:
+) -> Iterator[Item]:
     """Items of a questions file, in its order.
 
     Args:
@@ -37,20 +45,14 @@ def vqa_items(
     if not str(found).startswith(subtype):
         raise DataError(f"{questions}: data_subtype is {found!r}, expected {subtype!r}: the file of another split.")
     known = _annotations(annotations) if annotations else {}
-    made = []
     for place, record in places(questions, field(data, "questions", str(questions))):
         question_id = field(record, "question_id", place, ID)
         if annotations and question_id not in known:
             raise DataError(f"{place}: question {question_id} has no annotation in {annotations}; is it of this split?")
-        question = Question(
-            question_id=question_id,
-            prompt=short_question(field(record, "question", place, str), prompts),
-            images=(coco_image(images, image_prefix, record, place),),
-            source=place,
-        )
+        prompt = short_question(field(record, "question", place, str), prompts)
+        question = Question(question_id, prompt, (coco_image(images, image_prefix, record, place),), source=place)
         reference, answer_type = known.get(question_id, (None, None))
-        made.append(Item(question, reference, {"answer_type": answer_type}))
-    return made
+        yield Item(question, reference, {"answer_type": answer_type})
 
 
 def given_answers(record: Mapping[str, Any], place: str) -> tuple[dict[str, str], ...]:
@@ -64,7 +66,7 @@ def given_answers(record: Mapping[str, Any], place: str) -> tuple[dict[str, str]
 def _annotations(path: Path) -> dict[Any, tuple[tuple[dict[str, str], ...], str]]:
     """Question id -> (answers, answer type)."""
     found = {}
-    for place, record in places(path, field(read_json(path), "annotations", str(path))):
+    for place, record in json_records(path, "annotations"):
         answer_type = field_or(record, "answer_type", place, str, "other")
         found[field(record, "question_id", place, ID)] = (given_answers(record, place), answer_type)
     return found
@@ -87,14 +89,4 @@ def vqa_metrics(items: Sequence[Item], said: Sequence[str | None], types: Sequen
         "accuracy": mean_metric(values),
         "accuracy_official": mean_metric(accuracies(soft_accuracy, annotations, said)),
     }
-    return metrics | by_answer_type(items, values, types)
-
-
-def by_answer_type(items: Sequence[Item], values: Sequence[float], types: Sequence[str]) -> dict[str, Metric]:
-    """`accuracy_<type>` for each of `types`, from one value an item."""
-    return {
-        f"accuracy_{kind.replace('/', '_')}": mean_metric(
-            [value for item, value in zip(items, values, strict=True) if item.keys["answer_type"] == kind]
-        )
-        for kind in types
-    }
+    return metrics | accuracy_by(items, values, "answer_type", types)

@@ -1,16 +1,21 @@
 """Reading official files: what is forgiven, and how what is not is named."""
 
+from pathlib import Path
+
 import pytest
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.tasks.shared.official_files import (
     ID,
     annotated,
+    coco_image,
     field,
     field_or,
+    json_records,
+    jsonl_records,
+    one_of,
     places,
     read_json,
-    read_jsonl,
     read_table,
     read_text,
 )
@@ -20,7 +25,9 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     path = tmp_path / "file"
     path.write_text('{"a": "é"}\n', encoding="utf-8-sig")
     assert read_json(path) == {"a": "é"}
-    assert read_jsonl(path) == [{"a": "é"}]
+    assert list(jsonl_records(path)) == [(f"{path}, record 0", {"a": "é"})]
+    path.write_text('{"under": [{"a": "é"}]}\n', encoding="utf-8-sig")
+    assert list(json_records(path, "under")) == [(f"{path}, record 0", {"a": "é"})]
     path.write_text("a\tb\né\t2\n", encoding="utf-8-sig")
     assert read_table(path) == [{"a": "é", "b": "2"}]
 
@@ -105,6 +112,23 @@ def test_fields_that_some_versions_lack():
     assert field_or({"key": "a"}, "key", "place", str, "other") == "a"
     with pytest.raises(DataError, match="field 'key' is None"):
         field_or({"key": None}, "key", "place", str, "other")
+
+
+def test_one_of_several_values():
+    assert one_of({"key": 1}, "key", "place", 0, 1) == 1
+    with pytest.raises(DataError, match=r"f\.json: field 'key' is 'maybe', expected yes or no; is this"):
+        one_of({"key": "maybe"}, "key", "f.json", "yes", "no")
+
+
+@pytest.mark.parametrize("image_id", [42, "42", "000042"])
+def test_the_number_of_a_coco_image_has_twelve_digits(image_id):
+    image = coco_image(Path("a"), "COCO_val2014_", {"image_id": image_id}, "here")
+    assert image == Path("a/COCO_val2014_000000000042.jpg")
+
+
+def test_no_number_of_a_coco_image():
+    with pytest.raises(DataError, match="here: image_id is 'x1', expected the number of a COCO image"):
+        coco_image(Path("a"), "", {"image_id": "x1"}, "here")
 
 
 def test_records_are_objects_in_a_list(tmp_path):

@@ -15,7 +15,8 @@ def items(folder, questions=QUESTIONS, question_id=70):
     (folder / "q.json").write_text(json.dumps(questions))
     annotation = {"question_id": question_id, "answer_type": "yes/no", "answers": ANSWERS}
     (folder / "a.json").write_text(json.dumps({"annotations": [annotation]}))
-    return vqa_items(folder / "q.json", folder / "a.json", folder / "images", "COCO_", "llava", subtype="val2014")
+    found = vqa_items(folder / "q.json", folder / "a.json", folder / "images", "COCO_", "llava", subtype="val2014")
+    return list(found)
 
 
 def test_items(tmp_path):
@@ -25,8 +26,8 @@ def test_items(tmp_path):
     assert item.keys == {"answer_type": "yes/no"}
     assert given_texts([item]) == [["yes", "yes", "no"]]
     assert given_texts([item], "raw_answer") == [["Yes!", "Yes!", "No"]]
-    unknown = vqa_items(tmp_path / "q.json", None, tmp_path, "COCO_", "llava", subtype="val")
-    assert unknown[0].reference is None
+    (unknown,) = vqa_items(tmp_path / "q.json", None, tmp_path, "COCO_", "llava", subtype="val")
+    assert unknown.reference is None
 
 
 def test_metrics_by_hand(tmp_path):

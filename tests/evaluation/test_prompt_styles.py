@@ -1,6 +1,6 @@
 import pytest
 
-from llava_mocle.evaluation.tasks.shared.prompt_styles import caption_request, check_style, short_question
+from llava_mocle.evaluation.prompt_styles import caption_request, check_style, short_question
 
 
 def test_both_styles():

@@ -4,9 +4,7 @@ import pytest
 
 from llava_mocle.cli.main import main
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.ivqa import Ivqa
-from llava_mocle.evaluation.tasks.msrvtt_qa import MsrvttQa
-from llava_mocle.evaluation.tasks.msvd_qa import MAPPING, MsvdQa
+from llava_mocle.evaluation.tasks.video_qa import MSVD_MAPPING, Ivqa, MsrvttQa, MsvdQa
 from tests.evaluation.tasks.official_files import answers_to, data_root, edited, make_images, ready_items
 
 CLIPS = ("a1B2c3D4e5F_5_15", "-b2C3d4E5f6G_0_9")
@@ -82,7 +80,7 @@ def test_frames_or_videos_are_needed(tmp_path, capsys, task):
 def test_a_mapping_with_a_byte_order_mark(tmp_path):
     root = data_root(tmp_path, "msvd_qa")
     make_images(*(root / frames("msvd_qa", clip, 1)[0] for clip in CLIPS))
-    (root / MAPPING).write_text((root / MAPPING).read_text(), encoding="utf-8-sig")
+    (root / MSVD_MAPPING).write_text((root / MSVD_MAPPING).read_text(), encoding="utf-8-sig")
     assert MsvdQa().items(root)[0].question.images == (root / frames("msvd_qa", CLIPS[0], 1)[0],)
 
 
@@ -102,13 +100,13 @@ def test_wrong_files(tmp_path):
     root = data_root(tmp_path, "msvd_qa")
     with pytest.raises(DataError, match=f"neither frames of the video '{CLIPS[0]}'"):
         MsvdQa().items(root)
-    edited(root / MAPPING, "vid1451", "vid1400")
+    edited(root / MSVD_MAPPING, "vid1451", "vid1400")
     with pytest.raises(DataError, match="record 0: video_id 1451 is not in"):
         MsvdQa().items(root)
-    edited(root / MAPPING, " vid1452", "")
+    edited(root / MSVD_MAPPING, " vid1452", "")
     with pytest.raises(DataError, match=r"youtube_mapping.txt, line 2"):
         MsvdQa().items(root)
-    (root / MAPPING).unlink()
+    (root / MSVD_MAPPING).unlink()
     with pytest.raises(DataError, match=r"youtube_mapping.txt: names of the clips"):
         MsvdQa().check(root)
     other = data_root(tmp_path, "msrvtt_qa")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from llava_mocle.evaluation.metrics.cider import cider_d
-from llava_mocle.evaluation.tasks.shared.captions import caption_item, cider_metric
+from llava_mocle.evaluation.tasks.captions import caption_item, cider_metric
 
 CAPTIONS = {1: ["a dog runs", "a brown dog"], 2: ["a cat sleeps"], 3: ["a red kite flies high"]}
 ITEMS = [caption_item(key, Path(f"{key}.jpg"), texts, "here", "llava", {}) for key, texts in CAPTIONS.items()]

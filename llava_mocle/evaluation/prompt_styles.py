@@ -1,6 +1,8 @@
 """The prompts that several benchmarks share, in LLaVA's style and in that of the paper's Table 11."""
 
-from llava_mocle.evaluation.task import PROMPT_STYLES, SHORT_ANSWER
+PROMPT_STYLES = ("llava", "instructblip")
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+OPTION_LETTER = "\nAnswer with the option's letter from the given choices directly."
 
 
 def check_style(prompts: str) -> None:

@@ -3,9 +3,7 @@
 import pytest
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.pathvqa import PathVqa
-from llava_mocle.evaluation.tasks.slake import Slake
-from llava_mocle.evaluation.tasks.vqa_rad import PUBLIC, VqaRad
+from llava_mocle.evaluation.tasks.medical_qa import VQA_RAD_PUBLIC, PathVqa, Slake, VqaRad
 from tests.evaluation.tasks.official_files import answers_to, data_root, edited, ready_items
 
 ROWS = ["vqa_rad/images/synpic1.jpg", "vqa_rad/images/synpic2.jpg"]
@@ -88,7 +86,7 @@ def test_pathvqa(tmp_path):
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(DataError, match="2 of its files are missing") as error:
         VqaRad().check(tmp_path)
-    assert PUBLIC in str(error.value)
+    assert VQA_RAD_PUBLIC in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,27 @@
+"""The snippets of docs/adapter.md run on a tiny base model."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from tests.docs.snippets import run_page
+
+QUESTIONS = ["What is this?", "How much is 2 and 2?", "Is grey a colour?", "What colour is picture 3?"]
+
+
+def test_the_page_makes_saves_and_exports_an_adapter(base: Path, user_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    batch = tokenizer(QUESTIONS, return_tensors="pt", padding=True)
+    names = run_page("adapter", batch=batch, inputs=tokenizer(QUESTIONS[:1], return_tensors="pt"))
+
+    assert names["config"].num_clusters == 2
+    assert names["routing"].expert.shape == (len(names["model"].sites), len(QUESTIONS))
+    assert names["gates"].shape == (2, len(names["model"].sites), 4)
+    assert (user_folder / "out/adapter_config.json").is_file()
+    assert (user_folder / "exported/cluster_1/adapter_model.safetensors").is_file()
+    with torch.no_grad():
+        merged = names["merged"](**batch).logits
+    assert merged.shape[0] == len(QUESTIONS)
+    assert not any("mocle" in name for name in names["merged"].state_dict())
