@@ -1,4 +1,4 @@
-"""LLaVA's command lines, said by our keys."""
+"""Translates LLaVA's command lines into our keys."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from llava_mocle.recipe.llava_table import FLAGS, NO_FULL_FINE_TUNING, say
 _ALL_LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 _TRANSLATED = {flag.name: flag for flag in FLAGS if not flag.own}
 # Our keys that a translation can set, so that the same setting given twice is noticed.
-_TARGETS = (
-    "stage", "mm_projector_lr", "eval_strategy", "use_cpu", "per_device_train_batch_size",
-    "per_device_eval_batch_size", "optim",
-)  # fmt: skip
+_TARGETS = {
+    "stage": str, "mm_projector_lr": float, "eval_strategy": str, "use_cpu": bool, "per_device_train_batch_size": int,
+    "per_device_eval_batch_size": int, "optim": str,
+}  # fmt: skip
 _LORA_DEFAULTS = ("lora_r", "lora_alpha", "lora_dropout")
 
 
@@ -24,22 +24,22 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; docs/training.md lists LLaVA's flags, `llava-mocle train --help` the keys")
 
 
-def _split(words: Sequence[str], names: Sequence[str], kinds: Mapping[str, type] | None = None) -> tuple[dict, list]:
-    """(flag -> its last word of those that are named, all other words in their order)."""
+def _split(words: Sequence[str], kinds: Mapping[str, type]) -> tuple[dict, list]:
+    """Flag -> its last word, for the flags in `kinds`; and all other words in their order."""
     parser = _Parser(allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
-    for name in names:
-        value: dict[str, Any] = {"nargs": "?", "const": "True"} if (kinds or {}).get(name) is bool else {}
+    for name, kind in kinds.items():
+        value: dict[str, Any] = {"nargs": "?", "const": "True"} if kind is bool else {}
         parser.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), dest=name, **value)
     found, rest = parser.parse_known_args(list(words))
     return vars(found), rest
 
 
 def _split_flags(words: Sequence[str]) -> tuple[dict, list]:
-    return _split(words, list(_TRANSLATED), {name: flag.kind for name, flag in _TRANSLATED.items()})
+    return _split(words, {name: flag.kind for name, flag in _TRANSLATED.items()})
 
 
 def translate(words: Sequence[str]) -> list[str]:
-    """A command line in which LLaVA's flags are said by our keys.
+    """The command line with our keys in place of LLaVA's flags.
 
     Raises:
         ConfigError: a flag or value that cannot be taken, with the reason and the nearest thing that works.
@@ -47,7 +47,7 @@ def translate(words: Sequence[str]) -> list[str]:
     given, rest = _split_flags(words)
     if not given:
         return list(words)
-    others, _ = _split(rest, _TARGETS, {"use_cpu": bool})
+    others, _ = _split(rest, _TARGETS)
     return rest + [f"--{key}={value}" for key, value in _translated("", given, others).items()]
 
 
@@ -92,7 +92,7 @@ def _translated(place: str, given: Mapping[str, Any], others: Mapping[str, Any])
 
 
 def as_llava(words: Sequence[str]) -> list[str]:
-    """LLaVA's command line with what LLaVA means by the flags that it leaves out, for `llava_mocle.train_mem`.
+    """LLaVA's command line with LLaVA's defaults for the flags that are left out, for `llava_mocle.train_mem`.
 
     `--lora_enable True` alone chooses LLaVA's LoRA. `--adapter`, or a `--cluster_model`, chooses one of ours.
 
@@ -104,7 +104,7 @@ def as_llava(words: Sequence[str]) -> list[str]:
             f"{words[0]!r}: train_mem takes flags alone, as LLaVA's does; `llava-mocle train RECIPE` takes a recipe"
         )
     given, rest = _split_flags(words)
-    own, _ = _split(rest, ("stage", "adapter", "cluster_model", "vision_tower"))
+    own, _ = _split(rest, dict.fromkeys(("stage", "adapter", "cluster_model", "vision_tower"), str))
     for name, usual in (("version", "v1, or plain for stage 1"), ("mm_projector_type", "mlp2x_gelu")):
         if name not in given:
             raise ConfigError(f"{name} is not given, and LLaVA's default is not here; give --{name} {usual}")

@@ -52,7 +52,7 @@ def meta_model(recipe: Recipe) -> nn.Module:
 
 
 def dry_run(recipe: Recipe) -> str:
-    """What a recipe would train, as text; a machine that could not train it is told of in a warning.
+    """What a recipe would train, as text. Warns if it could not be trained on this machine.
 
     Raises:
         UserError: as `meta_model`, or as `check_recipe`.

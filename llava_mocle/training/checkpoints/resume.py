@@ -116,7 +116,7 @@ def checkpoint_to_resume(resume: str, output_dir: Path) -> Path | None:
         return None
     folder = Path(resume)
     if newest is not None and read_manifest(newest).get("start") == start_name(resume):
-        logger.warning("%s came of a start from %s; remove it to start from there once more", newest, folder)
+        logger.warning("going on from %s, which was reached from %s; remove it to start there again", newest, folder)
         return newest
     trouble = flaw(folder)
     if trouble is not None:
@@ -125,13 +125,13 @@ def checkpoint_to_resume(resume: str, output_dir: Path) -> Path | None:
         )
     if newest is not None and folder.resolve().parent != output_dir.resolve():
         raise CheckpointError(
-            f"{output_dir}: holds {newest.name}, which did not come of {folder}; choose another output_dir, or remove "
-            "it"
+            f"{output_dir}: holds {newest.name}, which was not reached from {folder}; choose another output_dir, or "
+            "remove it"
         )
     return folder
 
 
-def leave_other_course(resumption: Resumption, args: MocleTrainingArguments) -> None:
+def abandon_later_checkpoints(resumption: Resumption, args: MocleTrainingArguments) -> None:
     """If the run goes back to an earlier checkpoint of its own `output_dir`, move the later ones into `abandoned/`.
 
     All ranks call it, when nothing can refuse the run any more.

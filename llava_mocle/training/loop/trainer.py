@@ -26,8 +26,8 @@ from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.training.checkpoints.contents import CheckpointExtras, checkpoint_step
 from llava_mocle.training.checkpoints.resume import (
     Resumption,
+    abandon_later_checkpoints,
     global_batch,
-    leave_other_course,
     restore_engine,
     restore_schedule,
     start_name,
@@ -114,7 +114,6 @@ class MocleTrainer(Trainer):
         routed = isinstance(model, PeftModel) and recipe.adapter.adapter != "lora"
         self.routing = RoutingLog(model.base_model) if routed else None
         self.validation_losses = LossByGroup(data.dataset_names)
-        self._blank_image: Any = None
 
     def take_steps(self) -> None:
         """Train from the checkpoint to go on from, or from step 0, to the last step or to an early stop.
@@ -129,7 +128,7 @@ class MocleTrainer(Trainer):
         if self.preemption.requested(self.args.device):
             raise self.preemption.error(None, checkpoint_step(resumption.folder) if resumption else 0)
         if resumption is not None:
-            leave_other_course(resumption, self.args)
+            abandon_later_checkpoints(resumption, self.args)
         if resumption is not None and resumption.finished:
             logger.warning("%s has all its steps; writing the result", resumption.folder)
             self._load_from_checkpoint(str(resumption.folder))
@@ -219,12 +218,10 @@ class MocleTrainer(Trainer):
             prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
             restore_engine(resumption, self.model_wrapped)
             restore_schedule(resumption.folder, self.lr_scheduler, self.optimizer)
-        if self._blank_image is not None:
-            self._blank_image.remove()
         model = self.accelerator.unwrap_model(self.model)
         llava = model.get_base_model() if isinstance(model, PeftModel) else model
         # After DeepSpeed has put its hooks on, so that its record of which module runs when is the same on every rank.
-        self._blank_image = run_projector_in_every_step(llava)
+        run_projector_in_every_step(llava)
         options: Any = self.args.activation_checkpointing_kwargs or {}
         if self.args.activation_checkpointing and not options.get("use_reentrant"):
             # transformers makes the embeddings of every part ask for a gradient. Non-reentrant checkpointing does not

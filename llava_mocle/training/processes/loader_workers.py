@@ -109,9 +109,12 @@ def naming_rows(*datasets: Any) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if not str(error).startswith("Caught "):
+        # torch makes "Caught ..." of it, then a traceback, then the error's type and its own message.
+        text = str(error)
+        starts = list(re.finditer(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE))
+        if not text.startswith("Caught ") or not starts:
             raise
-        raise type(error)(_message(error)) from error
+        raise type(error)(text[starts[-1].end() :].strip()) from error
     except Exception as error:
         # What is raised when a worker has died depends on what the main process was waiting for.
         if not (is_worker_gone(error) or _is_lost_connection(error)):
@@ -139,10 +142,3 @@ def end_workers() -> None:
         child.join(_PATIENCE_S)
     if handler is not None:
         signal.signal(signal.SIGCHLD, handler)
-
-
-def _message(error: UserError) -> str:
-    """The error's own message. torch makes "Caught ..." of it, then a traceback, then the type and the message."""
-    text = str(error)
-    starts = list(re.finditer(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE))
-    return text[starts[-1].end() :].strip() if starts else text

@@ -64,9 +64,9 @@ def _target_names(names: str) -> list[str]:
 
 
 def check_targets(names: str, model: nn.Module) -> None:
-    """Every name in a list of targets is that of a linear: a misspelt one would leave its sites out unnoticed.
+    """Check that every name in a list of targets is that of a linear: the adapter would ignore a misspelt one.
 
-    A single pattern is left to the adapter, which refuses one that matches nothing.
+    A single pattern is not checked here, as the adapter refuses one that matches nothing.
 
     Raises:
         ConfigError: names those that match nothing, and the linears that there are.

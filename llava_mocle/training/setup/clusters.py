@@ -30,7 +30,7 @@ def needs_clusters(recipe: Recipe) -> bool:
 
 
 def load_clusters(recipe: Recipe) -> ClusterModel | None:
-    """The recipe's cluster model; an adapter that does not route by cluster goes without where there is none.
+    """The recipe's cluster model; None if the adapter does not route by cluster and there is none.
 
     Raises:
         ConfigError: it is needed and not named, or was made in another way than the recipe says.
@@ -80,7 +80,7 @@ def held_out_ids(recipe: Recipe, mixture: Mixture, model: ClusterModel | None) -
 
 
 def _or_without(recipe: Recipe, function: Callable[[], T]) -> T | None:
-    """For an adapter that does not need it: what it gives, or a warning."""
+    """Call `function` for an adapter that can do without its result: an error becomes a warning, and None."""
     try:
         return function()
     except UserError as error:
@@ -106,7 +106,7 @@ def _load(recipe: Recipe, path: str) -> ClusterModel:
 
 
 def _same_weights(name: str, model: ClusterModel) -> bool:
-    """Whether an encoder of another name is the cluster model's; one that is not on this machine is believed."""
+    """Whether an encoder of another name has the cluster model's weights; True if it is not here to be compared."""
     try:
         return SentenceEncoder(name).weight_hash == model.config.encoder_weight_hash
     except AssetError:

@@ -34,7 +34,7 @@ def test_where_to_go_on_from(tmp_path: Path) -> None:
     assert checkpoint_to_resume(str(own / "checkpoint-4"), own) == own / "checkpoint-4"
     with pytest.raises(CheckpointError, match="holds checkpoint-5, and `resume` is never; --resume auto"):
         checkpoint_to_resume("never", own)
-    with pytest.raises(CheckpointError, match="holds checkpoint-5, which did not come of"):
+    with pytest.raises(CheckpointError, match="holds checkpoint-5, which was not reached from"):
         checkpoint_to_resume(str(make(other, 6)), own)
     with pytest.raises(CheckpointError, match=r"no whole checkpoint to resume from .*auto or never"):
         checkpoint_to_resume(str(tmp_path / "nowhere"), own)
@@ -122,7 +122,7 @@ def test_never_says_how_to_go_on(recipe_file, tmp_path: Path, caplog) -> None:
 def test_another_runs_folder_is_not_mixed_with(first: Path, recipe_file, tmp_path: Path) -> None:
     other = recipe_file(output_dir=str(tmp_path / "other"), save_strategy="steps", save_steps=2)
     train(load_recipe(other))
-    with pytest.raises(CheckpointError, match=r"holds checkpoint-4, which did not come of .*first/checkpoint-2"):
+    with pytest.raises(CheckpointError, match=r"holds checkpoint-4, which was not reached from .*first/checkpoint-2"):
         train(load_recipe(other, ["--resume", str(tmp_path / "first" / "checkpoint-2")]))
     with pytest.raises(CheckpointError, match="--resume auto goes on from it"):
         train(load_recipe(other, ["--resume", "never"]))
