@@ -120,7 +120,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such recipe; the ones that ship are in scripts/recipes/") from error
+        raise ConfigError(f"{path}: no such recipe; `llava-mocle recipes` lists those that ship") from error
     except yaml.MarkedYAMLError as error:  # whose text quotes the file, which may hold a secret
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}: not a YAML recipe: {error.problem}{line}") from None

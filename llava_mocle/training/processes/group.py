@@ -38,7 +38,7 @@ def prepare_deepspeed(config: Any) -> None:
             "the recipe's `deepspeed` key needs DeepSpeed: pip install 'llava_mocle[deepspeed]', or pass --deepspeed ''"
         ) from error
     if isinstance(config, str) and not config.lstrip().startswith("{") and not Path(config).is_file():
-        raise ConfigError(f"deepspeed: {config}: no such file; the ones that ship are in zero_configs/")
+        raise ConfigError(f"deepspeed: {config}: no such file; `llava-mocle recipes` lists those that ship")
     # Without these variables, which launchers set, it would look for MPI.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
