@@ -4,9 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_mocle.analysis import html
-from llava_mocle.analysis.benchmark_sections import Cell, Row, Section
-from llava_mocle.analysis.stylesheet import CSS
+from llava_mocle.analysis.benchmark_sections import Cell, Section
+from llava_mocle.analysis.pages import render_page, verdict
 from llava_mocle.io.files import write_text
 
 
@@ -17,7 +16,14 @@ def to_markdown(sections: Sequence[Section]) -> str:
         lines = [f"## {section.title}", "", _line(["", *section.columns]), _line(["---"] * (len(section.columns) + 1))]
         for row in section.rows:
             name = f"**{row.name}**" if row.ours else row.name
-            lines.append(_line([name, *(_text(cell) for cell in row.cells)]))
+            lines.append(
+                _line(
+                    [
+                        name,
+                        *(f"{_value(cell)} ({_below(cell)})" if _below(cell) else _value(cell) for cell in row.cells),
+                    ]
+                )
+            )
         parts.append("\n".join(lines))
         parts += section.notes
     return "\n\n".join([*parts, NOTE]) + "\n"
@@ -30,18 +36,35 @@ NOTE = (
 )
 
 
+_PAGE = """{% extends "frame" %}
+{% from "cells" import number %}
+{% block body %}
+{% for section in sections %}
+<section><h2>{{ section.title }}</h2>
+<div class="card"><table><thead><tr><th></th>
+{%- for column in section.columns %}<th class="num">{{ column }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in section.rows %}
+<tr><td>{% if row.ours %}<b>{{ row.name }}</b>{% else %}{{ row.name }}{% endif %}</td>
+{% for cell in row.cells %}
+{{ number(value(cell), below(cell), verdict(cell.interval) if cell.difference else "") }}
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody></table></div>
+{% for note in section.notes %}
+<p>{{ note }}</p>
+{% endfor %}
+</section>
+{% endfor %}
+<p>{{ small_print }}</p>
+{% endblock %}
+"""
+
+
 def to_html(sections: Sequence[Section], title: str = "Benchmarks") -> str:
     """One self-contained page."""
-    body = [f"<h1>{html.escape(title)}</h1>"]
-    for section in sections:
-        header = [("", ""), *((column, "num") for column in section.columns)]
-        rows = [_html_name(row) + "".join(_html_cell(cell) for cell in row.cells) for row in section.rows]
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in section.notes)
-        body.append(f"<section><h2>{html.escape(section.title)}</h2>{html.table(header, rows)}{notes}</section>")
-    body.append(f"<p>{html.escape(NOTE)}</p>")
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{CSS}</style></head><body><main>{''.join(body)}</main></body></html>\n"
+    return render_page(
+        _PAGE, title=title, sections=sections, small_print=NOTE, value=_value, below=_below, verdict=verdict
     )
 
 
@@ -65,30 +88,11 @@ def _number(value: float, signed: bool = False) -> str:
     return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
 
 
-def _range(cell: Cell) -> str:
-    if cell.interval is None:
-        return ""
-    return f"{_number(cell.interval[0], cell.difference)} to {_number(cell.interval[1], cell.difference)}"
+def _value(cell: Cell) -> str:
+    return "–" if cell.value is None else _number(cell.value, cell.difference)
 
 
-def _text(cell: Cell) -> str:
-    if cell.value is None:
-        return f"– ({cell.note})" if cell.note else "–"
-    extra = ", ".join(part for part in (_range(cell), cell.note) if part)
-    return _number(cell.value, cell.difference) + (f" ({extra})" if extra else "")
-
-
-def _html_name(row: Row) -> str:
-    name = html.escape(row.name)
-    return f"<td><b>{name}</b></td>" if row.ours else f"<td>{name}</td>"
-
-
-def _html_cell(cell: Cell) -> str:
-    if cell.value is None:
-        return f'<td class="num">–<span class="ci">{html.escape(cell.note)}</span></td>'
-    kind = ""
-    if cell.difference and cell.interval and (cell.interval[0] > 0 or cell.interval[1] < 0):
-        kind = "up" if cell.value > 0 else "down"
-    below = ", ".join(part for part in (_range(cell), cell.note) if part)
-    number = html.escape(_number(cell.value, cell.difference))
-    return f'<td class="num"><span class="{kind}">{number}</span><span class="ci">{html.escape(below)}</span></td>'
+def _below(cell: Cell) -> str:
+    """The interval and the note."""
+    ends = [_number(end, cell.difference) for end in cell.interval or ()]
+    return ", ".join(part for part in (" to ".join(ends), cell.note) if part)

@@ -1,14 +1,18 @@
 """One self-contained HTML page: what a run learned, on what, and how it answers."""
 
-import json
+import base64
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_mocle.analysis import html
-from llava_mocle.analysis.stylesheet import CSS
+from llava_mocle.analysis.pages import render_page, verdict
+from llava_mocle.data.conversation import IMAGE_TOKEN
+from llava_mocle.data.images import load_image
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.metrics.normalize import exact_match
+from llava_mocle.evaluation.scores.results import HELD_OUT_KIND, read_results
 from llava_mocle.evaluation.scores.statistics import paired_difference_interval
 from llava_mocle.io.files import write_text
 
@@ -16,6 +20,119 @@ if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
 
 Results = Mapping[str, Any]
+_THUMBNAIL_PIXELS = 360
+
+_PAGE = """{% extends "frame" %}
+{% from "cells" import number %}
+
+{% macro score(summary, detail="") -%}
+{% if not summary or summary.score is none %}{{ number("–") }}
+{%- else %}{{ number(percent(summary.score), detail or between(percent, summary.interval)) }}{% endif %}
+{%- endmacro %}
+
+{% macro bar(score, mark, kind="") -%}
+<div class="bar"><i class="{{ kind }}" style="width:{{ percent(score) }}%"></i>
+{%- if mark %}<b style="left:{{ percent(mark.score) }}%"></b>{% endif %}</div>
+{%- endmacro %}
+
+{% macro answer(text, reference) -%}
+{% if not text.strip() %}<span class="down">(empty)</span>
+{%- elif exact_match(text, reference) %}<span class="mark up" title="right">✓</span>{{ text }}
+{%- else %}<span class="mark down" title="wrong">✗</span>{{ text }}{% endif %}
+{%- endmacro %}
+
+{% block body %}
+{% if subtitle %}
+<p class="lead">{{ subtitle }}</p>
+{% endif %}
+{% if facts %}
+<dl class="facts">
+{% for name, value in facts.items() %}
+<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
+{% endfor %}
+</dl>
+{% endif %}
+
+<section><h2>Held-out scores</h2>
+<div class="card"><table><thead><tr><th>domain</th><th class="num">n</th><th class="num">majority</th>
+<th class="num">question prior</th>{% if before %}<th class="num">before</th>{% endif %}<th class="num">after</th>
+{% if before %}<th class="num">difference</th>{% endif %}<th>0 to 100</th></tr></thead><tbody>
+{% for name, second in after.domains.items() %}
+{% set first = before.domains.get(name, {}) if before else {} %}
+{% set majority = second.majority %}
+<tr><td>{{ name }}</td><td class="num">{{ "{:,}".format(second.n) }}</td>
+{{ score(majority, "“" ~ majority.answer ~ "”" if majority else "") }}{{ score(second.question_prior) }}
+{% if before %}{{ score(first) }}{% endif %}{{ score(second) }}
+{% if before %}
+{% set difference, ends = score_difference(first, second) %}
+{{ number("–" if difference is none else signed(difference), between(signed, ends), verdict(ends)) }}
+{% endif %}
+<td class="bars" aria-hidden="true">
+{%- if first.score is number %}{{ bar(first.score, majority, "before") }}{% endif %}
+{%- if second.score is number %}{{ bar(second.score, majority) }}{% endif %}</td></tr>
+{% endfor %}
+</tbody></table></div>
+<p class="note key"><i class="k-before"></i>before<i class="k-after"></i>after<i class="k-majority"></i>majority</p>
+<p class="note">Held-out {{ after.metric or "score" }}, in percent; below each score its 95 % bootstrap interval (of the
+difference: paired by question). Majority: the most frequent training answer, given to every question. Question prior:
+the most frequent training answer to the same question text, without looking. Empty answers after training:
+{{ after.domains.values() | map(attribute="unparsed", default=0) | sum }}.</p></section>
+
+{% if clusters %}
+<section><h2>Clusters</h2>
+<div class="card"><table><thead><tr><th>cluster</th><th class="num">training rows</th><th class="num">held-out rows</th>
+<th class="num">score</th><th>instructions nearest the centre</th></tr></thead><tbody>
+{% for entry in clusters %}
+{% set scored = (after.clusters or {}).get(entry.cluster | string, {}) %}
+<tr><td>{{ entry.cluster }}</td><td class="num">{{ "{:,}".format(entry.size) }}</td>
+<td class="num">{{ "{:,}".format(scored.n or 0) }}</td>{{ score(scored) }}
+<td><ul class="plain">{% for text in entry.nearest %}<li>{{ text }}</li>{% endfor %}</ul></td></tr>
+{% endfor %}
+</tbody></table></div></section>
+{% endif %}
+
+{% if figures %}
+<section><h2>Figures</h2>
+{% for caption, picture in figures %}
+<figure class="card"><img alt="{{ caption }}" src="{{ picture }}"><figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+</section>
+{% endif %}
+
+{% if samples %}
+<section><h2>Sample answers</h2>
+{% for domain, entries in samples.items() %}
+<h3>{{ domain }}</h3><div class="samples">
+{% for entry in entries %}
+<article class="sample"><div class="pictures">
+{%- for picture in pictures(entry) %}<img alt="" loading="lazy" src="{{ picture }}">{% endfor %}</div>
+<div class="body"><div class="question">{{ entry.prompt.replace(image_token, " ").strip() }}</div>
+<dl><dt>reference</dt><dd>{{ entry.reference }}</dd>
+{% for side in ("before", "after") if entry.get(side) is not none %}
+<dt>{{ side }}</dt><dd>{{ answer(entry[side], entry.reference) }}</dd>
+{% endfor %}
+</dl>
+{% if entry.get("cluster") is not none %}
+<span class="tag">cluster {{ entry.cluster }}</span>
+{% endif %}
+</div></article>
+{% endfor %}
+</div>
+{% endfor %}
+</section>
+{% endif %}
+
+<section><h2>How it was made</h2>
+<div class="card"><table><thead><tr><th></th><th>model</th><th>command</th></tr></thead><tbody>
+{% for name, run in (("before", before), ("after", after)) if run %}
+<tr><td>{{ name }}</td><td>{{ run.model_id }}</td><td><code>{{ run.command }}</code></td></tr>
+{% endfor %}
+</tbody></table></div></section>
+<footer>
+{%- for name, version in (after.versions or {}).items() %}{{ name }} {{ version }}{{ ", " if not loop.last }}
+{%- endfor %}</footer>
+{% endblock %}
+"""
 
 
 def write_report(
@@ -42,30 +159,33 @@ def write_report(
     Raises:
         DataError: a results file or a figure is missing.
     """
-    first = _load(before) if before is not None else None
-    second = _load(after)
     for caption, picture in figures:
         if not Path(picture).is_file():
             raise DataError(f"{picture}: no such figure (for {caption!r}).")
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        f'<p class="lead">{html.escape(subtitle)}</p>' if subtitle else "",
-        html.facts(facts or {}),
-        _scores(first, second),
-        _clusters(second, clusters),
-        _section("Figures", "".join(html.figure(caption, picture) for caption, picture in figures)),
-        _samples(samples),
-        _provenance(first, second),
-    ]
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{CSS}</style></head><body><main>"
-        f"{''.join(parts)}</main></body></html>\n"
+    by_domain: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in samples:
+        by_domain.setdefault(str(entry.get("domain", "")), []).append(entry)
+    page = render_page(
+        _PAGE,
+        title=title,
+        subtitle=subtitle,
+        facts=facts,
+        before=_load(before) if before is not None else None,
+        after=_load(after),
+        clusters=clusters,
+        figures=[(caption, _data_uri(Path(picture).read_bytes(), "png")) for caption, picture in figures],
+        samples=by_domain,
+        image_token=IMAGE_TOKEN,
+        percent=lambda share: f"{100 * share:.1f}",
+        signed=lambda share: f"{100 * share:+.1f}".replace("-", "−"),
+        between=lambda form, interval: " to ".join(map(form, interval or ())),
+        score_difference=score_difference,
+        verdict=verdict,
+        exact_match=exact_match,
+        pictures=_pictures,
     )
-    target = Path(out_html)
-    write_text(target, page)
-    return target
+    write_text(out_html, page)
+    return Path(out_html)
 
 
 def describe_clusters(cluster_model: "ClusterModel", examples: int = 4) -> list[dict[str, Any]]:
@@ -91,92 +211,23 @@ def score_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> tup
     return after["score"] - before["score"], interval
 
 
-def _scores(before: Results | None, after: Results) -> str:
-    header = [("domain", ""), ("n", "num"), ("majority", "num"), ("question prior", "num")]
-    header += [("before", "num")] if before else []
-    header += [("after", "num")] + ([("difference", "num")] if before else []) + [("0 to 100", "")]
-    rows = []
-    for name, second in after["domains"].items():
-        first = before["domains"].get(name) if before else None
-        majority, prior = second.get("majority"), second.get("question_prior")
-        cells = [f"<td>{html.escape(name)}</td>", f'<td class="num">{second["n"]:,}</td>']
-        cells += [html.score_cell(majority, majority and f"“{majority['answer']}”"), html.score_cell(prior)]
-        if before:
-            cells.append(html.score_cell(first))
-        cells.append(html.score_cell(second))
-        if before:
-            cells.append(html.difference_cell(*score_difference(first or {}, second)))
-        cells.append(html.bars_cell((first or {}).get("score"), second["score"], (majority or {}).get("score")))
-        rows.append("".join(cells))
-    unparsed = sum(domain.get("unparsed", 0) for domain in after["domains"].values())
-    note = (
-        f"Held-out {after.get('metric', 'score')}, in percent; below each score its 95 % bootstrap interval (of the "
-        "difference: paired by question). Majority: the most frequent training answer, given to every question. "
-        "Question prior: the most frequent training answer to the same question text, without looking. Empty answers "
-        f"after training: {unparsed}."
-    )
-    key = (
-        '<p class="note key"><i class="k-before"></i>before<i class="k-after"></i>after'
-        '<i class="k-majority"></i>majority</p>'
-    )
-    return _section("Held-out scores", html.table(header, rows) + key + f'<p class="note">{html.escape(note)}</p>')
-
-
-def _clusters(after: Results, clusters: Sequence[Mapping[str, Any]]) -> str:
-    if not clusters:
-        return ""
-    scores = after.get("clusters", {})
-    rows = []
-    for entry in clusters:
-        nearest = "".join(f"<li>{html.escape(text)}</li>" for text in entry.get("nearest", ()))
-        scored = scores.get(str(entry["cluster"]))
-        rows.append(
-            f"<td>{html.escape(entry['cluster'])}</td>"
-            f'<td class="num">{int(entry.get("size", 0)):,}</td>'
-            f'<td class="num">{scored["n"] if scored else 0:,}</td>'
-            f'{html.score_cell(scored)}<td><ul class="plain">{nearest}</ul></td>'
-        )
-    header = [("cluster", ""), ("training rows", "num"), ("held-out rows", "num"), ("score", "num")]
-    return _section("Clusters", html.table([*header, ("instructions nearest the centre", "")], rows))
-
-
-def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
-    by_domain: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in samples:
-        by_domain.setdefault(str(entry.get("domain", "")), []).append(entry)
-    body = "".join(
-        f'<h3>{html.escape(domain)}</h3><div class="samples">{"".join(html.sample(entry) for entry in entries)}</div>'
-        for domain, entries in by_domain.items()
-    )
-    return _section("Sample answers", body)
-
-
-def _provenance(before: Results | None, after: Results) -> str:
-    runs = [("before", before), ("after", after)] if before else [("after", after)]
-    rows = [
-        f"<td>{name}</td><td>{html.escape(run.get('model_id', ''))}</td>"
-        f"<td><code>{html.escape(run.get('command', ''))}</code></td>"
-        for name, run in runs
-        if run
-    ]
-    versions = ", ".join(f"{name} {version}" for name, version in after.get("versions", {}).items())
-    return _section("How it was made", html.table([("", ""), ("model", ""), ("command", "")], rows)) + (
-        f"<footer>{html.escape(versions)}</footer>"
-    )
-
-
-def _section(heading: str, body: str) -> str:
-    return f"<section><h2>{html.escape(heading)}</h2>{body}</section>" if body else ""
-
-
 def _load(results: Results | str | os.PathLike[str]) -> Results:
-    if isinstance(results, Mapping):
-        return results
-    path = Path(results)
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: not a results.json ({error}); `llava-mocle eval` writes one.") from error
-    if not isinstance(loaded, dict) or "domains" not in loaded:
-        raise DataError(f"{path}: not a results.json of `llava-mocle eval` (it has no 'domains').")
-    return loaded
+    return results if isinstance(results, Mapping) else read_results(Path(results), HELD_OUT_KIND)
+
+
+def _pictures(sample: Mapping[str, Any]) -> list[str]:
+    """Data URIs of a sample's images, shrunk to 360 pixels: JPEG, or PNG where there are few colours."""
+    images = sample.get("image") or []
+    found = []
+    for path in [images] if isinstance(images, (str, os.PathLike)) else images:
+        image = load_image(Path(path))
+        image.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
+        kind, options = ("png", {"optimize": True}) if image.getcolors(maxcolors=256) else ("jpeg", {"quality": 85})
+        buffer = io.BytesIO()
+        image.save(buffer, format=kind, **options)
+        found.append(_data_uri(buffer.getvalue(), kind))
+    return found
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

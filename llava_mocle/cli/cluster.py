@@ -6,8 +6,8 @@ on the same rows and settings reuses the folder.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,42 +32,40 @@ _EXAMPLES = """examples:
 _INSPECT_EXAMPLES = """example:
   llava-mocle cluster inspect clusters/k64 --examples 10
 """
+Rows = Mapping[str, Sequence[dict[str, Any]]]
 _DEFAULTS = ClusterArguments()
+# What stands in for a key that the recipe leaves out, in words.
+_UNSET = {
+    "cluster_model": "the recipe's `cluster_model`",
+    "cluster_cache_dir": "embeddings/ in $LLAVA_MOCLE_CACHE, else in ~/.cache/llava_mocle",
+}
 _EXAMPLES_SHOWN = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of the fit and the nested `inspect DIR`."""
     parser.epilog = _EXAMPLES
     parser.usage = f"{parser.prog} (--recipe YAML | --rows FILE...) [options]\n       {parser.prog} inspect DIR"
     source = parser.add_argument_group("what to cluster (one of the two)")
     source.add_argument("--recipe", metavar="YAML", help="a recipe: its datasets, weighted by their `repeat`")
     source.add_argument("--rows", metavar="FILE", nargs="+", help="LLaVA JSON or JSONL files")
     how = parser.add_argument_group("how (each wins over the recipe)")
-    how.add_argument(
-        "--num-clusters", metavar="K", type=int, help=f"number of clusters (default: {_DEFAULTS.num_clusters})"
-    )
-    how.add_argument("--seed", metavar="S", type=int, help=f"seed of k-means++ (default: {_DEFAULTS.cluster_seed})")
-    how.add_argument(
-        "--n-init",
-        metavar="N",
-        type=int,
-        help=f"restarts of k-means; the best is kept (default: {_DEFAULTS.cluster_n_init})",
-    )
-    how.add_argument(
-        "--encoder",
-        metavar="NAME",
-        help=f"sentence encoder, a name or a folder (default: {_DEFAULTS.cluster_encoder})",
-    )
-    how.add_argument(
-        "--turns", choices=TURNS, help=f"human turns that route a row (default: {_DEFAULTS.instruction_turns})"
-    )
     where = parser.add_argument_group("where")
-    where.add_argument("--output", metavar="DIR", help="cluster model folder (default: the recipe's `cluster_model`)")
-    where.add_argument(
-        "--cache-dir",
-        metavar="DIR",
-        help="where embeddings are kept (default: embeddings/ in $LLAVA_MOCLE_CACHE, else in ~/.cache/llava_mocle)",
+    # The destination of a flag that wins over the recipe is the recipe's key.
+    for group, flag, metavar, key, kind, text in (
+        (how, "--num-clusters", "K", "num_clusters", int, "number of clusters"),
+        (how, "--seed", "S", "cluster_seed", int, "seed of k-means++"),
+        (how, "--n-init", "N", "cluster_n_init", int, "restarts of k-means; the best is kept"),
+        (how, "--encoder", "NAME", "cluster_encoder", str, "sentence encoder, a name or a folder"),
+        (where, "--output", "DIR", "cluster_model", str, "cluster model folder"),
+        (where, "--cache-dir", "DIR", "cluster_cache_dir", str, "where embeddings are kept"),
+    ):
+        default = _UNSET.get(key) or getattr(_DEFAULTS, key)
+        group.add_argument(flag, metavar=metavar, dest=key, type=kind, help=f"{text} (default: {default})")
+    how.add_argument(
+        "--turns",
+        choices=TURNS,
+        dest="instruction_turns",
+        help=f"human turns that route a row (default: {_DEFAULTS.instruction_turns})",
     )
     where.add_argument("--device", help="where the encoder runs (default: the GPU if there is one)")
     where.add_argument("--overwrite", action="store_true", help="replace another cluster model in the output folder")
@@ -86,35 +84,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit, or inspect."""
     from llava_mocle.cli.cluster_view import show
+    from llava_mocle.clustering.cluster_files import ASSIGNMENTS_FILE
+    from llava_mocle.clustering.embedding_cache import default_cache_dir
 
     if args.action == "inspect":
         show(Path(args.folder), args.examples)
         return 0
-    job = _job_of_recipe(args) if args.recipe else _job_of_files(args)
-    _fit(job)
-    show(job.output, _EXAMPLES_SHOWN, job.assignments)
+    rows, repeat, settings = _from_recipe(args) if args.recipe else _from_files(args)
+    given = {key: value for key in vars(settings) if (value := getattr(args, key, None)) is not None}
+    if args.cluster_model:
+        # With another output folder, the recipe's table stays that of the recipe's clustering.
+        given["cluster_assignments"] = None
+    settings = dataclasses.replace(settings, **given)
+    if settings.cluster_model is None:
+        raise ConfigError("no output folder: give --output DIR, or `cluster_model` in the recipe")
+    output = Path(settings.cluster_model)
+    assignments = Path(settings.cluster_assignments or output / ASSIGNMENTS_FILE)
+    cache_dir = Path(settings.cluster_cache_dir or default_cache_dir())
+    _fit(rows, repeat, settings, output, assignments, cache_dir, device=args.device, overwrite=args.overwrite)
+    show(output, _EXAMPLES_SHOWN, assignments)
     return 0
 
 
-@dataclass
-class _Job:
-    rows: Mapping[str, Sequence[dict[str, Any]]]
-    repeat: dict[str, float]
-    output: Path
-    num_clusters: int
-    seed: int
-    n_init: int
-    turns: str
-    encoder: str
-    cache_dir: Path
-    device: str | None
-    overwrite: bool
-    assignments: Path
-
-
-def _job_of_recipe(args: argparse.Namespace) -> _Job:
+def _from_recipe(args: argparse.Namespace) -> tuple[Rows, dict[str, float], ClusterArguments]:
+    """The rows of each dataset, the weight of each dataset's rows, and the settings."""
     if args.rows:
         raise ConfigError("both --recipe and --rows were given: drop one")
     from llava_mocle.data.rows import read_rows
@@ -125,10 +119,11 @@ def _job_of_recipe(args: argparse.Namespace) -> _Job:
     if not specs:
         raise ConfigError(f"{args.recipe}: names no dataset to cluster; fill its `datasets`")
     rows = {spec.name: read_rows(spec.data_path) for spec in specs}
-    return _job(args, rows, {spec.name: float(spec.repeat) for spec in specs}, recipe.cluster)
+    return rows, {spec.name: float(spec.repeat) for spec in specs}, recipe.cluster
 
 
-def _job_of_files(args: argparse.Namespace) -> _Job:
+def _from_files(args: argparse.Namespace) -> tuple[Rows, dict[str, float], ClusterArguments]:
+    """The same of `--rows`: each file is a dataset of its own, and all rows have the same weight."""
     if not args.rows:
         raise ConfigError("nothing to cluster: give --recipe YAML or --rows FILE... (`llava-mocle cluster --help`)")
     from llava_mocle.data.rows import read_rows
@@ -141,47 +136,25 @@ def _job_of_files(args: argparse.Namespace) -> _Job:
                 "or use a recipe"
             )
         files[name.stem] = name
-    return _job(args, {name: read_rows(path) for name, path in files.items()}, {}, _DEFAULTS)
+    return {name: read_rows(path) for name, path in files.items()}, dict.fromkeys(files, 1.0), _DEFAULTS
 
 
-def _job(
-    args: argparse.Namespace,
-    rows: Mapping[str, Sequence[dict[str, Any]]],
-    repeat: dict[str, float],
+def _fit(
+    rows: Rows,
+    repeat: Mapping[str, float],
     settings: ClusterArguments,
-) -> _Job:
-    from llava_mocle.clustering.cluster_files import ASSIGNMENTS_FILE
-    from llava_mocle.clustering.embedding_cache import default_cache_dir
-
-    def choose(given: Any, key: str) -> Any:
-        return getattr(settings, key) if given is None else given
-
-    output = choose(args.output, "cluster_model")
-    if output is None:
-        raise ConfigError("no output folder: give --output DIR, or `cluster_model` in the recipe")
-    # With another output folder, the recipe's table stays that of the recipe's clustering.
-    table = settings.cluster_assignments if args.output is None else None
-    return _Job(
-        rows=rows,
-        repeat=repeat,
-        output=Path(output),
-        num_clusters=choose(args.num_clusters, "num_clusters"),
-        seed=choose(args.seed, "cluster_seed"),
-        n_init=choose(args.n_init, "cluster_n_init"),
-        turns=choose(args.turns, "instruction_turns"),
-        encoder=choose(args.encoder, "cluster_encoder"),
-        cache_dir=Path(choose(args.cache_dir, "cluster_cache_dir") or default_cache_dir()),
-        device=args.device,
-        overwrite=args.overwrite,
-        assignments=Path(table or Path(output) / ASSIGNMENTS_FILE),
-    )
-
-
-def _fit(job: _Job) -> None:
+    output: Path,
+    assignments: Path,
+    cache_dir: Path,
+    *,
+    device: str | None,
+    overwrite: bool,
+) -> None:
+    """Write the cluster model and the assignment table, unless they are there already."""
     import time
 
     from llava_mocle.clustering import cluster_files
-    from llava_mocle.clustering.assign import assign_rows, route_texts, write_assignments
+    from llava_mocle.clustering.assign import assign_rows, read_assignments, route_texts, write_assignments
     from llava_mocle.clustering.cluster_config import fit_request, weigh
     from llava_mocle.clustering.cluster_model import ClusterModel
     from llava_mocle.clustering.encoder import SentenceEncoder
@@ -189,61 +162,47 @@ def _fit(job: _Job) -> None:
     from llava_mocle.model.placement import choose_placement
 
     started = time.perf_counter()
-    rule = InstructionRule(job.turns)
-    texts = route_texts(job.rows, rule)
+    rule = InstructionRule(settings.instruction_turns)
+    texts = route_texts(rows, rule)
     flat = [text for part in texts.values() for text in part]
-    weights = [job.repeat.get(name, 1.0) for name, part in texts.items() for _ in part]
+    weights = [repeat[name] for name, part in texts.items() for _ in part]
     weight_of = weigh(flat, weights)
-    device, _ = choose_placement(job.device, None)
-    encoder = SentenceEncoder(job.encoder, device)
-    request = fit_request(weight_of, job.num_clusters, job.seed, job.n_init, rule, encoder.weight_hash)
+    place, _ = choose_placement(device, None)
+    encoder = SentenceEncoder(settings.cluster_encoder, place)
+    how: dict[str, Any] = {
+        "num_clusters": settings.num_clusters,
+        "seed": settings.cluster_seed,
+        "n_init": settings.cluster_n_init,
+        "rule": rule,
+    }
+    request = fit_request(weight_of, **how, encoder_weight_hash=encoder.weight_hash)
     print(f"{len(flat):,} rows of {len(texts)} datasets, {len(weight_of):,} distinct instructions", flush=True)
-    model = _existing(job.output, request, encoder)
+    model = _existing(output, request, encoder)
     if model is None:
-        cluster_files.check_writable(job.output, job.overwrite)
-        print(f"encoder {encoder.name} at {encoder.folder}\nembedding cache {job.cache_dir}", flush=True)
-        model = ClusterModel.fit(
-            flat,
-            job.num_clusters,
-            weights=weights,
-            seed=job.seed,
-            n_init=job.n_init,
-            rule=rule,
-            encoder=encoder,
-            cache_dir=job.cache_dir,
-        )
-        model.save(job.output, overwrite=job.overwrite)
-    elif _assignments_hold(job, model):
-        print(
-            f"{job.output} already holds this clustering of these rows: reused ({time.perf_counter() - started:.1f} s)"
-        )
-        return
+        cluster_files.check_writable(output, overwrite)
+        print(f"encoder {encoder.name} at {encoder.folder}\nembedding cache {cache_dir}", flush=True)
+        model = ClusterModel.fit(flat, weights=weights, **how, encoder=encoder, cache_dir=cache_dir)
+        model.save(output, overwrite=overwrite)
     else:
-        print(f"{job.output} already holds this clustering: reused; assigning the rows", flush=True)
-    table = assign_rows(model, job.rows, cache_dir=job.cache_dir)
-    write_assignments(table, job.assignments)
-    print(f"wrote {job.output} in {time.perf_counter() - started:.1f} s")
+        try:
+            read_assignments(assignments, rows, model)
+        except (DataError, ClusterModelError):
+            print(f"{output} already holds this clustering: reused; assigning the rows", flush=True)
+        else:
+            seconds = time.perf_counter() - started
+            print(f"{output} already holds this clustering of these rows: reused ({seconds:.1f} s)")
+            return
+    write_assignments(assign_rows(model, rows, cache_dir=cache_dir), assignments)
+    print(f"wrote {output} in {time.perf_counter() - started:.1f} s")
 
 
 def _existing(folder: Path, request: str, encoder: "SentenceEncoder") -> "ClusterModel | None":
-    """Return the cluster model in `folder` if it is the one that this request would fit with this encoder."""
-    from llava_mocle.clustering import cluster_files
+    """The cluster model in `folder` if it is the one that this request would fit with this encoder."""
+    from llava_mocle.clustering.cluster_files import is_cluster_model
     from llava_mocle.clustering.cluster_model import ClusterModel
 
-    if not cluster_files.is_cluster_model(folder):
-        return None
     try:
-        model = ClusterModel.load(folder, encoder)
+        model = ClusterModel.load(folder, encoder) if is_cluster_model(folder) else None
     except ClusterModelError:
         return None
-    return model if model.config.fit.get("request") == request else None
-
-
-def _assignments_hold(job: _Job, model: "ClusterModel") -> bool:
-    from llava_mocle.clustering.assign import read_assignments
-
-    try:
-        read_assignments(job.assignments, job.rows, model)
-    except (DataError, ClusterModelError):
-        return False
-    return True
+    return model if model and model.config.fit.get("request") == request else None

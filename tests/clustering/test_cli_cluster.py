@@ -122,21 +122,18 @@ def test_the_defaults_are_the_recipes(files, tmp_path, monkeypatch):
     from llava_mocle.cli import cluster as command
     from llava_mocle.recipe.keys import ClusterArguments
 
-    jobs = []
-    monkeypatch.setattr(command, "_fit", jobs.append)
+    calls = []
+    monkeypatch.setattr(command, "_fit", lambda *call, **_: calls.append(call))
     monkeypatch.setattr("llava_mocle.cli.cluster_view.show", lambda *_: None)
     assert cluster("--rows", *files, "--output", tmp_path / "rows") == 0
     recipe = tmp_path / "recipe.yaml"
     dataset = {"name": "shapes", "data_path": str(files[0]), "image_folder": ""}
     recipe.write_text(json.dumps({"datasets": [dataset]}))
     assert cluster("--recipe", recipe, "--output", tmp_path / "recipe") == 0
-    defaults = ClusterArguments()
-    expected = (defaults.num_clusters, defaults.cluster_seed, defaults.cluster_n_init, defaults.instruction_turns)
-    for job in jobs:
-        assert (job.num_clusters, job.seed, job.n_init, job.turns) == expected
-        assert job.encoder == defaults.cluster_encoder
-        assert job.cache_dir == tmp_path / "cache" / "embeddings"
-        assert job.assignments == job.output / "assignments.parquet"
+    for (_, _, settings, output, assignments, cache_dir), place in zip(calls, ("rows", "recipe"), strict=True):
+        assert settings == ClusterArguments(cluster_model=str(tmp_path / place))
+        assert cache_dir == tmp_path / "cache" / "embeddings"
+        assert assignments == output / "assignments.parquet"
 
 
 def test_recipe(files, encoder, tmp_path, capsys):

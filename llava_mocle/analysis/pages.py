@@ -1,6 +1,11 @@
-"""The report's CSS."""
+"""HTML pages: one frame, one stylesheet, and the cells of their tables. Jinja escapes all text that is filled in."""
 
-CSS = """
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import DictLoader, Environment
+
+_CSS = """
 :root{--ink:#1c2430;--soft:#5b6675;--line:#e3e7ec;--paper:#fff;--wash:#f5f7fa;--accent:#0072b2;--good:#007a55;--bad:#b3470a;
 --before:#a9b4c0;--reference:#e69f00}
 *{box-sizing:border-box}
@@ -47,8 +52,35 @@ display:flex;flex-direction:column}
 border-radius:99px;padding:0 .55rem;margin-top:.6rem}
 .mark{font-weight:700;margin-right:.3rem}
 code{font:.84rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere;white-space:pre-wrap}
-details{margin-top:.6rem}summary{cursor:pointer;color:var(--soft)}
 footer{margin-top:3rem;color:var(--soft);font-size:.85rem}
 @media (max-width:640px){h1{font-size:1.5rem}th,td{padding:.4rem .45rem}.bars{min-width:7rem}}
 @media print{body{background:#fff}.card,.sample{break-inside:avoid}}
 """
+
+_FRAME = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>{{ title }}</title><style>{% include "css" %}</style></head><body><main>
+<h1>{{ title }}</h1>
+{% block body %}{% endblock %}
+</main></body></html>
+"""
+
+_CELLS = """
+{% macro number(text, below="", kind="") -%}
+<td class="num"><span class="{{ kind }}">{{ text }}</span><span class="ci">{{ below }}</span></td>
+{%- endmacro %}
+"""
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Fill in a template that extends "frame" and may import the macro `number` from "cells"."""
+    parts = {"frame": _FRAME, "css": _CSS, "cells": _CELLS}
+    pages = Environment(loader=DictLoader(parts), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return pages.from_string(template).render(values)
+
+
+def verdict(interval: Sequence[float] | None) -> str:
+    """The class of a difference with this interval: "up" or "down" if it leaves zero out, else ""."""
+    if interval is None:
+        return ""
+    return "up" if interval[0] > 0 else "down" if interval[1] < 0 else ""
