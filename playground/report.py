@@ -58,7 +58,7 @@ def main() -> int:
     clusters = loaded.cluster_model
     assert clusters is not None
     assignments = Path(str(recipe.cluster.cluster_model)) / "assignments.parquet"
-    heatmap = plot_cluster_heatmap(count_assignments(assignments, clusters.num_clusters), figures / "clusters.png")
+    heatmap = plot_cluster_heatmap(count_assignments(assignments), figures / "clusters.png")
     routing = plot_routing(loaded.model.base_model.clean_gates(), figures / "routing.png")
     losses = plot_loss_curves({"MoCLE": RUNS / "mocle"}, figures / "losses.png")
     history = json.loads((RUNS / "mocle" / "trainer_state.json").read_text())["log_history"]

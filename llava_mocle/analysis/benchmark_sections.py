@@ -101,7 +101,10 @@ def _paper_section(table: PaperTable, runs: Mapping[str, Results]) -> Section:
             _from_paper(_cell(run, column), value) for column, value in zip(table.columns, paper, strict=True)
         )
         rows.append(Row(f"{name} - paper's {table.compared}", cells, ours=True))
-    rows += _differences(runs, table.columns)
+    first, *others = runs
+    for name in others:
+        cells = tuple(_paired(runs[first], runs[name], column) for column in table.columns)
+        rows.append(Row(f"{name} - {first}", cells, ours=True))
     labels = tuple(column.label for column in table.columns)
     return Section(table.title, labels, tuple(rows), tuple(_notes(runs, table.columns)))
 
@@ -156,14 +159,6 @@ def _from_paper(cell: Cell, paper: float | None) -> Cell:
     # The paper gives no interval, so its number is taken as it stands: the true interval is wider.
     interval = None if cell.interval is None else (cell.interval[0] - paper, cell.interval[1] - paper)
     return Cell(cell.value - paper, interval, difference=True, note=cell.note)
-
-
-def _differences(runs: Mapping[str, Results], columns: Sequence[Column]) -> list[Row]:
-    first, *others = runs
-    return [
-        Row(f"{name} - {first}", tuple(_paired(runs[first], runs[name], column) for column in columns), ours=True)
-        for name in others
-    ]
 
 
 def _paired(before: Results, after: Results, column: Column) -> Cell:

@@ -7,32 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from llava_mocle.analysis.style import SEQUENTIAL_MAP, ink_on, new_figure, save_figure, save_table, styled
+from llava_mocle.clustering.assign import count_by_dataset, read_table
 from llava_mocle.errors import DataError
 
 _MOST_LABELLED = 16
 
 
-def count_assignments(assignments: str | os.PathLike[str], num_clusters: int | None = None) -> dict[str, np.ndarray]:
-    """Dataset -> (K,) counts from an assignments Parquet; K is the largest id + 1 unless given.
+def count_assignments(assignments: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Dataset -> (K,) how many of its rows each cluster has, from an assignment table of `llava-mocle cluster`.
 
     Raises:
-        DataError: the file does not exist or has no columns `dataset` and `cluster_id`.
+        DataError: no such file, or not an assignment table.
     """
-    import pyarrow.parquet as pq
-
-    path = Path(assignments)
-    if not path.is_file():
-        raise DataError(f"{path}: no such assignment table; `llava-mocle cluster` writes it.")
-    missing = {"dataset", "cluster_id"} - set(pq.read_schema(path).names)
-    if missing:
-        raise DataError(
-            f"{path}: no column {sorted(missing)[0]!r}; expected an assignment table of `llava-mocle cluster`."
-        )
-    table = pq.read_table(path, columns=["dataset", "cluster_id"])
-    names = np.asarray(table["dataset"].to_pylist())
-    ids = np.asarray(table["cluster_id"].to_pylist(), dtype=np.int64)
-    width = num_clusters or (int(ids.max()) + 1 if ids.size else 1)
-    return {name: np.bincount(ids[names == name], minlength=width) for name in dict.fromkeys(names.tolist())}
+    names, counts = count_by_dataset(read_table(Path(assignments)))
+    return dict(zip(names, counts.T, strict=True))
 
 
 @styled

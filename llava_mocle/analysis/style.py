@@ -1,11 +1,10 @@
 """How every figure looks and is saved."""
 
 import csv
-import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import matplotlib
 
@@ -15,9 +14,6 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from llava_mocle.io.files import written_aside
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 # Okabe and Ito's palette, told apart by readers of every kind of colour vision; grey for the universal expert.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -41,16 +37,9 @@ _STYLE: Any = {
 }
 
 
-def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Decorator: `draw` runs under our settings. Other figures of the process keep theirs."""
-
-    # Around the whole function, because matplotlib reads its settings when an element is made.
-    @functools.wraps(draw)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        with plt.rc_context(_STYLE):
-            return draw(*args, **kwargs)
-
-    return run
+# Decorator: a function draws under our settings, and other figures of the process keep theirs. It goes around the whole
+# function, because matplotlib reads its settings when an element is made.
+styled = matplotlib.rc_context(_STYLE)
 
 
 def new_figure(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Figure, list[Any]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from llava_mocle.cli.console import table_console
@@ -29,6 +29,10 @@ def show(folder: Path, num_examples: int, assignments: Path | None = None) -> No
     _print_examples(console, model, num_examples)
 
 
+def _right(*names: str) -> list[Column]:
+    return [Column(name, justify="right") for name in names]
+
+
 def _print_sizes(console: Console, folder: Path, model: ClusterModel) -> None:
     config, fit = model.config, model.config.fit
     console.print(
@@ -41,10 +45,7 @@ def _print_sizes(console: Console, folder: Path, model: ClusterModel) -> None:
         highlight=False,
     )
     console.print("\nsizes (rows x repeat)")
-    table = Table()
-    for name in ("cluster", "instructions", "share"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+    table = Table(*_right("cluster", "instructions", "share"), "")
     total = model.counts.sum() or 1.0
     for cluster, count in enumerate(model.counts):
         share = count / total
@@ -58,15 +59,12 @@ def _print_datasets(console: Console, path: Path) -> None:
         return
     names, counts = count_by_dataset(read_table(path))
     console.print("\nrows by cluster and dataset")
-    table = Table()
-    table.add_column("cluster", justify="right")
     if len(names) <= _MAX_DATASET_COLUMNS:
-        for name in names:
-            table.add_column(name, justify="right")
+        table = Table(*_right("cluster", *names))
         for cluster, line in enumerate(counts):
             table.add_row(str(cluster), *(f"{count:,}" if count else "·" for count in line))
     else:
-        table.add_column("largest datasets")
+        table = Table(*_right("cluster"), "largest datasets")
         for cluster, line in enumerate(counts):
             largest = [index for index in (-line).argsort(kind="stable")[:5] if line[index]]
             table.add_row(str(cluster), ", ".join(f"{names[index]} {line[index]:,}" for index in largest))
@@ -75,10 +73,7 @@ def _print_datasets(console: Console, path: Path) -> None:
 
 def _print_examples(console: Console, model: ClusterModel, number: int) -> None:
     console.print("\ninstructions nearest each centre")
-    table = Table()
-    for name in ("cluster", "distance", "times"):
-        table.add_column(name, justify="right")
-    table.add_column("instruction")
+    table = Table(*_right("cluster", "distance", "times"), "instruction")
     for cluster in range(model.num_clusters):
         for rank, item in enumerate(model.nearest_examples(cluster, number)):
             text = item.text if len(item.text) <= _MAX_TEXT else item.text[: _MAX_TEXT - 1] + "…"

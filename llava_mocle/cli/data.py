@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from llava_mocle.data.check import CheckReport
+    from llava_mocle.data.check import DatasetReport
     from llava_mocle.data.mixture import DatasetSpec
 
 
@@ -41,16 +41,16 @@ def run(args: argparse.Namespace) -> int:
     specs = _specs(args)
     bar, progress = _progress()
     with bar:
-        report = check_datasets(
+        reports = check_datasets(
             specs,
             images=not args.no_images,
             workers=args.workers,
             allow_duplicate_ids=args.allow_duplicate_ids,
             progress=progress,
         )
-    _print_table(console, report, images=not args.no_images)
-    _print_offenders(console, report, args.limit)
-    return 0 if report.ok else 1
+    _print_table(console, reports, images=not args.no_images)
+    _print_offenders(console, reports, args.limit)
+    return int(any(report.problems for report in reports))
 
 
 def _specs(args: argparse.Namespace) -> "list[DatasetSpec]":
@@ -85,7 +85,7 @@ def _progress() -> "tuple[Progress, Callable[[str, int, int], None]]":
     return bar, progress
 
 
-def _print_table(console: "Console", report: "CheckReport", images: bool) -> None:
+def _print_table(console: "Console", reports: "list[DatasetReport]", images: bool) -> None:
     from rich.table import Table
 
     table = Table(title="rows" if images else "rows (images not opened)", title_justify="left")
@@ -93,15 +93,15 @@ def _print_table(console: "Console", report: "CheckReport", images: bool) -> Non
     for column in ("rows", "images", "text only", "turns", "problems"):
         table.add_column(column, justify="right")
     table.add_column("by kind", overflow="fold")
-    for dataset in report.datasets:
+    for dataset in reports:
         kinds = ", ".join(f"{kind}: {count}" for kind, count in dataset.by_kind.most_common())
         counts = (dataset.rows, dataset.images, dataset.text_only, dataset.turns, len(dataset.problems))
         table.add_row(dataset.name, *(f"{count:,}" for count in counts), kinds or "none")
     console.print(table)
 
 
-def _print_offenders(console: "Console", report: "CheckReport", limit: int) -> None:
-    for dataset in report.datasets:
+def _print_offenders(console: "Console", reports: "list[DatasetReport]", limit: int) -> None:
+    for dataset in reports:
         for title, found in (("problem", dataset.problems), ("remark", dataset.remarks)):
             if not found:
                 continue

@@ -1,14 +1,12 @@
 """Validate everything a run would read, before it runs: rows, images, ids."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.data.conversation import row_images
 from llava_mocle.data.images import ImageUnreadable, image_path, probe_image
 from llava_mocle.data.mixture import DatasetSpec, Mixture
 from llava_mocle.data.row_files import stream_rows
@@ -47,17 +45,6 @@ class DatasetReport:
         (self.problems if problem.fatal else self.remarks).append(problem)
 
 
-@dataclass
-class CheckReport:
-    """The reports of all files of rows, held-out ones included."""
-
-    datasets: list[DatasetReport]
-
-    @property
-    def ok(self) -> bool:
-        return not any(report.problems for report in self.datasets)
-
-
 def check_datasets(
     datasets: Mixture | Iterable[DatasetSpec],
     *,
@@ -65,8 +52,8 @@ def check_datasets(
     workers: int = 4,
     allow_duplicate_ids: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
-) -> CheckReport:
-    """Check every dataset, its held-out rows included. Problems are reported, not raised; nothing is written.
+) -> list[DatasetReport]:
+    """Check every file of rows, held-out ones included. Problems are reported, not raised; nothing is written.
 
     Args:
         images: also open every distinct image, decoding it to its end.
@@ -88,7 +75,7 @@ def check_datasets(
                 _check_images(report, users, spec.image_folder, workers, seen, progress)
             report.problems.sort(key=lambda problem: -1 if problem.row is None else problem.row)
             reports.append(report)
-    return CheckReport(reports)
+    return reports
 
 
 def _check_rows(report: DatasetReport, allow_duplicate_ids: bool) -> dict[str, list[tuple[int, Any]]]:
@@ -98,33 +85,24 @@ def _check_rows(report: DatasetReport, allow_duplicate_ids: bool) -> dict[str, l
     try:
         for index, (_, row) in enumerate(stream_rows(report.path)):
             report.rows += 1
-            _check_row(report, row, index, users)
-            if isinstance(row, Mapping):
-                _check_id(report, row, index, first_with, allow_duplicate_ids)
+            for problem in row_problems(row, index):
+                report.add(problem)
+            if not isinstance(row, Mapping):
+                continue
+            _check_id(report, row, index, first_with, allow_duplicate_ids)
+            turns = row.get("conversations")
+            report.turns += len(turns) if isinstance(turns, list) else 0
+            image = row.get("image")
+            paths = image if isinstance(image, list) else [image]
+            names = [path for path in paths if isinstance(path, str) and path]
+            report.text_only += not names
+            for name in names:
+                users.setdefault(name, []).append((index, row.get("id")))
     except DataError as error:
         report.add(Problem("unreadable file", None, None, "file", str(error), "a JSON list or JSONL", "mend the file"))
         return {}
     report.images = len(users)
     return users
-
-
-def _check_row(report: DatasetReport, row: Any, index: int, users: dict[str, list[tuple[int, Any]]]) -> None:
-    for problem in row_problems(row, index):
-        report.add(problem)
-    if not isinstance(row, Mapping):
-        return
-    turns = row.get("conversations")
-    report.turns += len(turns) if isinstance(turns, list) else 0
-    names = row_images(row) if _names_images(row) else []
-    report.text_only += not names
-    for name in names:
-        users.setdefault(name, []).append((index, row.get("id")))
-
-
-def _names_images(row: Mapping[str, Any]) -> bool:
-    image = row.get("image")
-    paths = image if isinstance(image, list) else [image]
-    return all(isinstance(path, str) and path for path in paths)
 
 
 def _check_id(
@@ -154,12 +132,11 @@ def _check_images(
     """Open every image that no earlier dataset has opened, and report the rows of those that can't be read."""
     paths = {name: image_path(folder, name) for name in users}
     todo = [path for path in dict.fromkeys(paths.values()) if path not in seen]
-    done = 0
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        for chunk in _chunks(todo):
-            for path, trouble in zip(chunk, pool.map(_trouble, chunk), strict=True):
+        for start in range(0, len(todo), _CHUNK):
+            chunk = todo[start : start + _CHUNK]
+            for done, (path, trouble) in enumerate(zip(chunk, pool.map(_trouble, chunk), strict=True), start + 1):
                 seen[path] = trouble
-                done += 1
                 if progress is not None:
                     progress(report.name, done, len(todo))
     for name, path in paths.items():
@@ -169,12 +146,6 @@ def _check_images(
             for index, row_id in users[name]:
                 expected = "an image file that can be read to its end"
                 report.add(Problem(kind, index, row_id, "image", trouble, expected, "fetch it or remove the row"))
-
-
-def _chunks(items: Sequence[str]) -> Iterator[list[str]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, _CHUNK)):
-        yield chunk
 
 
 def _trouble(path: str) -> str | None:

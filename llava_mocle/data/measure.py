@@ -83,8 +83,8 @@ def measure_rows(measure: Callable[[int], int], count: int, processes: int | Non
             raise
         except Exception as error:
             logger.warning("rows are measured in one process: several failed (%s: %s)", type(error).__name__, error)
-    lengths = np.empty(count, dtype=np.int64)
     with _progress_bar(count) as bar:
+        lengths = np.empty(count, dtype=np.int64)
         for index in range(count):
             lengths[index] = measure(index)
             bar.update()
@@ -103,15 +103,12 @@ def _measure_in_processes(measure: Callable[[int], int], count: int, processes: 
     # Not forked from here: this process may have threads and a CUDA context, which do not survive a fork.
     context = multiprocessing.get_context("forkserver")
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
-    lengths = np.empty(count, dtype=np.int64)
-    with (
-        ProcessPoolExecutor(processes, context, _start_process, (measure,)) as pool,
-        _progress_bar(count) as bar,
-    ):
-        for chunk, found in zip(chunks, pool.map(_measure_chunk, chunks), strict=True):
-            lengths[chunk.start : chunk.stop] = found
-            bar.update(len(chunk))
-    return lengths
+    lengths: list[np.ndarray] = []
+    with ProcessPoolExecutor(processes, context, _start_process, (measure,)) as pool, _progress_bar(count) as bar:
+        for found in pool.map(_measure_chunk, chunks):
+            lengths.append(found)
+            bar.update(len(found))
+    return np.concatenate(lengths)
 
 
 # What a process of `_measure_in_processes` measures rows with.

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -80,7 +79,5 @@ def _write(file: Path, lengths: np.ndarray) -> None:
     try:
         with written_aside(file) as aside, aside.open("wb") as stream:
             np.save(stream, lengths, allow_pickle=False)
-            stream.flush()
-            os.fsync(stream.fileno())
     except OSError as error:
         warnings.warn(f"{file}: lengths of rows are not kept ({error})", stacklevel=2)

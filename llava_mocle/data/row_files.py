@@ -1,6 +1,5 @@
 """Parsing a file of rows piece by piece: a JSON list or JSONL. Syntax errors name line and column."""
 
-import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ def stream_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
         DataError: no such file, not UTF-8, not JSON (with line and column), not a list, or no rows at all.
     """
     path = Path(path)
-    with _opened(path) as stream:
+    with opened(path, encoding="utf-8-sig") as stream:
         start = stream.read(_CHUNK)
         while start and not start.strip() and (piece := stream.read(_CHUNK)):
             start += piece
@@ -46,41 +45,25 @@ def reads_as_lines(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
+def opened(path: Path, mode: str = "r", encoding: str | None = None) -> Iterator[Any]:
+    """A file of rows, opened; what can be wrong with it becomes a DataError, also while it is read."""
     try:
-        with path.open(encoding="utf-8-sig") as stream:
+        with path.open(mode, encoding=encoding) as stream:
             yield stream
     except FileNotFoundError as error:
-        raise no_file(path) from error
+        raise DataError(
+            f"{path}: no such file of rows; check `data_path` and the folder the command runs in"
+        ) from error
     except IsADirectoryError as error:
-        raise a_folder(path) from error
+        raise DataError(f"{path}: found a folder, expected a JSON or JSONL file of rows") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {_bad_byte(path)} is not UTF-8; save the file as UTF-8") from error
-
-
-def no_file(path: Path) -> DataError:
-    return DataError(f"{path}: no such file of rows; check `data_path` and the folder the command runs in")
-
-
-def a_folder(path: Path) -> DataError:
-    return DataError(f"{path}: found a folder, expected a JSON or JSONL file of rows")
-
-
-def _bad_byte(path: Path) -> int:
-    """The position in the file of the first byte that isn't UTF-8; a decoder of pieces knows only that in the piece."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    read = 0
-    with path.open("rb") as stream:
-        while True:
-            piece = stream.read(_CHUNK)
-            pending = len(decoder.getstate()[0])
-            try:
-                decoder.decode(piece, final=not piece)
-            except UnicodeDecodeError as error:
-                return read - pending + error.start
-            if not piece:
-                return read
-            read += len(piece)
+        # Its position is that in the piece which was read. Only the whole file tells the position in the file.
+        place = error.start
+        try:
+            path.read_bytes().decode()
+        except UnicodeDecodeError as whole:
+            place = whole.start
+        raise DataError(f"{path}: byte {place} is not UTF-8; save the file as UTF-8") from error
 
 
 def _stream_lines(path: Path, stream: TextIO, start: str) -> Iterator[tuple[str, Any]]:
@@ -124,19 +107,15 @@ class _ListReader:
             raise DataError(f"{self._path}: found a JSON {_type_name(value)}, expected a list of rows: [{{...}}, ...]")
         self._at += 1
         if self._peek() != "]":
-            yield self._element()
+            yield self._decode()
             while self._peek() == ",":
                 self._at += 1
-                yield self._element()
+                yield self._decode()
         if self._peek() != "]":
             raise self._broken("Expecting ',' delimiter", self._at)
         self._at += 1
         if self._peek():
             raise self._broken("Extra data", self._at)
-
-    def _element(self) -> tuple[str, Any]:
-        self._peek()
-        return self._decode()
 
     def _peek(self) -> str:
         """The next character that isn't white space, "" at the end of the file."""
@@ -146,6 +125,8 @@ class _ListReader:
                 return self._text[self._at : self._at + 1]
 
     def _decode(self) -> tuple[str, Any]:
+        """The next value, with its text."""
+        self._peek()
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from llava_mocle.data.conversation import row_images
-from llava_mocle.data.row_files import a_folder, no_file, reads_as_lines, stream_rows
+from llava_mocle.data.row_files import opened, reads_as_lines, stream_rows
 from llava_mocle.data.row_problems import Problem, row_problems
 from llava_mocle.data.row_table import FORMAT_VERSION, RowTable, rows_in_memory, write_rows
 from llava_mocle.errors import DataError
@@ -66,13 +66,8 @@ def rows_digest(path: Path) -> str:
     Raises:
         DataError: no such file, or a folder.
     """
-    try:
-        with path.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise no_file(path) from error
-    except IsADirectoryError as error:
-        raise a_folder(path) from error
+    with opened(path, "rb") as stream:
+        content = hashlib.file_digest(stream, "sha256").hexdigest()
     return f"{content[:48]}-{'lines' if reads_as_lines(path) else 'list'}"
 
 

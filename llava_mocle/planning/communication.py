@@ -28,14 +28,9 @@ class Traffic:
     reduced: int
     host: int = 0
 
-    @property
-    def sent(self) -> int:
-        """Between GPUs."""
-        return self.gathered + self.reduced
-
     def seconds(self, cluster: Cluster) -> float:
         """With nothing overlapped."""
-        return self.sent / cluster.bandwidth + self.host / _HOST_LINK
+        return (self.gathered + self.reduced) / cluster.bandwidth + self.host / _HOST_LINK
 
 
 def traffic(
@@ -53,21 +48,16 @@ def traffic(
     backward, and the layers once more where they are recomputed; the frozen vision tower only where it runs.
     """
     counts = shape.counts
-    gradients = counts.trainable * precision.gradients
+    updated, gradients = counts.trainable * precision.trainable, counts.trainable * precision.gradients
     if strategy.stage == 0:
         return Traffic(gathered=0, reduced=_ring(2 * gradients, gpus))
+    reduced = _ring(gradients, gpus) * accumulation
     if strategy.stage == 2:
-        updated = counts.trainable * precision.trainable
-        return Traffic(gathered=_ring(updated, gpus), reduced=_ring(gradients, gpus) * accumulation)
-    times = 3 if checkpointing else 2
+        return Traffic(gathered=_ring(updated, gpus), reduced=reduced)
     others = counts.all - counts.vision_tower - counts.frozen_projector
-    gathered = (times * others + counts.vision_tower) * precision.weights
-    host = 0
-    if strategy.offload:
-        host = (gathered + gradients) // gpus * accumulation + counts.trainable * precision.trainable // gpus
-    return Traffic(
-        gathered=_ring(gathered, gpus) * accumulation, reduced=_ring(gradients, gpus) * accumulation, host=host
-    )
+    gathered = ((3 if checkpointing else 2) * others + counts.vision_tower) * precision.weights
+    host = (gathered + gradients) // gpus * accumulation + updated // gpus if strategy.offload else 0
+    return Traffic(gathered=_ring(gathered, gpus) * accumulation, reduced=reduced, host=host)
 
 
 def _ring(size: int, gpus: int) -> int:

@@ -6,7 +6,7 @@ usually counted) takes 4 T^2 x width a layer forward, twice that backward. Gradi
 forward once more. The gates' products (S E D a sample) are too small to count.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from llava_mocle.planning.shapes import ModelShape
 
@@ -28,19 +28,20 @@ class Flops:
 
     @property
     def total(self) -> int:
-        return self.layers + self.attention + self.experts + self.head + self.projector + self.vision + self.recomputed
+        return sum(astuple(self))
 
 
 def forward_flops(shape: ModelShape, *, samples: float, length: float, images: float) -> Flops:
     """One forward of `samples` samples of `length` tokens, with `images` images among them."""
     tokens = samples * length
+    tower = shape.tower.linear_flops + shape.tower.attention_flops + shape.tower.other_flops
     return Flops(
         layers=round(2 * shape.layer_linear * tokens),
         attention=round(4 * samples * length**2 * shape.query_width * shape.layers),
         experts=round(_expert_flops(shape) * tokens),
         head=round(2 * shape.hidden * shape.vocab * tokens),
         projector=round(2 * shape.projector_linear * images * shape.tower.image_tokens),
-        vision=round(_tower_flops(shape) * images),
+        vision=round(tower * images),
         recomputed=0,
     )
 
@@ -68,7 +69,3 @@ def _expert_flops(shape: ModelShape) -> int:
         return 0
     widths = sum(site.in_features + site.out_features for sites in shape.layer_sites for site in sites)
     return 2 * shape.experts.active * shape.experts.rank * widths
-
-
-def _tower_flops(shape: ModelShape) -> int:
-    return shape.tower.linear_flops + shape.tower.attention_flops + shape.tower.other_flops

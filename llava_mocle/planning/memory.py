@@ -101,48 +101,32 @@ def model_state(
         gpus: of all nodes.
         gpus_per_node: how many share a host's memory; default: all.
     """
-    if strategy.stage == 3:
-        return _partitioned(shape, strategy, precision, gpus, gpus_per_node or gpus)
-    counts, trained = shape.counts, shape.counts.trainable
-    parts = gpus if strategy.stage == 2 else 1
-    if strategy.stage == 2:
-        buckets = 2 * shape.hidden**2 * precision.gradients
-        step = share(trained, gpus) * precision.master
-    else:
-        # DDP's own copy of all gradients, from which it sends.
-        buckets = trained * precision.gradients if gpus > 1 else 0
-        step = 0
-    return State(
-        language_model=counts.language_model * precision.weights,
-        vision_tower=counts.vision_tower * precision.weights,
-        projector=counts.frozen_projector * precision.weights,
-        trainable=trained * precision.trainable,
-        gradients=share(trained, parts) * precision.gradients,
-        optimizer=share(trained, parts) * (precision.master + precision.moments),
-        buckets=buckets,
-        step=step,
-    )
-
-
-def _partitioned(shape: ModelShape, strategy: Strategy, precision: Precision, gpus: int, per_node: int) -> State:
     counts = shape.counts
-    trained = share(counts.trainable, gpus)
+    # Into how many parts the weights are split, and the gradients and the optimizer's state.
+    parts, trained_parts = gpus if strategy.stage == 3 else 1, gpus if strategy.stage else 1
     weights = {
-        name: share(number, gpus) * precision.weights
-        for name, number in (
-            ("language_model", counts.language_model),
-            ("vision_tower", counts.vision_tower),
-            ("projector", counts.frozen_projector),
-        )
+        "language_model": share(counts.language_model, parts) * precision.weights,
+        "vision_tower": share(counts.vision_tower, parts) * precision.weights,
+        "projector": share(counts.frozen_projector, parts) * precision.weights,
+        "trainable": share(counts.trainable, parts) * precision.trainable,
     }
-    weights["trainable"] = trained * precision.trainable
-    optimizer = trained * (precision.master + precision.moments)
-    gathered = min(counts.all, _MAX_LIVE) if gpus > 1 or strategy.offload else 0
-    buckets = (gathered + shape.small) * precision.weights + 2 * shape.hidden**2 * precision.gradients
+    trained = share(counts.trainable, trained_parts)
     gradients = trained * precision.gradients
-    stepped = min(trained, _SUB_GROUP) * precision.master
+    optimizer = trained * (precision.master + precision.moments)
+    step = 0
+    if strategy.stage == 0:
+        # DDP's own copy of all gradients, from which it sends.
+        buckets = gradients if gpus > 1 else 0
+    else:
+        buckets = 2 * shape.hidden**2 * precision.gradients
+        step = trained * precision.master
+    if strategy.stage == 3:
+        gathered = min(counts.all, _MAX_LIVE) if gpus > 1 or strategy.offload else 0
+        buckets += (gathered + shape.small) * precision.weights
+        step = min(trained, _SUB_GROUP) * precision.master
     if not strategy.offload:
-        return State(**weights, gradients=gradients, optimizer=optimizer, buckets=buckets, step=stepped)
+        return State(**weights, gradients=gradients, optimizer=optimizer, buckets=buckets, step=step)
     # The host keeps float32 gradients of the whole partition, pinned.
-    host = (sum(weights.values()) + optimizer + trained * (precision.gradients + precision.master)) * per_node
+    held = sum(weights.values()) + optimizer + trained * (precision.gradients + precision.master)
+    host = held * (gpus_per_node or gpus)
     return State(**dict.fromkeys(weights, 0), gradients=gradients, optimizer=0, buckets=buckets, step=0, host=host)

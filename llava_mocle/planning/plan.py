@@ -49,10 +49,12 @@ class Plan:
 
     def hours(self, candidate: Candidate) -> float:
         """Of the whole run."""
-        steps_as_planned = self.global_batch / (
-            candidate.micro_batch * candidate.accumulation * self.problem.cluster.size
-        )
-        return self.steps * steps_as_planned * candidate.step_seconds / 3600
+        batch = candidate.micro_batch * candidate.accumulation * self.problem.cluster.size
+        return self.steps * (self.global_batch / batch) * candidate.step_seconds / 3600
+
+    def own_under_each(self, checkpointing: bool) -> list[Candidate]:
+        """The recipe's own batch under every strategy, in the order of `STRATEGIES`."""
+        return [item for item in self.as_written if item.checkpointing == checkpointing]
 
 
 def make_plan(

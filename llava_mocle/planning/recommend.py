@@ -1,6 +1,6 @@
 """Which configuration fits and is fastest."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llava_mocle.planning.activations import Activations, Batch, activations
@@ -119,16 +119,6 @@ def candidates(problem: Problem, global_batch: int) -> list[Candidate]:
         for checkpointing in (False, True)
         for size in sizes
     ]
-
-
-def largest_micro_batch(found: Iterable[Candidate], strategy: Strategy, checkpointing: bool) -> int:
-    """The largest micro-batch of those found that fits; 0: none does."""
-    sizes = (
-        item.micro_batch
-        for item in found
-        if item.strategy == strategy and item.checkpointing == checkpointing and item.fits
-    )
-    return max(sizes, default=0)
 
 
 def recommend(found: Sequence[Candidate]) -> Candidate | None:

@@ -6,9 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 from llava_mocle.planning.hardware import GB, GIB
-from llava_mocle.planning.memory import CONTEXT, FRAGMENTATION, STRATEGIES, Strategy
+from llava_mocle.planning.memory import CONTEXT, FRAGMENTATION, STRATEGIES
 from llava_mocle.planning.plan import Plan
-from llava_mocle.planning.recommend import Candidate, largest_micro_batch
+from llava_mocle.planning.recommend import Candidate
+
+_WITH = {True: "with", False: "without"}
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -18,7 +20,15 @@ def print_plan(plan: Plan, console: Console) -> None:
     _print_memory(plan, console)
     _print_time(plan, console)
     _print_assumptions(plan, console)
-    _print_choice(plan, console)
+    console.print("\n[bold]recommended[/]")
+    if plan.chosen is None:
+        _say(console, _too_large(plan))
+    else:
+        _print_choice(plan, plan.chosen, console)
+
+
+def _say(console: Console, *lines: str) -> None:
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
@@ -50,52 +60,43 @@ def _print_model(plan: Plan, console: Console) -> None:
 
 def _print_work(plan: Plan, console: Console) -> None:
     problem, own = plan.problem, plan.own
-    work, settings = problem.workload, problem.settings
-    tokens = work.samples * work.tokens
-    console.print("\n[bold]work[/]")
+    work, flops = problem.workload, own.flops
+    own_batch = own.micro_batch * own.accumulation * problem.cluster.size
     # A step of the recipe's own batch, scaled to the samples of an epoch.
-    per_sample = own.flops.total / (own.micro_batch * own.accumulation * problem.cluster.size)
-    lines = [
-        f"an epoch       {work.samples:,} samples, {tokens:,.0f} tokens: {work.tokens:,.0f} a sample, "
-        f"{work.images:.2f} images ({work.origin})",
+    per_sample = flops.total / own_batch
+    parts = {
+        "frozen linears": flops.layers,
+        "attention": flops.attention,
+        "experts": flops.experts,
+        "output layer": flops.head,
+        "projector": flops.projector,
+        "vision tower": flops.vision,
+        "recomputed": flops.recomputed,
+    }
+    console.print("\n[bold]work[/]")
+    _say(
+        console,
+        f"an epoch       {work.samples:,} samples, {work.samples * work.tokens:,.0f} tokens: {work.tokens:,.0f} a "
+        f"sample, {work.images:.2f} images ({work.origin})",
         f"global batch   {plan.global_batch:,} on {_count(problem.cluster.size, 'GPU')}; the recipe's own "
-        f"{settings.micro_batch} x {settings.accumulation} makes "
-        f"{settings.micro_batch * settings.accumulation * problem.cluster.size:,} (--global-batch keeps another)",
+        f"{own.micro_batch} x {own.accumulation} makes {own_batch:,} (--global-batch keeps another)",
         f"steps          {plan.steps_per_epoch:,} an epoch, {plan.steps:,} in all",
         f"operations     {per_sample * work.samples:.3g} an epoch, {per_sample:.3g} a sample "
-        f"({'with' if own.checkpointing else 'without'} gradient checkpointing, as the recipe says), of which",
-    ]
-    flops = own.flops
-    parts = (
-        ("frozen linears", flops.layers),
-        ("attention", flops.attention),
-        ("experts", flops.experts),
-        ("output layer", flops.head),
-        ("projector", flops.projector),
-        ("vision tower", flops.vision),
-        ("recomputed", flops.recomputed),
+        f"({_WITH[own.checkpointing]} gradient checkpointing, as the recipe says), of which",
+        "               " + ", ".join(f"{name} {part / flops.total:.1%}" for name, part in parts.items() if part),
     )
-    lines.append("               " + ", ".join(f"{name} {part / flops.total:.1%}" for name, part in parts if part))
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-
-
-def _pair(plan: Plan, strategy: Strategy) -> tuple[Candidate, Candidate]:
-    """The recipe's batch under a strategy, without and with checkpointing."""
-    off, on = (item for item in plan.as_written if item.strategy == strategy)
-    return off, on
 
 
 def _print_memory(plan: Plan, console: Console) -> None:
-    problem = plan.problem
-    own = plan.own
-    gpu = problem.cluster.gpu
-    title = f"\nGiB a GPU ({gpu.name}: {gpu.memory / GIB:g}), {own.micro_batch} samples of {problem.longest:,} tokens"
-    table = _table(title, [item.title for item in STRATEGIES])
-    pairs = [_pair(plan, strategy) for strategy in STRATEGIES]
+    own, gpu = plan.own, plan.problem.cluster.gpu
+    title = (
+        f"\nGiB a GPU ({gpu.name}: {gpu.memory / GIB:g}), {own.micro_batch} samples of {plan.problem.longest:,} tokens"
+    )
+    table = _table(title, [strategy.title for strategy in STRATEGIES])
 
-    def row(name: str, value: Callable[[Candidate], float], which: int = 0, bold: bool = False) -> None:
-        cells = [f"{value(pair[which]) / GIB:,.2f}" for pair in pairs]
-        table.add_row(name, *cells, style="bold" if bold else None)
+    def row(name: str, value: Callable[[Candidate], float], checkpointing: bool = False, style: str = "") -> None:
+        found = plan.own_under_each(checkpointing)
+        table.add_row(name, *(f"{value(item) / GIB:,.2f}" for item in found), style=style)
 
     row("frozen language model", lambda item: item.state.language_model)
     row("frozen vision tower", lambda item: item.state.vision_tower)
@@ -107,42 +108,36 @@ def _print_memory(plan: Plan, console: Console) -> None:
     row("optimizer's step", lambda item: item.state.step)
     row("logits, gradients", lambda item: item.activations.loss)
     row("reserve", lambda _: CONTEXT + FRAGMENTATION * gpu.memory)
-    for which, name in ((0, "no checkpointing"), (1, "checkpointing")):
+    for on in (False, True):
         table.add_section()
-        table.add_row(name, style="italic")
-        row("activations", lambda item: item.activations.kept, which)
-        row("backward of a layer", lambda item: item.activations.layer, which)
-        row("at the peak", lambda item: item.total, which, bold=True)
-        fits = ["[green]fits[/]" if pair[which].fits else "[red]too much[/]" for pair in pairs]
+        table.add_row("checkpointing" if on else "no checkpointing", style="italic")
+        row("activations", lambda item: item.activations.kept, on)
+        row("backward of a layer", lambda item: item.activations.layer, on)
+        row("at the peak", lambda item: item.total, on, "bold")
+        fits = ("[green]fits[/]" if item.fits else "[red]too much[/]" for item in plan.own_under_each(on))
         table.add_row("this GPU", *fits)
-        sizes = [largest_micro_batch(plan.found, strategy, bool(which)) for strategy in STRATEGIES]
-        table.add_row("largest micro-batch", *(str(size or "none") for size in sizes))
+        sizes: dict[str, int] = {}
+        for item in plan.found:
+            if item.fits and item.checkpointing == on:
+                sizes[item.strategy.key] = max(item.micro_batch, sizes.get(item.strategy.key, 0))
+        table.add_row("largest micro-batch", *(str(sizes.get(item.key, "none")) for item in STRATEGIES))
     table.add_section()
     row("host memory, a node", lambda item: item.state.host)
     console.print(table)
-    console.print(
+    _say(
+        console,
         "Logits, backward of a layer and the optimizer's step are never there together: the peak has the largest. "
-        f"{_marked(plan)}",
-        highlight=False,
-        soft_wrap=True,
+        f"The recipe as it is ({own.strategy.title}, {_WITH[own.checkpointing]} checkpointing) "
+        f"{'fits' if own.fits else 'does not fit'}.",
     )
-
-
-def _marked(plan: Plan) -> str:
-    own = plan.own
-    checkpointing = "with" if own.checkpointing else "without"
-    verdict = "fits" if own.fits else "does not fit"
-    return f"The recipe as it is ({own.strategy.title}, {checkpointing} checkpointing) {verdict}."
 
 
 def _print_time(plan: Plan, console: Console) -> None:
-    own = plan.own
-    settings = "with" if own.checkpointing else "without"
+    on = plan.own.checkpointing
     title = (
-        f"\na step of the recipe's batch, a GPU, {settings} checkpointing (nothing overlapped), and hours of the run"
+        f"\na step of the recipe's batch, a GPU, {_WITH[on]} checkpointing (nothing overlapped), and hours of the run"
     )
-    table = _table(title, [item.title for item in STRATEGIES])
-    items = [_pair(plan, strategy)[own.checkpointing] for strategy in STRATEGIES]
+    table = _table(title, [strategy.title for strategy in STRATEGIES])
     for name, value in (
         ("GB gathered a step", lambda item: item.traffic.gathered / GB),
         ("GB reduced a step", lambda item: item.traffic.reduced / GB),
@@ -151,66 +146,60 @@ def _print_time(plan: Plan, console: Console) -> None:
         ("communication, s", lambda item: item.communication_seconds),
         ("hours", plan.hours),
     ):
-        table.add_row(name, *(f"{value(item):,.2f}" for item in items))
+        table.add_row(name, *(f"{value(item):,.2f}" for item in plan.own_under_each(on)))
     console.print(table)
 
 
 def _print_assumptions(plan: Plan, console: Console) -> None:
-    cluster, gpu = plan.problem.cluster, plan.problem.cluster.gpu
+    cluster, gpu, mfu = plan.problem.cluster, plan.problem.cluster.gpu, plan.problem.mfu
     network = f", {cluster.node_network / GB:g} GB/s out of a node" if cluster.nodes > 1 else ""
-    reached = plan.problem.mfu * gpu.flops / 1e12
-    lines = [
-        f"MFU {plan.problem.mfu:g} (--mfu): {reached:,.0f} of {gpu.flops / 1e12:,.0f} dense BF16 TFLOP/s a GPU, over "
-        "all operations, recomputed ones included",
-        f"links: {gpu.link / GB:g} GB/s a GPU and direction inside a node{network}, of which "
-        f"{cluster.link_efficiency:.0%} are reached",
-        "every micro-batch is assumed to reach that MFU; small ones (one or two samples a GPU) reach less",
-        f"reserve: {CONTEXT / GIB:g} GiB for CUDA and NCCL, and {FRAGMENTATION:.0%} of the memory for fragmentation",
-        "memory: a whole micro-batch of the longest samples; numbers from data sheets and formulas (docs/plan.md), not "
-        "checked on a GPU",
-    ]
     console.print("\n[bold]assumed[/]")
-    console.print("\n".join(f"- {line}" for line in lines), markup=False, highlight=False, soft_wrap=True)
+    _say(
+        console,
+        f"- MFU {mfu:g} (--mfu): {mfu * gpu.flops / 1e12:,.0f} of {gpu.flops / 1e12:,.0f} dense BF16 TFLOP/s a GPU, "
+        "over all operations, recomputed ones included",
+        f"- links: {gpu.link / GB:g} GB/s a GPU and direction inside a node{network}, of which "
+        f"{cluster.link_efficiency:.0%} are reached",
+        "- every micro-batch is assumed to reach that MFU; small ones (one or two samples a GPU) reach less",
+        f"- reserve: {CONTEXT / GIB:g} GiB for CUDA and NCCL, and {FRAGMENTATION:.0%} of the memory for fragmentation",
+        "- memory: a whole micro-batch of the longest samples; numbers from data sheets and formulas (docs/plan.md), "
+        "not checked on a GPU",
+    )
 
 
-def _print_choice(plan: Plan, console: Console) -> None:
-    console.print("\n[bold]recommended[/]")
-    chosen, cluster = plan.chosen, plan.problem.cluster
-    if chosen is None:
-        smallest = min(plan.found, key=lambda item: item.total)
-        console.print(
-            f"nothing fits: the smallest, {smallest.strategy.title} at a micro-batch of {smallest.micro_batch}, needs "
-            f"{smallest.total / GIB:.1f} GiB of {cluster.gpu.memory / GIB:g}. Use a larger GPU, a smaller "
-            "model_max_length or lora_r, or more GPUs.",
-            highlight=False,
-            soft_wrap=True,
-        )
-        return
-    checkpointing = "with" if chosen.checkpointing else "without"
-    lines = [
+def _too_large(plan: Plan) -> str:
+    smallest = min(plan.found, key=lambda item: item.total)
+    return (
+        f"nothing fits: the smallest, {smallest.strategy.title} at a micro-batch of {smallest.micro_batch}, needs "
+        f"{smallest.total / GIB:.1f} GiB of {plan.problem.cluster.gpu.memory / GIB:g}. Use a larger GPU, a smaller "
+        "model_max_length or lora_r, or more GPUs."
+    )
+
+
+def _print_choice(plan: Plan, chosen: Candidate, console: Console) -> None:
+    cluster = plan.problem.cluster
+    _say(
+        console,
         f"{chosen.strategy.title}, {_count(chosen.micro_batch, 'sample')} a GPU x {chosen.accumulation} accumulated x "
-        f"{_count(cluster.size, 'GPU')} = {plan.global_batch:,}, {checkpointing} gradient checkpointing: "
+        f"{_count(cluster.size, 'GPU')} = {plan.global_batch:,}, {_WITH[chosen.checkpointing]} gradient checkpointing: "
         f"{chosen.total / GIB:.1f} of {cluster.gpu.memory / GIB:g} GiB, about {plan.hours(chosen):.1f} hours",
         f"why: {_reason(plan, chosen)}",
         "start" + (" under SLURM (docs/distributed.md has the other ways)" if cluster.nodes > 1 else "") + ":",
-    ]
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"  {plan.command}", markup=False, highlight=False, soft_wrap=True)
+        f"  {plan.command}",
+    )
 
 
 def _reason(plan: Plan, chosen: Candidate) -> str:
     fitting = [item for item in plan.found if item.fits]
-    slowest = max(plan.hours(item) for item in fitting)
+    hours = [plan.hours(item) for item in fitting]
     parts = [
-        f"{len(fitting)} of {len(plan.found)} configurations fit, from {min(map(plan.hours, fitting)):.1f} to "
-        f"{slowest:.1f} hours; within 5 % of the fastest, the one with the simplest setup and then the largest "
-        "micro-batch"
+        f"{len(fitting)} of {len(plan.found)} configurations fit, from {min(hours):.1f} to {max(hours):.1f} hours; "
+        "within 5 % of the fastest, the one with the simplest setup and then the largest micro-batch"
     ]
-    simpler = STRATEGIES[: STRATEGIES.index(chosen.strategy)]
-    for strategy in simpler:
-        hours = [plan.hours(item) for item in fitting if item.strategy == strategy]
-        parts.append(f"{strategy.title} {'does not fit' if not hours else f'takes {min(hours):.1f} hours'}")
-    without = [item for item in fitting if item.strategy == chosen.strategy and not item.checkpointing]
-    if chosen.checkpointing and not without:
+    for simpler in STRATEGIES[: STRATEGIES.index(chosen.strategy)]:
+        taken = [plan.hours(item) for item in fitting if item.strategy == simpler]
+        parts.append(f"{simpler.title} " + (f"takes {min(taken):.1f} hours" if taken else "does not fit"))
+    plain = any(item.strategy == chosen.strategy and not item.checkpointing for item in fitting)
+    if chosen.checkpointing and not plain:
         parts.append("without checkpointing not even one sample a GPU fits")
     return "; ".join(parts)

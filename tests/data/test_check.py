@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from llava_mocle.cli.main import main
-from llava_mocle.data.check import check_datasets
+from llava_mocle.data.check import DatasetReport, check_datasets
 from llava_mocle.data.mixture import DatasetSpec
 from tests.data.conftest import make_row
 
@@ -27,12 +27,14 @@ def good_rows() -> list[dict]:
     ]
 
 
+def fine(reports: list[DatasetReport]) -> bool:
+    return not any(report.problems for report in reports)
+
+
 def test_counts_of_good_rows(image_folder: Path) -> None:
     calls = []
     progress = lambda *call: calls.append(call)  # noqa: E731
-    report = check_datasets([spec(image_folder, good_rows(), repeat=3)], progress=progress)
-    (found,) = report.datasets
-    assert report.ok
+    (found,) = check_datasets([spec(image_folder, good_rows(), repeat=3)], progress=progress)
     assert (found.rows, found.images, found.text_only, found.turns) == (4, 2, 1, 10)
     assert found.problems == found.remarks == []
     assert calls == [("set", 1, 2), ("set", 2, 2)]
@@ -56,9 +58,7 @@ def test_every_kind_of_problem(image_folder: Path) -> None:
         "text",
         {"conversations": make_row("q", "a")["conversations"]},
     ]
-    report = check_datasets([spec(image_folder, rows)])
-    (found,) = report.datasets
-    assert not report.ok
+    (found,) = check_datasets([spec(image_folder, rows)])
     assert found.by_kind == {
         "corrupt image": 1, "missing image": 1, "unknown role": 1, "duplicate id": 1, "empty answer": 1,
         "image count": 1, "missing key": 1, "wrong type": 2,
@@ -72,31 +72,31 @@ def test_every_kind_of_problem(image_folder: Path) -> None:
 
 def test_every_row_of_a_bad_image_is_named(image_folder: Path) -> None:
     (image_folder / "red.png").unlink()
-    (found,) = check_datasets([spec(image_folder, good_rows())]).datasets
+    (found,) = check_datasets([spec(image_folder, good_rows())])
     assert [problem.row for problem in found.problems] == [0, 1, 3]
     assert "red.png: no such image" in found.problems[0].describe()
-    assert check_datasets([spec(image_folder, good_rows())], images=False).ok
+    assert fine(check_datasets([spec(image_folder, good_rows())], images=False))
 
 
 def test_ids_may_repeat_across_datasets_or_when_allowed(image_folder: Path) -> None:
     first, second = spec(image_folder, good_rows(), "one"), spec(image_folder, good_rows(), "two")
-    assert check_datasets([first, second]).ok
+    assert fine(check_datasets([first, second]))
     doubled = spec(image_folder, good_rows() * 2, "doubled")
-    assert check_datasets([doubled]).datasets[0].by_kind == {"duplicate id": 4}
+    assert check_datasets([doubled])[0].by_kind == {"duplicate id": 4}
     allowed = check_datasets([doubled], allow_duplicate_ids=True)
-    assert allowed.ok
-    assert len(allowed.datasets[0].remarks) == 4
+    assert fine(allowed)
+    assert len(allowed[0].remarks) == 4
 
 
 def test_held_out_rows_are_checked_and_a_broken_file_does_not_stop_the_rest(image_folder: Path) -> None:
     held_out = image_folder / "held_out.jsonl"
     held_out.write_text('{"id": 1')
     good = spec(image_folder, good_rows(), "good")
-    report = check_datasets([spec(image_folder, good_rows(), "broken", eval_data_path=str(held_out)), good])
-    assert [(found.name, len(found.problems)) for found in report.datasets] == [
+    reports = check_datasets([spec(image_folder, good_rows(), "broken", eval_data_path=str(held_out)), good])
+    assert [(found.name, len(found.problems)) for found in reports] == [
         ("broken", 0), ("broken (held out)", 1), ("good", 0),
     ]  # fmt: skip
-    assert "line 1" in report.datasets[1].problems[0].describe()
+    assert "line 1" in reports[1].problems[0].describe()
 
 
 def test_command_on_good_rows(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
