@@ -22,7 +22,10 @@ SUBCOMMANDS = {
     "train": ("llava_mocle.cli.train", "train a recipe: stage 1 (projector) or stage 2 (MoCLE or a baseline)"),
     "generate": ("llava_mocle.cli.generate", "answer one prompt about one image, and say which cluster it took"),
     "eval": ("llava_mocle.cli.eval", "score a model on the paper's benchmarks, or on held-out rows"),
-    "report": ("llava_mocle.cli.report", "runs side by side: benchmarks beside the paper's tables, held-out rows with a verdict"),
+    "report": (
+        "llava_mocle.cli.report",
+        "compare runs: benchmarks with the paper's tables, held-out rows domain by domain",
+    ),
     "collapse": ("llava_mocle.cli.collapse", "export one cluster as a plain LoRA adapter"),
 }
 
