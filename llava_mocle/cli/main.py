@@ -24,7 +24,7 @@ SUBCOMMANDS = {
     "eval": ("llava_mocle.cli.eval", "score a model on the paper's benchmarks, or on held-out rows"),
     "report": (
         "llava_mocle.cli.report",
-        "compare runs: benchmarks with the paper's tables, held-out rows domain by domain",
+        "compare runs: benchmarks beside the paper's tables, or held-out rows",
     ),
     "collapse": ("llava_mocle.cli.collapse", "export one cluster as a plain LoRA adapter"),
 }
