@@ -127,15 +127,15 @@ class JudgedTask(Task):
 
     Attributes:
         judge: set before `score`.
-        reviewer: the official program that grades the submission file.
+        reviewer: the official program that grades the submission file; "": there is none.
     """
 
     judge: Judge | None = None
-    reviewer: ClassVar[str] = "the official evaluator"
+    reviewer: ClassVar[str] = ""
 
     def submission(self, items: Sequence[Item], answers: Answers, folder: Path) -> list[Path]:
         files = super().submission(items, answers, folder)
-        if self.judge is None:
+        if self.judge is None and self.reviewer:
             logger.warning(
                 "%s: no judge (--judge-url), so nothing is scored; %s is for %s.", self.name, files[0], self.reviewer
             )
