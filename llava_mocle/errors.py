@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 class Preempted(UserError):
-    """Not a mistake: the machine was taken away. A checkpoint was written, and the same command goes on from it.
+    """Not a mistake: the machine was taken away. The same command goes on from the checkpoint of the steps so far.
 
     The exit code is EX_TEMPFAIL of sysexits.h, by which a scheduler's script knows that it may requeue the job.
     """

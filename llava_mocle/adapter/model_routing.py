@@ -18,16 +18,16 @@ from llava_mocle.errors import ConfigError, RoutingError
 # What `forward` and `generate` take besides the base model's own inputs.
 ROUTING_INPUTS = ("cluster_ids", "dataset_ids")
 
-# From the value of each routing input (None where it was not passed) and the number of samples (None where it is not
-# known) to the routing of each active adapter, by the adapter's name.
+# A function that computes the routing of each active adapter, by the adapter's name. It gets the value of each routing
+# input (None: it was not passed) and the number of samples (None: it is not known).
 Route = Callable[[Mapping[str, Any], int | None], dict[str, Routing]]
 
 
 class ModelRouting:
     """Routes every call of one model: a forward, a whole `generate` call, or a cluster that is merged.
 
-    A routing starts where a module given to `start_at` is called. One such module may lie inside another. A call of
-    the inner one during a forward of the outer one keeps the routing of the outer one, unless it brings ids itself.
+    A routing starts when a module that was given to `start_at` is called. Such a module may lie inside another. During
+    a forward of the outer module, a call of the inner one keeps the outer routing, unless the call brings ids itself.
 
     Args:
         route: computes the routing of a batch.

@@ -1,4 +1,4 @@
-"""Rendered text -> `input_ids` and `labels`. Nothing else decides what is supervised.
+"""Rendered text -> `input_ids` and `labels`. The template says which characters are supervised, this file which tokens.
 
 The text is cut at the image tags and each piece is tokenized on its own, as LLaVA-1.5 does: a piece gets whatever the
 tokenizer does at the start of a text (Llama's "▁"), and the start-of-text token goes in once, at the very front.

@@ -2,7 +2,7 @@
 
 `evaluate_tasks` is the whole way. Benchmarks and held-out rows (`tasks/held_out.py`) both go through it:
 
-    Task.items -> answer_together -> Task.score -> score_task -> record, which writes results.json
+    Task.items -> answer_together -> Task.submission -> score_task (Task.score) -> record, which writes results.json
 """
 
 import logging
@@ -85,8 +85,8 @@ def evaluate_tasks(
         What `results.json` holds, of all tasks scored into `out_dir` so far; empty where this process only answers.
 
     Raises:
-        TasksFailed: after all others were done, whatever exception each of these failed with.
-        Exception: that of a single task.
+        TasksFailed: some of several tasks failed; the others were scored before. The message has each one's error.
+        Exception: there is only one task, and this is its error.
         PartnerLost: a process that runs together with this one is gone.
         UserError: before the first answer: files are missing or wrong, there are no questions, or `out_dir` holds
             scores that may not be replaced (see `BenchmarkResults.prepare`).
@@ -157,8 +157,8 @@ def _prepare(
         published = task.published_n(len(items))
         if part.index == 0 and settings.limit is None and published not in (None, len(items)):
             logger.warning(
-                "%s: its files hold %d questions, but the published ones %d; numbers do not compare with published "
-                "ones.",
+                "%s: its files hold %d questions, but the published ones hold %d; scores do not compare with published "
+                "scores.",
                 task.name,
                 len(items),
                 published,
@@ -180,7 +180,7 @@ def _items(task: Task, root: Path, settings: SuiteSettings) -> list[Item]:
 
 
 def score_task(task: Task, items: Sequence[Item], answers: Answers, *, limit: int | None = None) -> dict[str, Any]:
-    """One task's entry of `results.json`: its metrics with intervals, unparsed answers, and the headline a cluster."""
+    """One task's entry of `results.json`: its metrics with intervals, unparsed answers, each cluster's headline."""
     scores = task.score(items, answers)
     cluster_metric = task.cluster_metric or scores.headline
     asked = [(item.question, item.reference) for item in items]
@@ -201,7 +201,7 @@ def score_task(task: Task, items: Sequence[Item], answers: Answers, *, limit: in
 
 
 def plain_metric(metric: Metric) -> dict[str, Any]:
-    """A metric as JSON. `items` is one text with a number an item, in order: a paired comparison of runs needs them."""
+    """A metric as JSON. `items` is one text with one number per item, in order, for paired comparisons of runs."""
     plain = asdict(metric) | {"interval": list(metric.interval) if metric.interval else None}
     plain["items"] = None if metric.items is None else " ".join(f"{value:g}" for value in metric.items)
     return plain
@@ -216,7 +216,7 @@ def score_clusters(task: Task, items: Sequence[Item], answers: Answers, metric: 
             groups.setdefault(int(cluster), []).append(index)
     found = {}
     for cluster, rows in sorted(groups.items()):
-        part = task.score([items[row] for row in rows], [answers[row] for row in rows]).metrics.get(metric)
-        if part is not None:
-            found[str(cluster)] = {"n": part.n, "value": part.value, "interval": list(part.interval or ()) or None}
+        own = task.score([items[row] for row in rows], [answers[row] for row in rows]).metrics.get(metric)
+        if own is not None:
+            found[str(cluster)] = {"n": own.n, "value": own.value, "interval": list(own.interval or ()) or None}
     return found

@@ -1,6 +1,7 @@
 """Folders that appear whole or not at all."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def folder_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new folder beside `path`, which the block fills and renames; if it is not renamed, it is removed.
+    """A new folder beside `path`. The block fills it and must rename it; if it does not, the folder is removed.
 
     Its mode is for this user alone: call `make_readable` before the renaming.
     """
@@ -63,5 +64,7 @@ def folder_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
     """Remove the unfinished folders of killed processes. Call it only where no other process writes `path` now."""
     path = Path(path)
-    for left in path.parent.glob(f".{path.name}.*"):
-        shutil.rmtree(left, ignore_errors=True)
+    ours = re.compile(rf"\.{re.escape(path.name)}\.([^.]+\.tmp|unfinished)")
+    for left in path.parent.glob(".*"):
+        if ours.fullmatch(left.name):
+            shutil.rmtree(left, ignore_errors=True)

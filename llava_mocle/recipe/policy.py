@@ -4,9 +4,9 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Literal
 
-# "same": it decides what is trained, so a resumed run must have the same value. "free": it says how to run, log or
-# save. "data": it says which rows and clusters; those are compared by content where the checkpoint has digests of
-# them, and as "same" where it has none.
+# "same": the key decides what is trained, so a resumed run must have the same value. "free": it says how to run, log or
+# save. "data": it says where rows and clusters lie; their digests are compared. If the checkpoint has no digests, the
+# value must be the same.
 Resume = Literal["same", "free", "data"]
 
 
@@ -16,10 +16,10 @@ class Policy:
 
     Attributes:
         resume: whether it may change between a run and its resumption.
-        excludes: the other key for the same setting. Both in one place are an error; a flag replaces the recipe's
-            other key. Declared on one of the two.
-        belongs_to: a key without which this one means nothing; a flag that replaces that key drops this one too.
-        clustering: how the clusters are made; the name of this setting in the cluster model's config.json.
+        excludes: another key for the same setting. Both in one file, or both as flags, are an error; a flag takes the
+            place of the other key in the file. Declared on one of the two.
+        belongs_to: the key that this one refines. A flag that takes that key's place drops this one too.
+        clustering: the name of this setting in the cluster model's config.json; None: it is not about clustering.
         refused: why a value other than the default is refused, and what to do instead.
         secret: never written into a file, never printed.
     """

@@ -21,8 +21,9 @@ def train(recipe: Recipe) -> MocleTrainer:
     """Run a recipe to its end, or to `stop_after_steps`.
 
     Raises:
-        UserError: anything wrong with the recipe, the data, the cluster model or the checkpoint, before the first step.
-        Preempted: SIGTERM or SIGUSR1 came, to any rank; a checkpoint was written.
+        UserError: the recipe, the data, the cluster model or the checkpoint is wrong, which is noticed before the first
+            step; or the steps failed, see `MocleTrainer.take_steps`.
+        Preempted: SIGTERM or SIGUSR1 came, to any rank. If steps have been taken, a checkpoint was written.
     """
     preemption = Preemption(recipe.stage.resume)
     with preemption.watching(), started(recipe) as args:
@@ -38,10 +39,10 @@ def train(recipe: Recipe) -> MocleTrainer:
         if trainer.is_world_process_zero():
             _announce(model, data, str(args.output_dir))
         trainer.take_steps()
-        steps, of = trainer.state.global_step, trainer.state.max_steps
-        if steps < of:
+        steps, max_steps = trainer.state.global_step, trainer.state.max_steps
+        if steps < max_steps:
             without = " without stop_after_steps" if args.stop_after_steps else ""
-            logger.warning("stopped at step %d of %d; %s%s goes on", steps, of, preemption.command, without)
+            logger.warning("stopped at step %d of %d; %s%s goes on", steps, max_steps, preemption.command, without)
         else:
             trainer.save_result()
         return trainer

@@ -212,7 +212,7 @@ def test_another_number_of_questions_than_published_is_told_once(root, tmp_path,
         official_n = 12
 
     run_together(2, lambda part: evaluate_tasks(FakePredictor(), [Published()], root, tmp_path, part=part))
-    assert caplog.text.count("published: its files hold 11 questions, but the published ones 12") == 1
+    assert caplog.text.count("published: its files hold 11 questions, but the published ones hold 12") == 1
     assert read_results(tmp_path)["tasks"]["published"]["official_n"] == 12
     caplog.clear()
     Published.older_n = (11,)

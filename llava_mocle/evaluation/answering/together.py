@@ -49,8 +49,8 @@ class Part:
     Attributes:
         index, count: it answers part `index` of `count`.
         joins: whether it also joins the parts and scores them.
-        exchange: tells the partners what went wrong here (None: nothing), waits for theirs, and returns all messages.
-            Partners are the processes that run together with this one.
+        exchange: tells the partners (the processes that run together with this one) what went wrong here (None:
+            nothing), waits for their messages, and returns all that are not None.
     """
 
     index: int = 0
@@ -81,7 +81,7 @@ class Part:
         except RuntimeError as lost:
             raise PartnerLost(
                 f"another process of this evaluation is gone ({lost}); what it said itself, if anything, stands above. "
-                "The same command goes on with what is answered."
+                "The same command keeps the answers so far and goes on."
             ) from error or lost
         if error:
             raise error
@@ -91,7 +91,7 @@ class Part:
 
 
 def part_of_this_process(num_chunks: int | None = None, chunk_idx: int | None = None) -> Part:
-    """The part that --num-chunks and --chunk-idx name; without them that of this rank of torchrun, or everything.
+    """The part that --num-chunks and --chunk-idx name. Without these flags: this rank's part under torchrun, else all.
 
     Raises:
         ConfigError: flags that do not go together, an index that is out of range, or several tasks of srun that do not
@@ -124,7 +124,7 @@ def _exchange(error: str | None) -> list[str]:
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
-    # Parts take different times. Only messages are exchanged, for which gloo (cpu) is enough.
+    # One part may wait days for another. Only short texts are exchanged, for which gloo (cpu=True) is enough.
     PartialState(cpu=True, timeout=timedelta(days=2))
     return [message for message in gather_object([error]) if message]
 
@@ -140,13 +140,14 @@ def answer_together(
     overwrite: bool = False,
     description: str = "answers",
 ) -> list[dict[str, Any]] | None:
-    """`answer_questions`, of which this process does its part.
+    """Answer this process's part of the questions; the process that joins then puts all parts together.
 
-    What `answers_file` answers already is kept. A run that was stopped goes on with as many processes as it had.
+    Answers that `answers_file` holds already are kept. A run that was stopped must go on with as many processes as it
+    had.
 
     Args:
-        overwrite: remove what is there. Of parts by hand, each removes its own alone, and `answers_file` stays until
-            the new parts are joined.
+        overwrite: remove the answers that are there. A part that the user started by hand removes only its own file;
+            `answers_file` then stays until the new parts are joined.
 
     Returns:
         The answers to these questions, in their order; None where another process joins them.

@@ -45,7 +45,7 @@ from llava_mocle.training.setup.parameter_groups import parameter_groups
 
 logger = logging.getLogger(__name__)
 
-# Private names of `transformers.Trainer` that this file overrides or reads, and what would be lost without each. A test
+# Private names of `transformers.Trainer` that this file overrides or reads, and what each of them gives us. A test
 # holds them against the installed transformers, which may rename them without notice.
 TRAINER_INTERNALS = (
     ("_finalize_training", "a run that stops early keeps the checkpoint that it has just written"),
@@ -57,7 +57,7 @@ TRAINER_INTERNALS = (
     ("_maybe_log_save_evaluate", "divergence is noticed, and a signal can cut a validation pass off"),
     ("_prepare_for_training", "DeepSpeed's state is restored, and batches without an image train the projector"),
     ("_prepare_inputs", "a validation batch is moved to the device"),
-    ("_run_epoch", "the sampler is told the epoch also when an epoch is resumed in the middle"),
+    ("_run_epoch", "the sampler knows its epoch, also when a run goes on in the middle of one"),
     ("_save_checkpoint", "a checkpoint appears whole or not at all, and never with numbers that are not finite"),
     ("_save_optimizer_and_scheduler", "DeepSpeed's state is saved without the frozen weights"),
     ("_total_loss_scalar", "the loss of a step that fp16 skipped does not stay in the run's mean loss"),
@@ -65,7 +65,7 @@ TRAINER_INTERNALS = (
 
 
 class MocleTrainer(Trainer):
-    """Trains either stage of a recipe.
+    """Trains the stage that the recipe names.
 
     Beyond `Trainer`: batches grouped by modality and length, parameter groups with their own learning rates, validation
     loss by dataset and by cluster, and routing statistics in the logs. A `CheckpointWriter` writes checkpoints that
@@ -77,7 +77,7 @@ class MocleTrainer(Trainer):
         loaded: the base, with its tokenizer and image processor.
         data: what to train and validate on.
         model: the base with the stage's trainable parts in it.
-        preemption: knows whether the run is to stop; a validation pass does not hold it up.
+        preemption: knows whether the run is to stop; a stop does not wait for the end of a validation pass.
         resumption: the checkpoint to go on from, if any.
     """
 
@@ -116,9 +116,9 @@ class MocleTrainer(Trainer):
         self.validation_losses = LossByGroup(data.dataset_names)
 
     def take_steps(self) -> None:
-        """Train from the checkpoint to go on from, or from step 0, to the last step or to an early stop.
+        """Train until the last step, or until an early stop. With a `resumption`, the first step is the one after it.
 
-        From a checkpoint that has taken all steps, the model and the state are restored.
+        If `resumption` is the checkpoint of a finished run, its model and its state are restored, and no step is taken.
 
         Raises:
             Preempted: a signal came, to any rank. If steps have been taken, a checkpoint was written.
@@ -137,7 +137,7 @@ class MocleTrainer(Trainer):
         try:
             with naming_rows(self.data.train, self.data.validation):
                 self.train(resume_from_checkpoint=str(resumption.folder) if resumption else None)
-        except ValidationCutOff:  # of the pass before the first step: there is nothing new to save
+        except ValidationCutOff:  # it was the validation before the first step, so there is nothing new to save
             raise self.preemption.error(None, self.state.global_step) from None
         if self.data.train.skipped_images:
             logger.warning("%d rows were skipped: their images could not be read", self.data.train.skipped_images)
@@ -169,7 +169,7 @@ class MocleTrainer(Trainer):
         return isolate_workers(super().get_train_dataloader(), self.args.seed)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """Likewise."""
+        """`Trainer`'s, with workers that outlive a signal (see `loader_workers`)."""
         return isolate_workers(super().get_eval_dataloader(*args, **kwargs), self.args.seed)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
@@ -180,8 +180,8 @@ class MocleTrainer(Trainer):
             error = ConfigError(
                 f"dataloader_drop_last is true, and {len(dataset)} samples make no whole global batch of {batch} "
                 f"(per_device_train_batch_size {args.per_device_train_batch_size} x gradient_accumulation_steps "
-                f"{args.gradient_accumulation_steps} x {args.world_size} processes), so no step would be taken; "
-                "leave it out (the last batch is filled up without labels), or make the batch smaller"
+                f"{args.gradient_accumulation_steps} x {args.world_size} processes), so no step would be taken; leave "
+                "dataloader_drop_last out (the last batch is filled up without labels), or make the batch smaller"
             )
             error.on_every_rank = True
             raise error
@@ -224,8 +224,8 @@ class MocleTrainer(Trainer):
         run_projector_in_every_step(llava)
         options: Any = self.args.activation_checkpointing_kwargs or {}
         if self.args.activation_checkpointing and not options.get("use_reentrant"):
-            # transformers makes the embeddings of every part ask for a gradient. Non-reentrant checkpointing does not
-            # need it, and the frozen tower would be recomputed and differentiated for nothing.
+            # transformers makes the embeddings of tower and language model ask for a gradient. Non-reentrant
+            # checkpointing does not need it, and the frozen tower would be recomputed and differentiated for nothing.
             llava.disable_input_require_grads()
         return prepared
 
@@ -275,10 +275,11 @@ class MocleTrainer(Trainer):
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
         except ValidationCutOff:
             self.preemption.stop(self.control)  # type: ignore[has-type]
-            super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)  # only saves, the second time
+            # The first call has logged, and `stop` switches validation off, so this one only saves.
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
         if not math.isfinite(self._total_loss_scalar):
             # The loss of a step that fp16 skipped. `Trainer` empties the sum by subtracting it from itself, and inf -
-            # inf would stay in it for good.
+            # inf is nan, which would stay in it for good.
             self._total_loss_scalar = before
             tr_loss.zero_()
 

@@ -1,8 +1,8 @@
-"""When a rank dies, the whole run ends: within seconds the other ranks report which one it was, and end too.
+"""When a rank dies, the whole run ends: the other ranks report which one it was, and end too, within seconds.
 
 The collectives do not do that: NCCL waits many minutes, until its timeout, for a rank that is gone. So every rank also
 keeps a TCP connection to rank 0. The kernel closes it when the process dies, whatever the cause. If a whole node loses
-its power, TCP keep-alive notices it after about 30 s.
+its power, which closes nothing, TCP keep-alive notices it after about 30 s.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 _CONNECT_S = 20
-# Time for a message to arrive, and for the main thread to report an error that the death has raised there.
+# Seconds to wait for a message to arrive, and for the main thread to print the error that the death has raised in it.
 _GRACE_S = 1.0
 _REMEDY = "Once the cause is mended, the same command goes on from the newest checkpoint"
 _GOODBYE = {"goodbye": True}
@@ -117,7 +117,7 @@ class DeathWatch:
         time.sleep(_GRACE_S)
 
     def close(self) -> None:
-        """End the watch on this rank: it has done its work, and the others have too, or soon will."""
+        """Leave the watch without an alarm: this rank has done its work."""
         self._closed = True
         for link in list(self._links):
             _send(link, _GOODBYE)
@@ -143,7 +143,7 @@ class DeathWatch:
                     readers.pop(link).link.close()
 
     def _is_over(self, reader: "_Reader") -> bool:
-        """Read what a rank has sent. True if it has left or died, or is none of this run."""
+        """Read what a rank has sent. True if it has left or died, or is not a rank of this run."""
         messages = reader.read()
         for message in messages or []:
             if "rank" in message and message.get("token") == self.token:
