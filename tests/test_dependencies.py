@@ -16,7 +16,6 @@ EXTRAS = PROJECT["optional-dependencies"]
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 # Declared, though only transformers imports them.
 NEEDED_BY_TRANSFORMERS = {
-    "jinja2",  # `apply_chat_template`
     "sentencepiece",  # reads a tokenizer.model
     "protobuf",  # the same
     "tensorboard",  # `report_to`'s default
