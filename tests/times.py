@@ -1,4 +1,4 @@
-"""Write tests/TIMES.md from a run's report: `pytest --junitxml times.xml`, then `python -m tests.times times.xml [NOTE]`.
+"""Write tests/TIMES.md from a run's report: `pytest --junitxml times.xml`, `python -m tests.times times.xml [NOTE]`.
 
 NOTE is a sentence about the run: what else the machine did at the time.
 """
