@@ -81,7 +81,7 @@ class Part:
         except RuntimeError as lost:
             raise PartnerLost(
                 f"another process of this evaluation is gone ({lost}); what it said itself, if anything, stands above. "
-                "The same command keeps the answers so far and goes on."
+                "The same command goes on and keeps the answers so far."
             ) from error or lost
         if error:
             raise error
