@@ -85,13 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def program(argv: Sequence[str] | None = None) -> None:
-    """The `llava-mocle` command: `main`, its exit code, and an end that nobody's threads can spoil."""
-    code = 1  # what Python makes of an exception
+    """The `llava-mocle` command: run `main` and exit with its code, also where gloo's threads would abort."""
+    code = 1  # Python's own exit code for an exception
 
     def end_at_once() -> None:
-        # gloo's threads hold a collective's tensors for a moment longer than the collective. One that lets go of them
-        # while the interpreter is being taken down aborts the process: all is done and saved, and the exit code says
-        # it failed. Registered first, this is called last, after every library has tidied up.
+        # A thread of gloo that frees its tensors while Python shuts down aborts the process: everything is saved, but
+        # the exit code would say that the run failed. What is registered first is called last, so all libraries have
+        # cleaned up by then.
         dist = getattr(sys.modules.get("torch"), "distributed", None)
         if dist is None or not dist.is_available() or not dist.is_initialized():
             return

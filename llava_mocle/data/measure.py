@@ -49,9 +49,9 @@ def measure_row(
     tags = rendered.text.count(IMAGE_TOKEN)
     images = tags * tokens_an_image
     if max_length is not None:
-        # A token stands for at least one byte. So most rows need not be tokenized here: what must not be cut off (the
-        # images and the start of the first answer) has few enough bytes. The bytes of each image's tag pay for what a
-        # tokenizer may put in front of the piece behind the image.
+        # A token stands for at least one byte, so a row whose part that must not be cut off (the images, the start of
+        # the first answer) has few bytes fits for certain: most rows need not be tokenized here. A tokenizer may put a
+        # "▁" in front of the text behind an image; the bytes of the image's tag, which are counted too, cover it.
         needed = max(rendered.text.rfind(IMAGE_TOKEN) + len(IMAGE_TOKEN) if tags else 0, rendered.assistant_spans[0][0])
         if len(rendered.text[:needed].encode()) + images + _SPARE >= max_length:
             try:

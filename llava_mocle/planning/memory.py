@@ -34,10 +34,6 @@ class Strategy:
     offload: bool
     config: str | None
 
-    @property
-    def deepspeed(self) -> bool:
-        return self.stage > 0
-
 
 DDP = Strategy("ddp", "no DeepSpeed", 0, False, None)
 ZERO2 = Strategy("zero2", "ZeRO-2", 2, False, "zero_configs/zero2.json")

@@ -64,23 +64,20 @@ class Problem:
     longest: int
     mfu: float
 
-    def precision(self, strategy: Strategy) -> Precision:
-        settings = self.settings
-        return Precision.of(
-            deepspeed=strategy.deepspeed, half=settings.half, weights=settings.weights, moments=settings.moments
-        )
-
 
 def evaluate(
     problem: Problem, strategy: Strategy, micro_batch: int, accumulation: int, checkpointing: bool
 ) -> Candidate:
     """Cost of one configuration."""
-    shape, cluster, precision = problem.shape, problem.cluster, problem.precision(strategy)
+    shape, cluster, settings = problem.shape, problem.cluster, problem.settings
+    precision = Precision.of(
+        deepspeed=strategy.stage > 0, half=settings.half, weights=settings.weights, moments=settings.moments
+    )
     samples = micro_batch * accumulation * cluster.size
     # Of the longest samples, every one has at least the average number of images.
     images = max(1, round(problem.workload.images)) if problem.workload.images else 0
     batch = Batch(micro_batch, problem.longest, micro_batch * images, padded=micro_batch > 1)
-    held = activations(shape, batch, precision, checkpointing=checkpointing, attention=problem.settings.attention)
+    held = activations(shape, batch, precision, checkpointing=checkpointing, attention=settings.attention)
     state = model_state(shape, strategy, precision, gpus=cluster.size, gpus_per_node=cluster.gpus_per_node)
     flops = training_flops(
         shape,

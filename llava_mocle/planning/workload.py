@@ -1,6 +1,6 @@
 """How many samples and tokens an epoch has: counted and estimated from the rows, or as told."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,15 +72,17 @@ def find_workload(
 
 def _from_rows(recipe: Recipe, specs: Sequence[DatasetSpec], image_tokens: int) -> Workload:
     mixture = Mixture.load(specs)
-    tokenizer = _tokenizer(recipe)
+    folder = Path(recipe.model.model_name_or_path or "")
+    tokenizer = load_tokenizer(folder) if recipe.model.model_name_or_path and has_tokenizer(folder) else None
     weights = tokens = images = 0.0
     read = 0
     for spec in specs:
         rows = mixture.rows[spec.name]
-        taken = list(_spread(rows, _ROWS_READ // len(specs)))
-        read += len(taken)
+        number = min(len(rows), max(_ROWS_READ // len(specs), 1))
+        taken = [rows[index * len(rows) // number] for index in range(number)]
+        read += number
         # Each dataset counts by all its rows, however many of them were read.
-        weight = len(rows) * spec.repeat / len(taken)
+        weight = len(rows) * spec.repeat / number
         for row in taken:
             shown = len(row_images(row))
             length = _text_tokens(row, tokenizer) + shown * image_tokens
@@ -92,17 +94,7 @@ def _from_rows(recipe: Recipe, specs: Sequence[DatasetSpec], image_tokens: int) 
     return Workload(len(mixture), tokens / weights, images / weights, origin)
 
 
-def _spread(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[Mapping[str, Any]]:
-    count = min(len(rows), max(number, 1))
-    return (rows[index * len(rows) // count] for index in range(count))
-
-
 def _text_tokens(row: Mapping[str, Any], tokenizer: Any) -> float:
     """Tokens of a row's turns without their template, which adds some ten a turn."""
     text = "\n".join(turn.text.replace(IMAGE_TOKEN, "") for turn in row_turns(row))
     return len(tokenizer(text).input_ids) if tokenizer else len(text) / CHARACTERS_PER_TOKEN
-
-
-def _tokenizer(recipe: Recipe) -> Any:
-    folder = recipe.model.model_name_or_path
-    return load_tokenizer(Path(folder)) if folder and has_tokenizer(Path(folder)) else None
