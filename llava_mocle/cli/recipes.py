@@ -15,13 +15,7 @@ examples:
 
 import argparse
 import json
-from importlib import metadata
 from pathlib import Path, PurePosixPath
-
-# The folder of recipes in the repository; copies are written without it.
-_RECIPES = "scripts/recipes/"
-# Where a wheel installs the same files (`data-files` in pyproject.toml), below the environment's root.
-_INSTALLED = "share/llava_mocle/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from llava_mocle.errors import AssetError
+    from llava_mocle.recipe.shipped import shipped_files
+
     files = shipped_files()
+    if not files:
+        raise AssetError("this installation has no recipes; install llava_mocle again, or work in a checkout of it")
     if args.action == "copy":
         for path in copy_recipe(args.name, Path(args.folder), files):
             print(path)
@@ -44,28 +43,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def shipped_files() -> dict[str, Path]:
-    """The recipes, what they name, and the DeepSpeed configurations: place in the repository -> file.
-
-    Raises:
-        AssetError: neither a checkout nor an installed wheel has them.
-    """
-    from llava_mocle.errors import AssetError
-
-    root = Path(__file__).parents[2]
-    found = [*root.glob(f"{_RECIPES}**/*.*"), *root.glob("zero_configs/*.json")]
-    if found:
-        return {path.relative_to(root).as_posix(): path for path in sorted(found)}
-    installed = {}
-    for file in metadata.files("llava_mocle") or ():
-        _, inside, place = file.as_posix().partition(_INSTALLED)
-        if inside:
-            installed[place] = Path(str(file.locate()))
-    if not installed:
-        raise AssetError("this installation has no recipes; install llava_mocle again, or work in a checkout of it")
-    return dict(sorted(installed.items()))
-
-
 def copy_recipe(name: str, folder: Path, files: dict[str, Path]) -> list[Path]:
     """Copy a recipe or DeepSpeed configuration, and every shipped file that its text names. Returns the copies.
 
@@ -74,6 +51,7 @@ def copy_recipe(name: str, folder: Path, files: dict[str, Path]) -> list[Path]:
     """
     from llava_mocle.errors import ConfigError
     from llava_mocle.io.files import write_text
+    from llava_mocle.recipe.shipped import RECIPES
 
     named = _named(files)
     place = named.get(name.removesuffix(".yaml").removesuffix(".json"))
@@ -82,7 +60,7 @@ def copy_recipe(name: str, folder: Path, files: dict[str, Path]) -> list[Path]:
     text = files[place].read_text(encoding="utf-8")
     places = [place, *(other for other in files if other in text)]
     copies = {
-        folder / other.removeprefix(_RECIPES): files[other].read_text(encoding="utf-8").replace(_RECIPES, "")
+        folder / other.removeprefix(RECIPES): files[other].read_text(encoding="utf-8").replace(RECIPES, "")
         for other in places
     }
     for path, content in copies.items():

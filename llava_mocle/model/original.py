@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from llava_mocle.errors import CheckpointError
@@ -69,14 +70,7 @@ def load_original(
         settings.get("mm_vision_select_layer", -2),
         _SELECT[settings.get("mm_vision_select_feature", "patch")],
     )
-    files = weight_files(folder)
-    if not files:
-        raise CheckpointError(f"{folder}: has no weights; expected *.safetensors or pytorch_model*.bin.")
-    original = {name: value for file in files for name, value in read_weights(file).items()}
-    weights = to_hf({name: value for name, value in original.items() if not name.endswith(DERIVED_SUFFIXES)})
-    if not any(name.startswith("model.vision_tower.") for name in weights):
-        # LLaVA-1.5 never trains the tower and often leaves it out of its checkpoints.
-        weights |= {f"model.vision_tower.{name}": value for name, value in tower.state_dict().items()}
+    weights = _weights(folder, tower)
     if dtype == "auto":
         dtype = config.text_config.dtype or torch.float32
     if config.tie_word_embeddings:
@@ -96,6 +90,19 @@ def load_original(
     model.name_or_path = str(folder)
     model.config._name_or_path = str(folder)
     return model, tokenizer, image_processor
+
+
+def _weights(folder: Path, tower: nn.Module) -> dict[str, torch.Tensor]:
+    """The folder's weights under transformers' names, with those of the tower where the folder has none."""
+    files = weight_files(folder)
+    if not files:
+        raise CheckpointError(f"{folder}: has no weights; expected *.safetensors or pytorch_model*.bin.")
+    original = {name: value for file in files for name, value in read_weights(file).items()}
+    weights = to_hf({name: value for name, value in original.items() if not name.endswith(DERIVED_SUFFIXES)})
+    if not any(name.startswith("model.vision_tower.") for name in weights):
+        # LLaVA-1.5 never trains the tower and often leaves it out of its checkpoints.
+        weights |= {f"model.vision_tower.{name}": value for name, value in tower.state_dict().items()}
+    return weights
 
 
 def _refuse_other_designs(folder: Path, settings: dict[str, Any]) -> None:

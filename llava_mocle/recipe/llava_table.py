@@ -11,11 +11,11 @@ from typing import Any
 from transformers.hf_argparser import string_to_bool
 
 from llava_mocle.errors import ConfigError
+from llava_mocle.recipe.shipped import shipped_files
 from llava_mocle.recipe.values import is_set
 
 logger = logging.getLogger(__name__)
 
-_ZERO_CONFIGS = Path(__file__).parents[2] / "zero_configs"
 # LLaVA's names of prompt templates that are not here.
 _OTHER_TEMPLATES = (
     "v0", "v0.5", "default", "llava_v0", "v0_mmtag", "llava_v1", "v1_mmtag", "llava_llama_2", "mpt", "mpt_text",
@@ -111,8 +111,8 @@ def _only(name: str, value: Any, otherwise: str, text: str = "as here") -> Llava
 def _deepspeed(config: Any) -> dict[str, Any]:
     """LLaVA's scripts name files of LLaVA's repository: one that is not there becomes ours of that name."""
     if isinstance(config, str) and config.endswith(".json") and not Path(config).exists():
-        ours = _ZERO_CONFIGS / Path(config).name
-        if ours.is_file():
+        ours = shipped_files().get(f"zero_configs/{Path(config).name}")
+        if ours is not None:
             say(f"deepspeed is {config}, which is not there: taking {ours}")
             return {"deepspeed": str(ours)}
     return {"deepspeed": config}

@@ -99,3 +99,7 @@ def test_an_installed_wheel_has_them(tmp_path: Path) -> None:
     words = ("--deepspeed", "zero_configs/zero2.json", "--resolve", "resolved.yaml")
     call(program, "train", "llava_v1_5_7b_mocle.yaml", *words)
     assert "model_config: llava_v1_5_7b/config.json" in (work / "resolved.yaml").read_text()
+    # LLaVA's name of a configuration is ours here too.
+    words = ("--deepspeed", "./scripts/zero3.json", "--resolve", "llava.yaml")
+    call(program, "train", "llava_v1_5_7b_mocle.yaml", *words)
+    assert "share/llava_mocle/zero_configs/zero3.json" in (work / "llava.yaml").read_text()
