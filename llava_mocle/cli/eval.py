@@ -55,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="vqa_rad, slake, pathvqa: show the scores as LLaVA-Med's scorer counts, for comparison with its lineage",
     )
+    parser.add_argument(
+        "--mmbench-matcher",
+        choices=["2024", "2025"],
+        default="2024",
+        help="mmbench, mmbench_cn: which version of MMBench's own matcher reads the answers; published: 2024",
+    )
     parser.add_argument("--output", help="folder for answers and results.json")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each benchmark or domain")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -136,6 +142,7 @@ def _benchmarks(args: argparse.Namespace) -> "list[Task]":
     from llava_mocle.errors import ConfigError
     from llava_mocle.evaluation.registry import get_tasks
     from llava_mocle.evaluation.tasks.medical_qa import MedicalQA
+    from llava_mocle.evaluation.tasks.mmbench import MMBench
     from llava_mocle.evaluation.tasks.shared.judge import Judge, JudgedTask
 
     if bool(args.judge_url) != bool(args.judge_model):
@@ -151,6 +158,8 @@ def _benchmarks(args: argparse.Namespace) -> "list[Task]":
             task.judge = judge
         if isinstance(task, MedicalQA):
             task.legacy = args.legacy_llava_med
+        if isinstance(task, MMBench):
+            task.matcher = args.mmbench_matcher
     return tasks
 
 

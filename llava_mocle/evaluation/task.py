@@ -129,6 +129,8 @@ class Task(ABC):
         parts: key of items -> its values that get an accuracy of their own (see `metrics`).
         cluster_metric: the metric that is given for each cluster, where the headline makes no sense on a part of the
             questions; None: the headline.
+        scorers: the names that `scorer` gives, the usual one first.
+        unparsed_as: what an answer counts as for which `read` gives None.
     """
 
     name: str
@@ -141,6 +143,8 @@ class Task(ABC):
     older_n: ClassVar[tuple[int, ...]] = ()
     parts: ClassVar[Mapping[str, Sequence[str]]] = {}
     cluster_metric: ClassVar[str | None] = None
+    scorers: ClassVar[tuple[str, ...]] = ("",)
+    unparsed_as: ClassVar[str] = "wrong"
 
     def items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """The questions in the official order.
@@ -200,6 +204,13 @@ class Task(ABC):
         said = [self.read(item, answer) for item, answer in zip(items, answers, strict=True)]
         metrics = self.metrics(items, said)
         return Scores(next(iter(metrics)), metrics, unparsed=sum(value is None for value in said))
+
+    def scorer(self, items: Sequence[Item]) -> str:
+        """The name of the scorer that the metrics follow, where there are several, or where it has changed; else "".
+
+        Scores by two scorers are not compared, since metrics of the same name then mean two things.
+        """
+        return self.scorers[0]
 
     def submission_files(self, items: Sequence[Item], answers: Answers) -> Files:
         """What the benchmark's server takes; nothing by default."""

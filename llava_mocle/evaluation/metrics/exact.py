@@ -1,6 +1,6 @@
 """Exact match, right or wrong."""
 
-from llava_mocle.evaluation.metrics.vqa import normalize_vqa
+from llava_mocle.evaluation.metrics.vqa import digits_and_articles, normalize_vqa, strip_punctuation
 
 
 def gqa_answer(text: str) -> str:
@@ -15,9 +15,19 @@ def gqa_answer(text: str) -> str:
 
 
 def gqa_match(answer: str, reference: str) -> float:
-    """GQA: 1.0 where the answer, as `gqa_answer` writes it, is the reference; an empty one is wrong."""
+    """GQA as LLaVA scores it: 1.0 where the answer, as `gqa_answer` writes it, is the reference; empty is wrong."""
     said = gqa_answer(answer)
     return float(bool(said) and said == reference.strip().lower())
+
+
+def gqa_match_lavis(answer: str, reference: str) -> float:
+    """GQA as LAVIS scores InstructBLIP: 1.0 where both are the same text under VQA's normaliser ("the left" is "left").
+
+    Source: `GQATask._report_metrics` of github.com/salesforce/LAVIS, lavis/tasks/vqa.py, branch main. White space
+    around a text is not taken off before the punctuation.
+    """
+    said, wanted = (digits_and_articles(strip_punctuation(text)) for text in (answer, reference))
+    return float(bool(said) and said == wanted)
 
 
 def vqa_match(answer: str, reference: str) -> float:

@@ -12,7 +12,7 @@ Question = TypeVar("Question", bound=Hashable)
 SCIENCEQA_LETTERS = ("A", "B", "C", "D", "E")
 # The last dot stands for any character, as in LLaVA: a text that ends with the letter does not match.
 _THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
-# What MMBench's matcher takes for the edge of a word, besides white space.
+# What ends a word in `letter_or_text`, besides white space.
 _WORD_EDGES = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ONLY_LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")  # "B", "b.", "(B)"
 _LEADING_LETTER = re.compile(r"(?:\(([A-Z])\)|([A-Z])[.):])\s")  # "B. text", "B) text", "(B) text", "B: text"
@@ -72,13 +72,12 @@ def option_text(text: str, options: Sequence[str]) -> int | None:
 
 
 def letter_or_text(text: str, options: Sequence[str]) -> int | None:
-    """MMBench's exact matching: an option's letter among the words, else an option's text in the answer.
+    """An option's letter among the words, else an option's text in the answer.
 
-    Source: arXiv 2307.06281, section 4 (before any help from a language model), in the form of VLMEvalKit's
-    vlmeval/utils/matching_util.py. A letter counts where it is the only option letter among the words; but "A" among
-    more than three words is taken for an article. A text counts where it is the only option's that the answer
-    contains, case aside; answers more than twice as long as all options together contain none. Options without text
-    are no candidates.
+    A reading of our own, for benchmarks without an official parser; it is more careful than MMBench's (`mmbench.py`). A
+    letter counts where it is the only option letter among the words; but "A" among more than three words is taken for
+    an article. A text counts where it is the only option's that the answer contains, case aside; answers more than
+    twice as long as all options together contain none. Options without text are no candidates.
     """
     words = text.translate(_WORD_EDGES).split()
     named = [index for index in range(len(options)) if ascii_uppercase[index] in words]

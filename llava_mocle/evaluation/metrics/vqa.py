@@ -1,7 +1,7 @@
 """VQA's answer normaliser and the accuracies built on it.
 
-Source: visualqa.org/evaluation and github.com/GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py.
-Where the page and the code differ, the code is followed, since published numbers come from it.
+Source: visualqa.org/evaluation and github.com/GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py, branch
+master. Where the page and the code differ, the code is followed, since published numbers come from it.
 """
 
 import re
@@ -52,7 +52,7 @@ def normalize_vqa(text: str) -> str:
     >>> normalize_vqa("1,000 x-rays at 2:50")
     '1000 xrays at 2:50'
     """
-    return digits_and_articles(strip_punctuation(text.replace("\n", " ").replace("\t", " ").strip()))
+    return digits_and_articles(strip_punctuation(_on_one_line(text)))
 
 
 def strip_punctuation(text: str) -> str:
@@ -75,11 +75,41 @@ def digits_and_articles(text: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def soft_accuracy(answer: str, annotations: Sequence[str], normalize: Callable[[str], str] = normalize_vqa) -> float:
-    """VQA's accuracy: the mean, over leaving out one annotator at a time, of min(agreeing of the others / 3, 1).
+def vqa_accuracy(answer: str, annotations: Sequence[str]) -> float:
+    """The official accuracy of VQAv2 and OK-VQA: `soft_accuracy`, as vqaEval.py compares texts.
 
-    Used by VQAv2, OK-VQA, VizWiz ("unanswerable" is an answer like any other). Both sides are normalised, as
-    visualqa.org says; the code there compares raw texts when all annotators agree to the letter.
+    Line breaks and tabs become spaces, and white space around a text goes. Where the annotators then wrote two
+    different texts or more, both sides are compared under `normalize_vqa`. Where all wrote the same text, nothing is
+    normalised: to ten "yes", "Yes" and "yes." are wrong.
+
+    Raises:
+        ValueError: no annotations.
+    """
+    _count(annotations)
+    given = [_on_one_line(annotation) for annotation in annotations]
+    return soft_accuracy(_on_one_line(answer), given, normalize_vqa if len(set(given)) > 1 else str)
+
+
+def vizwiz_api_accuracy(answer: str, annotations: Sequence[str]) -> float:
+    """The accuracy of VizWiz' own API: `soft_accuracy`, the answer under `normalize_vqa`, the annotations as written.
+
+    Source: `VQAEval.evaluate` of the VizWiz VQA API (Qing Li), vqaEval.py. An annotation with a capital, an article or
+    a mark is never met.
+
+    Raises:
+        ValueError: no annotations.
+    """
+    return soft_accuracy(normalize_vqa(answer), annotations, str)
+
+
+def soft_accuracy(answer: str, annotations: Sequence[str], normalize: Callable[[str], str] = normalize_vqa) -> float:
+    """The mean, over leaving out one annotator at a time, of min(agreeing of the others / 3, 1).
+
+    The rule of VQAv2, OK-VQA, TextVQA and VizWiz ("unanswerable" is an answer like any other), which differ in how they
+    compare two texts.
+
+    Args:
+        normalize: gives the form in which both sides are compared.
 
     Raises:
         ValueError: no annotations.
@@ -95,8 +125,8 @@ def min_over_three(answer: str, annotations: Sequence[str], normalize: Callable[
     """min(agreeing annotators / 3, 1), nobody left out.
 
     A-OKVQA's direct answers (github.com/allenai/aokvqa, evaluation/eval_predictions.py), where the code compares raw
-    texts, as `normalize=str` does. Also VQA's formula as it is often shortened, for VQAv2 and OK-VQA: with ten
-    annotators it is the higher by 0.1 at three agreeing, by 0.067 at two and by 0.033 at one.
+    texts, as `normalize=str` does. Also VQA's formula as it is often shortened: with ten annotators it is higher than
+    `soft_accuracy` by 0.1 at three agreeing, by 0.067 at two and by 0.033 at one.
 
     Raises:
         ValueError: no annotations.
@@ -122,10 +152,15 @@ def accuracies(
     annotations: Sequence[Sequence[str]],
     answers: Sequence[str | None],
 ) -> list[float]:
-    """The accuracy of each answer; an answer that is None (no text) is wrong, whatever the annotators said."""
-    return [
-        0.0 if answer is None else accuracy(answer, given) for answer, given in zip(answers, annotations, strict=True)
-    ]
+    """The accuracy of each answer. An answer that is None is an empty text, which the official scorers compare too.
+
+    So it is right where an annotator wrote something of which the normaliser leaves nothing, such as the letter "a".
+    """
+    return [accuracy(answer or "", given) for answer, given in zip(answers, annotations, strict=True)]
+
+
+def _on_one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 def _agreeing(answer: str, annotations: Sequence[str], normalize: Callable[[str], str]) -> int:

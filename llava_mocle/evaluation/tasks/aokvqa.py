@@ -32,7 +32,7 @@ class AokVqaDirect(Task):
     name = "aokvqa_direct"
     title = "A-OKVQA direct"
     split = "val"
-    metric = "min(n / 3, 1) over 10 answers, VQA's normaliser on both sides (Schwenk et al., A-OKVQA, 2022)"
+    metric = "min(n / 3, 1) over 10 answers, texts compared as they are (Schwenk et al., A-OKVQA, 2022)"
     sources = SOURCES
 
     def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
@@ -43,12 +43,12 @@ class AokVqaDirect(Task):
                 yield Item(question, annotated(record, "direct_answers", place))
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """`accuracy_exact` compares the texts as they are, as the official script does."""
+        """`accuracy_exact` compares texts as they are, like the official script and LAVIS; `accuracy` normalises."""
         annotations = [item.reference for item in items]
         exact = partial(min_over_three, normalize=str)
         return {
-            "accuracy": mean_metric(accuracies(min_over_three, annotations, said)),
             "accuracy_exact": mean_metric(accuracies(exact, annotations, said)),
+            "accuracy": mean_metric(accuracies(min_over_three, annotations, said)),
         }
 
 
@@ -68,7 +68,7 @@ class AokVqaChoice(ChoiceTask):
             yield record_item(name, record, place, prompts, image, answer_key="correct_choice_idx")
 
     def option(self, text: str, options: Sequence[str]) -> int | None:
-        """A letter in one of the usual forms; else MMBench's matching, which also takes a text."""
+        """A letter in one of the usual forms; else a letter among the words, or a choice's text."""
         index = parse_option_letter(text, options)
         return letter_or_text(text, options) if index is None else index
 

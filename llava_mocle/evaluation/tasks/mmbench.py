@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.metrics.options import circular_correct, letter_or_text
+from llava_mocle.evaluation.metrics.mmbench import MATCHERS
+from llava_mocle.evaluation.metrics.options import circular_correct
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, mean_metric
 from llava_mocle.evaluation.tasks.shared.base64_images import expected_image, unpack_image
@@ -25,12 +26,19 @@ Unpacker = Callable[[str, Path, str], Path]  # base64 text, where to, place for 
 
 
 class MMBench(ChoiceTask):
-    """CircularEval accuracy; read without a language model's help, which MMBench's server adds."""
+    """CircularEval accuracy; read without a language model's help, which MMBench's server adds.
+
+    Attributes:
+        matcher: the version of MMBench's own reading of an answer, a key of `MATCHERS`. Published numbers are by 2024.
+    """
 
     name = "mmbench"
     title = "MMBench"
     split = "dev_20230712"
     metric = "CircularEval: accuracy over questions that are right under all rotations (Liu et al., MMBench, 2023)"
+    scorers: ClassVar[tuple[str, ...]] = tuple(f"VLMEvalKit {matcher}" for matcher in MATCHERS)
+    matcher = "2024"
+    letter_decides = True
     # A question's rotations may be routed to several clusters.
     cluster_metric: ClassVar[str | None] = "vanilla"
     official_n: ClassVar[int | None] = 4377
@@ -75,7 +83,10 @@ class MMBench(ChoiceTask):
         )
 
     def option(self, text: str, options: Sequence[str]) -> int | None:
-        return letter_or_text(text, options)
+        return MATCHERS[self.matcher](text, options)
+
+    def scorer(self, items: Sequence[Item]) -> str:
+        return f"VLMEvalKit {self.matcher}"
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """`vanilla` is the accuracy of the questions as they first stand.

@@ -8,9 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three
+from llava_mocle.evaluation.metrics.vqa import accuracies, vqa_accuracy
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.vqa_format import given_texts, vqa_items, vqa_metrics
+from llava_mocle.evaluation.tasks.shared.vqa_format import (
+    VQA_METRIC,
+    VQA_SCORER,
+    given_texts,
+    vqa_items,
+    vqa_metrics,
+)
 
 QUESTIONS = "okvqa/OpenEnded_mscoco_val2014_questions.json"
 ANNOTATIONS = "okvqa/mscoco_val2014_annotations.json"
@@ -23,7 +29,8 @@ class OkVqa(Task):
     name = "okvqa"
     title = "OK-VQA"
     split = "val2014"
-    metric = "min(n / 3, 1) over 10 answers, VQA's normaliser, no stemming of the model's answer (Marino et al., 2019)"
+    metric = f"{VQA_METRIC}; the model's answer is not stemmed (Marino et al., 2019)"
+    scorers = (VQA_SCORER,)
     sources = (
         Source(QUESTIONS, "questions", "okvqa.allenai.org, v1.1 testing questions"),
         Source(ANNOTATIONS, "answers", "okvqa.allenai.org, v1.1 testing annotations"),
@@ -39,5 +46,5 @@ class OkVqa(Task):
         metrics = vqa_metrics(items, said)
         if all("raw_answer" in given for item in items for given in item.reference):
             raw = given_texts(items, "raw_answer")
-            metrics["accuracy_raw"] = mean_metric(accuracies(min_over_three, raw, said))
+            metrics["accuracy_raw"] = mean_metric(accuracies(vqa_accuracy, raw, said))
         return metrics

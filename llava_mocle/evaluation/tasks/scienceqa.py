@@ -34,6 +34,7 @@ class ScienceQA(ChoiceTask):
         Source("scienceqa/images/test", "a folder with image.png a problem", ORIGIN),
     )
     official_n = 4241
+    letter_decides = True
 
     def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
         """A hint stands in front as context, and routes with the question."""

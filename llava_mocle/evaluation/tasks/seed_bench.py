@@ -36,6 +36,7 @@ class SeedBench(ChoiceTask):
     split = "images and videos"
     metric = "accuracy of the letter (Li et al., SEED-Bench, 2023)"
     kinds: ClassVar[tuple[str, ...]] = KINDS
+    letter_decides = True
     sources: ClassVar[tuple[Source, ...]] = (QUESTIONS, IMAGES, FRAMES)
 
     def read_items(self, root: Path, prompts: str) -> Iterator[Item]:

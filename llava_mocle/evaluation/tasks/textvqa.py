@@ -13,7 +13,7 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.textvqa import textvqa_accuracy
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER, short_question
-from llava_mocle.evaluation.task import Item, Source, Task
+from llava_mocle.evaluation.task import Item, Metric, Source, Task
 from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, field, json_records, one_of
 
 FILE = "textvqa/TextVQA_0.5.1_val.json"
@@ -59,6 +59,10 @@ class TextVqa(Task):
                 source=place,
             )
             yield Item(question, annotated(record, "answers", place))
+
+    def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
+        """A blank answer is compared as an empty text, as by LLaVA's evaluator."""
+        return super().metrics(items, [text or "" for text in said])
 
     def value(self, item: Item, said: Any) -> float:
         return textvqa_accuracy(said, item.reference)

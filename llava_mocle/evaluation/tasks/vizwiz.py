@@ -10,8 +10,8 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
-from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
-from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, soft_accuracy
+from llava_mocle.evaluation.metrics.textvqa import normalize_evalai, textvqa_accuracy
+from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, vizwiz_api_accuracy
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER, short_question
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, Task, accuracy_by, mean_metric
 from llava_mocle.evaluation.tasks.shared.official_files import field, json_records
@@ -68,12 +68,13 @@ class VizWiz(_VizWizSplit):
 
 
 class VizWizVal(_VizWizSplit):
-    """Val: scored here as the server scores test."""
+    """Val: scored as lmms-eval scores it, and as VizWiz' own API does. What test's server runs is not known to us."""
 
     name = "vizwiz_val"
     title = "VizWiz val"
     split = "val"
-    metric = "VQA accuracy: min(n / 3, 1), mean over ten leave-one-out sets (Gurari et al., 2018)"
+    metric = "mean over leave-one-out sets of min(n / 3, 1), EvalAI's normaliser, as lmms-eval (Gurari et al., 2018)"
+    scorers = ("lmms-eval",)
     sources = (
         Source("vizwiz/val.json", "questions and answers", ORIGIN),
         Source("vizwiz/val", "images", "vizwiz.org, val.zip"),
@@ -81,10 +82,11 @@ class VizWizVal(_VizWizSplit):
     official_n = 4319
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """`accuracy_min3` counts all ten annotators at once, as VQAv2's local score does."""
+        """`accuracy_api` is the number of VizWiz' own API; `accuracy_min3` counts all ten annotators at once."""
         annotations = given_texts(items)
-        values = accuracies(soft_accuracy, annotations, said)
+        values = accuracies(textvqa_accuracy, annotations, said)
         return {
             "accuracy": mean_metric(values),
+            "accuracy_api": mean_metric(accuracies(vizwiz_api_accuracy, annotations, said)),
             "accuracy_min3": mean_metric(accuracies(min_over_three, annotations, said)),
         } | accuracy_by(items, values, "answer_type", ANSWER_TYPES)

@@ -11,7 +11,7 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, Task
 from llava_mocle.evaluation.tasks.shared.official_files import ID, field, json_records
-from llava_mocle.evaluation.tasks.shared.vqa_format import vqa_items, vqa_metrics
+from llava_mocle.evaluation.tasks.shared.vqa_format import VQA_METRIC, VQA_SCORER, vqa_items, vqa_metrics
 
 TEST_DEV = "vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json"
 TEST = "vqav2/v2_OpenEnded_mscoco_test2015_questions.json"
@@ -69,7 +69,8 @@ class VqaV2Val(Task):
     name = "vqav2_val"
     title = "VQAv2 val"
     split = "val"
-    metric = "min(n / 3, 1) over 10 answers, VQA's normaliser (Goyal et al., 2017)"
+    metric = f"{VQA_METRIC} (Goyal et al., 2017)"
+    scorers = (VQA_SCORER,)
     sources = (
         Source(VAL, "questions", ORIGIN),
         Source(VAL_ANNOTATIONS, "answers", ORIGIN),

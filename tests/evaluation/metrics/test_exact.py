@@ -1,6 +1,6 @@
 import pytest
 
-from llava_mocle.evaluation.metrics.exact import gqa_match, vqa_match
+from llava_mocle.evaluation.metrics.exact import gqa_match, gqa_match_lavis, vqa_match
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,25 @@ from llava_mocle.evaluation.metrics.exact import gqa_match, vqa_match
 )
 def test_gqa(answer, reference, score):
     assert gqa_match(answer, reference) == score
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [
+        ("Yes.", "yes", 1.0),
+        # Both sides are normalised: articles, number words, punctuation.
+        ("the left", "left", 1.0),
+        ("left", "the left", 1.0),
+        ("two", "2", 1.0),
+        ("t-shirt", "t shirt", 1.0),
+        ("yes, it is", "yes", 0.0),
+        ("", "yes", 0.0),
+        ("", "", 0.0),
+        ("the", "a", 0.0),
+    ],
+)
+def test_gqa_as_lavis_scores_it(answer, reference, score):
+    assert gqa_match_lavis(answer, reference) == score
 
 
 @pytest.mark.parametrize(

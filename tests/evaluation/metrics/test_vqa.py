@@ -2,7 +2,15 @@ import random
 
 import pytest
 
-from llava_mocle.evaluation.metrics.vqa import half_accuracy, min_over_three, normalize_vqa, soft_accuracy
+from llava_mocle.evaluation.metrics.vqa import (
+    accuracies,
+    half_accuracy,
+    min_over_three,
+    normalize_vqa,
+    soft_accuracy,
+    vizwiz_api_accuracy,
+    vqa_accuracy,
+)
 
 # Worked out by hand from the published rules, not recorded.
 NORMALIZED = [
@@ -156,6 +164,76 @@ def test_soft_accuracy_of_any_number(total):
         assert soft_accuracy("cat", annotations) == pytest.approx(leave_one_out("cat", annotations), abs=1e-12)
 
 
+def official(answer, annotations):
+    """The steps of vqaEval.py's `evaluate` one by one, on records with ids as in the official annotations."""
+    records = [{"answer": text, "answer_id": number} for number, text in enumerate(annotations, start=1)]
+    for record in records:
+        record["answer"] = record["answer"].replace("\n", " ").replace("\t", " ").strip()
+    answer = answer.replace("\n", " ").replace("\t", " ").strip()
+    if len({record["answer"] for record in records}) > 1:
+        for record in records:
+            record["answer"] = normalize_vqa(record["answer"])
+        answer = normalize_vqa(answer)
+    marks = []
+    for left_out in records:
+        others = [record for record in records if record != left_out]
+        marks.append(min(1, sum(record["answer"] == answer for record in others) / 3))
+    return sum(marks) / len(marks)
+
+
+@pytest.mark.parametrize(
+    ("answer", "annotations", "expected"),
+    [
+        # Three of ten: left out among the three (3 times) two remain, 2/3; else full marks: (3 * 2/3 + 7) / 10.
+        ("cat", ["cat"] * 3 + ["dog"] * 7, 0.9),
+        ("cat", ["cat"] * 2 + ["dog"] * 8, 0.6),
+        ("cat", ["cat"] + ["dog"] * 9, 0.3),
+        ("cat", ["cat"] * 4 + ["dog"] * 6, 1.0),
+        # All wrote the same: raw texts are compared.
+        ("yes", ["yes"] * 10, 1.0),
+        ("Yes", ["yes"] * 10, 0.0),
+        ("yes.", ["yes"] * 10, 0.0),
+        ("the cat", ["cat"] * 10, 0.0),
+        ("two", ["2"] * 10, 0.0),
+        ("The Cat", ["The Cat"] * 10, 1.0),
+        # White space goes before that, and does not make two texts of one.
+        (" yes\n", ["yes"] * 10, 1.0),
+        ("yes", ["yes"] * 9 + ["yes "], 1.0),
+        ("Yes", ["yes"] * 9 + ["\tyes "], 0.0),
+        # One other text, if only a capital, and both sides are normalised.
+        ("Yes.", ["yes"] * 9 + ["Yes"], 1.0),
+        ("the two", ["2"] * 9 + ["3"], 1.0),
+        # Nothing is left of "a" nor of silence.
+        ("", ["a"] * 5 + ["A"] * 5, 1.0),
+        ("", ["a"] * 10, 0.0),
+        ("", ["yes"] * 5 + ["no"] * 5, 0.0),
+    ],
+)
+def test_the_official_accuracy(answer, annotations, expected):
+    assert vqa_accuracy(answer, annotations) == pytest.approx(expected, abs=1e-12)
+    assert official(answer, annotations) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_official_accuracy_of_any_texts():
+    rng = random.Random(0)
+    texts = ["yes", "Yes", "yes.", " yes", "no", "a", "the 2", "two", ""]
+    for _ in range(300):
+        given = [rng.choice(texts[: rng.choice((1, 2, 9))]) for _ in range(10)]
+        answer = rng.choice(texts)
+        assert vqa_accuracy(answer, given) == pytest.approx(official(answer, given), abs=1e-12), (answer, given)
+
+
+def test_vizwiz_own_api_normalises_the_answer_alone():
+    assert vizwiz_api_accuracy("Blue.", ["blue"] * 4 + ["red"] * 6) == 1.0
+    assert vizwiz_api_accuracy("Blue", ["Blue"] * 10) == 0.0
+    # Three of ten wrote it as the normaliser does; seven with a capital.
+    assert vizwiz_api_accuracy("blue", ["blue"] * 3 + ["Blue"] * 7) == pytest.approx(0.9)
+
+
+def test_silence_is_an_empty_text():
+    assert accuracies(vqa_accuracy, [["yes"] * 10, ["a"] * 9 + ["A"]], [None, None]) == [0.0, 1.0]
+
+
 def test_both_sides_are_normalised():
     annotations = ["Two.", "2", "two", "the two", "3", "3", "3", "3", "3", "3"]
     assert soft_accuracy("a TWO!", annotations) == 1.0
@@ -184,7 +262,7 @@ def test_half_accuracy():
     assert half_accuracy("stir", annotations) == 0.0
 
 
-@pytest.mark.parametrize("score", [soft_accuracy, min_over_three, half_accuracy])
+@pytest.mark.parametrize("score", [soft_accuracy, vqa_accuracy, vizwiz_api_accuracy, min_over_three, half_accuracy])
 @pytest.mark.parametrize("annotations", [[], "yes"])
 def test_annotations_are_a_list_of_texts(score, annotations):
     with pytest.raises(ValueError, match="expected the annotators' answers"):

@@ -17,8 +17,9 @@ def test_direct_answers(tmp_path):
     assert paper[0].question.prompt == "Question: What keeps the kite up? Short answer:"
     scores = AokVqaDirect().score(items, answers_to(items, ["wind", "Two."]))
     # Normalised, all ten said "wind", and two said "2"; letter by letter, two said "wind" and nobody "Two.".
-    assert scores.metrics["accuracy"].items == pytest.approx((1, 2 / 3))
+    assert scores.headline == "accuracy_exact"
     assert scores.metrics["accuracy_exact"].items == pytest.approx((2 / 3, 0))
+    assert scores.metrics["accuracy"].items == pytest.approx((1, 2 / 3))
     silent = AokVqaDirect().score(items, answers_to(items, ["", "windy"]))
     assert (silent.metrics["accuracy"].value, silent.unparsed) == (0, 1)
 

@@ -37,6 +37,21 @@ def test_exact_match(tmp_path, texts, right, unparsed):
     assert scores.unparsed == unparsed
 
 
+@pytest.mark.parametrize(
+    ("prompts", "first", "second", "scorer"),
+    [("llava", "accuracy", "accuracy_lavis", ""), ("instructblip", "accuracy", "accuracy_llava", "LAVIS")],
+)
+def test_the_prompts_decide_whose_scorer_leads(tmp_path, prompts, first, second, scorer):
+    items = Gqa().items(data_root(tmp_path, "gqa"), prompts)
+    scores = Gqa().score(items, answers_to(items, ["No.", "the left", "", "cat"]))
+    assert (scores.headline, Gqa().scorer(items)) == (first, scorer)
+    # LAVIS takes "the left" for "left".
+    llava, lavis = (1, 0, 0, 0), (1, 1, 0, 0)
+    lead, other = (llava, lavis) if prompts == "llava" else (lavis, llava)
+    assert (scores.metrics[first].items, scores.metrics[second].items) == (lead, other)
+    assert scores.metrics["accuracy_open"].items == lead[1:3]
+
+
 def test_submission(tmp_path):
     items = Gqa().items(data_root(tmp_path, "gqa"))
     (path,) = Gqa().submission(items, answers_to(items, ["No.", "Left", "", "the Dog"]), tmp_path / "out")

@@ -74,8 +74,9 @@ def test_rotations_are_made_where_the_file_has_none(tmp_path):
         (["B", "A", "A", "C", "B"], (1, 1), (1, 1), 0),
         (["B.", "(A)", "B", "lunch", "B: lunch"], (0, 1), (1, 1), 0),
         (["dog", "C", "a dog", "C", "B"], (1, 0), (1, 0), 0),
-        # MMBench's matcher: "A" in a longer sentence is an article; one option's text is taken.
-        (["A dog it is", "b", "A", "", "D"], (1, 0), (1, 0), 3),
+        # MMBench's matcher: "A" in a longer sentence is a letter like any other.
+        (["The answer is B", "The answer is A", "The answer is A", "C", "B"], (1, 1), (1, 1), 0),
+        (["A dog it is", "b", "A", "", "D"], (0, 0), (0, 0), 3),
         (["Não sei", "A B", "A", "C", "B"], (0, 0), (0, 0), 2),
     ],
 )
@@ -87,6 +88,25 @@ def test_circular_and_vanilla(tmp_path, texts, circular, vanilla, unparsed):
     assert scores.metrics["vanilla"].items == vanilla
     assert scores.metrics["circular_logic_reasoning"].items == circular[1:]
     assert scores.unparsed == unparsed
+
+
+def test_the_version_of_the_matcher_is_chosen_and_recorded(tmp_path):
+    items, task = made(MMBench(), data_root(tmp_path, "mmbench")), MMBench()
+    texts = ["B. I see it here, cat-like", "A", "A", "C", "B"]
+    assert score_task(task, items, answers_to(items, texts))["scorer"] == "VLMEvalKit 2024"
+    assert task.score(items, answers_to(items, texts)).metrics["vanilla"].items == (1, 1)
+    task.matcher = "2025"
+    # There a letter counts among the last four words alone, and the text "cat" is the other option's.
+    assert task.score(items, answers_to(items, texts)).metrics["vanilla"].items == (0, 1)
+    assert score_task(task, items, answers_to(items, texts))["scorer"] == "VLMEvalKit 2025"
+
+
+def test_the_letter_decides_between_options_of_the_same_text(tmp_path):
+    root = data_root(tmp_path, "mmbench")
+    one_row(root, ["cat", "dog", "cat", ""], "A")
+    items = made(MMBench(), root)[:1]
+    read = [MMBench().score(items, answers_to(items, [text])).metrics["vanilla"].items for text in ("A", "C", "cat")]
+    assert read == [(1,), (0,), (0,)]  # "cat" is two options' text
 
 
 def test_ranked(tmp_path):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from llava_mocle.errors import DataError
@@ -36,6 +38,9 @@ def test_soft_accuracy(tmp_path):
     assert scores.metrics["accuracy"].items == pytest.approx((0.9, 0.6, 1.0, 0.0))
     assert scores.metrics["accuracy"].value == pytest.approx(62.5)
     assert scores.unparsed == 1
+    # The evaluator compares silence too, and nothing is left of the letter "a" under its normaliser.
+    letter = [replace(items[0], reference=("a",) * 10)]
+    assert TextVqa().score(letter, answers_to(letter, [""])).metrics["accuracy"].items == (1.0,)
     more = TextVqa().score(items, answers_to(items, ["star", "CAFÉ", "1,000!", "unanswerable"]))
     assert more.metrics["accuracy"].items == (1.0, 1.0, 1.0, 1.0)
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -22,12 +23,34 @@ def test_val_is_scored(tmp_path):
     scores = VizWizVal().score(items, answers_to(items, ["Unanswerable", "unanswerable.", "YES"]))
     # Three of ten: (3 * 2/3 + 7) / 10; two of ten: (2 * 1/3 + 8 * 2/3) / 10.
     assert scores.metrics["accuracy"].items == pytest.approx((0.9, 1, 0.6))
+    assert scores.metrics["accuracy_api"].items == pytest.approx((0.9, 1, 0.6))
     assert scores.metrics["accuracy_min3"].items == pytest.approx((1, 1, 2 / 3))
     assert scores.metrics["accuracy_unanswerable"].value == 100
     assert scores.metrics["accuracy_yes_no"].value == pytest.approx(60)
     assert scores.metrics["accuracy_number"].value is None
     worse = VizWizVal().score(items, answers_to(items, ["", "it can't be answered", "yes it is"]))
     assert (worse.metrics["accuracy"].value, worse.unparsed) == (0, 1)
+
+
+def test_val_as_lmms_eval_and_as_its_own_api(tmp_path):
+    """lmms-eval normalises both sides with EvalAI's normaliser, VizWiz' own API the answer alone, with VQA's."""
+    (item,) = VizWizVal().items(data_root(tmp_path, "vizwiz"))[:1]
+    cases = [
+        # The annotators' capital, article or comma is met by nothing there.
+        ("blue", ["Blue"] * 10, 1.0, 0.0),
+        ("a can", ["the can"] * 10, 1.0, 0.0),
+        ("1,000", ["1000"] * 10, 1.0, 1.0),
+        # EvalAI drops a comma between words, VQA's normaliser puts a space there.
+        ("red,blue", ["red blue"] * 10, 0.0, 1.0),
+        ("red,blue", ["redblue"] * 10, 1.0, 0.0),
+        # Three of ten: (3 * 2/3 + 7) / 10.
+        ("blue", ["blue"] * 3 + ["red"] * 7, 0.9, 0.9),
+    ]
+    for answer, given, lmms, api in cases:
+        asked = replace(item, reference=tuple({"answer": text} for text in given))
+        metrics = VizWizVal().score([asked], answers_to([asked], [answer])).metrics
+        assert metrics["accuracy"].items == pytest.approx((lmms,)), (answer, given)
+        assert metrics["accuracy_api"].items == pytest.approx((api,)), (answer, given)
 
 
 def test_test_is_uploaded(tmp_path):

@@ -17,11 +17,13 @@ def test_val_is_scored(tmp_path):
     assert items[0].question.prompt == "Is it day?\nAnswer the question using a single word or phrase."
     assert VqaV2Val().items(root, "instructblip")[0].question.prompt == "Question: Is it day? Short answer:"
     scores = VqaV2Val().score(items, answers_to(items, ["Yes.", "two", "The kite!"]))
-    # Two of ten say "2": 2/3, and by the official mean (2 * 1/3 + 8 * 2/3) / 10.
-    assert scores.metrics["accuracy"].items == pytest.approx((1, 2 / 3, 1))
-    assert scores.metrics["accuracy_official"].items == pytest.approx((1, 0.6, 1))
-    assert scores.metrics["accuracy_yes_no"].value == 100
-    assert scores.metrics["accuracy_number"].value == pytest.approx(200 / 3)
+    # All ten wrote "yes", so raw texts are compared. Two of ten say "2": (2 * 1/3 + 8 * 2/3) / 10.
+    assert scores.headline == "accuracy"
+    assert scores.metrics["accuracy"].items == pytest.approx((0, 0.6, 1))
+    assert scores.metrics["accuracy_upload"].items == pytest.approx((1, 0.6, 1))
+    assert scores.metrics["accuracy_min3"].items == pytest.approx((1, 2 / 3, 1))
+    assert scores.metrics["accuracy_yes_no"].value == 0
+    assert scores.metrics["accuracy_number"].value == pytest.approx(60)
     assert scores.metrics["accuracy_other"].n == 1
     # A sentence, a yes inside a word and silence are wrong; only silence is unparsed.
     worse = VqaV2Val().score(items, answers_to(items, ["yesterday", "I see two kites", " "]))

@@ -6,7 +6,7 @@ An option without text cannot be chosen, but keeps its letter: of the options "c
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
-from typing import Any
+from typing import Any, ClassVar
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
@@ -119,15 +119,21 @@ def record_item(
 
 
 class ChoiceTask(Task):
-    """A multiple-choice benchmark; its items are made by `choice_item`."""
+    """A multiple-choice benchmark; its items are made by `choice_item`.
 
+    Attributes:
+        letter_decides: the official scorer compares letters, so a generated answer with the letter of another option
+            is wrong, even if that option has the right one's text.
+    """
+
+    letter_decides: ClassVar[bool] = False
     max_new_tokens = 128  # an answer may spell its option out; as many as LLaVA's loader of questions generates
 
     def option(self, text: str, options: Sequence[str]) -> int | None:
         """The index of the option that a generated text means, None where that can't be told.
 
         This is a reading for benchmarks without an official one. It tries in order: a letter in one of the usual
-        forms; an option's text; MMBench's matching.
+        forms; an option's text; `letter_or_text`.
         """
         for reading in (parse_option_letter, option_text, letter_or_text):
             index = reading(text, options)
@@ -139,10 +145,12 @@ class ChoiceTask(Task):
         """The index of the chosen option.
 
         Among ranked options the likeliest is chosen, and of equally likely ones the first that is wrong. Options with
-        the right one's text are right as well.
+        the right one's text are right as well (but see `letter_decides`).
         """
         options = item.keys["options"]
         right = {index for index, option in enumerate(options) if option == options[item.reference]}
+        if self.letter_decides and not item.question.candidates:
+            return self.option(answer["text"], options)
         if item.question.candidates:
             places = [index for index, option in enumerate(options) if option]
             scores = dict(zip(places, candidate_scores(item, answer), strict=True))

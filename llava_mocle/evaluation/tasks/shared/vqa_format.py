@@ -11,7 +11,8 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
-from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, soft_accuracy
+from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
+from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, vqa_accuracy
 from llava_mocle.evaluation.prompt_styles import short_question
 from llava_mocle.evaluation.task import Item, Metric, accuracy_by, mean_metric
 from llava_mocle.evaluation.tasks.shared.official_files import (
@@ -24,6 +25,9 @@ from llava_mocle.evaluation.tasks.shared.official_files import (
     places,
     read_json,
 )
+
+VQA_SCORER = "vqaEval.py"  # `Task.scorers` of the tasks with `vqa_metrics`
+VQA_METRIC = "mean over leave-one-out sets of min(n / 3, 1), as VQA's own vqaEval.py compares texts"
 
 
 def vqa_items(
@@ -77,16 +81,25 @@ def given_texts(items: Sequence[Item], key: str = "answer") -> list[list[str]]:
     return [[given[key] for given in item.reference] for item in items]
 
 
+def _uploaded_accuracy(answer: str, annotations: Sequence[str]) -> float:
+    return vqa_accuracy(normalize_evalai(answer), annotations)
+
+
 def vqa_metrics(items: Sequence[Item], said: Sequence[str | None], types: Sequence[str] = ()) -> dict[str, Metric]:
-    """`accuracy`: min(n / 3, 1) over all annotators; `accuracy_official`: VQA's own mean over ten leave-one-out sets.
+    """`accuracy`: VQA's official one (`vqa_accuracy`) of the answers as they are; two others follow.
+
+    `accuracy_upload` is the official one of the answers as LLaVA uploads them, under EvalAI's normaliser: the official
+    code finds "Yes" wrong where all ten wrote "yes", and LLaVA's answers have capitals. `accuracy_min3` is
+    min(n / 3, 1) over all annotators, both sides normalised.
 
     Args:
-        types: answer types that get an accuracy of their own.
+        types: answer types that get an official accuracy of their own.
     """
     annotations = given_texts(items)
-    values = accuracies(min_over_three, annotations, said)
+    values = accuracies(vqa_accuracy, annotations, said)
     metrics = {
         "accuracy": mean_metric(values),
-        "accuracy_official": mean_metric(accuracies(soft_accuracy, annotations, said)),
+        "accuracy_upload": mean_metric(accuracies(_uploaded_accuracy, annotations, said)),
+        "accuracy_min3": mean_metric(accuracies(min_over_three, annotations, said)),
     }
     return metrics | accuracy_by(items, values, "answer_type", types)

@@ -33,9 +33,11 @@ def test_items(tmp_path):
 def test_metrics_by_hand(tmp_path):
     asked = items(tmp_path) * 2
     metrics = vqa_metrics(asked, ["Yes.", None], types=("yes/no", "other"))
-    # Two of three said yes: 2/3. Leaving one out: once 2/3, twice 1/3, so 4/9. What is not said is wrong.
-    assert metrics["accuracy"].items == pytest.approx((2 / 3, 0.0))
-    assert metrics["accuracy_official"].items == pytest.approx((4 / 9, 0.0))
+    # Two of three said yes. Leaving one out: once 2/3, twice 1/3, so 4/9. With all three: 2/3. Silence is wrong.
+    assert list(metrics)[:3] == ["accuracy", "accuracy_upload", "accuracy_min3"]
+    assert metrics["accuracy"].items == pytest.approx((4 / 9, 0.0))
+    assert metrics["accuracy_upload"].items == pytest.approx((4 / 9, 0.0))
+    assert metrics["accuracy_min3"].items == pytest.approx((2 / 3, 0.0))
     assert metrics["accuracy_yes_no"].n == 2
     assert metrics["accuracy_other"].value is None
 
