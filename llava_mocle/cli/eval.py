@@ -51,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--judge-model", help="the judge's name there; its key is read from LLAVA_MOCLE_JUDGE_KEY")
     parser.add_argument(
+        "--judge-max-tokens",
+        type=int,
+        metavar="N",
+        help="how long the judge's replies may be, if it reasons first (officially 3 for mm_vet, 1024 for llava_bench)",
+    )
+    parser.add_argument(
         "--legacy-llava-med",
         action="store_true",
         help="vqa_rad, slake, pathvqa: show the scores as LLaVA-Med's scorer counts, for comparison with its lineage",
@@ -73,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_mocle.errors import ConfigError
 
-    for flag in ("limit", "max_new_tokens", "num_beams", "batch_size", "num_chunks"):
+    for flag in ("limit", "max_new_tokens", "num_beams", "batch_size", "num_chunks", "judge_max_tokens"):
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise ConfigError(f"--{flag.replace('_', '-')} {value}: must be at least 1.")
@@ -151,7 +157,7 @@ def _benchmarks(args: argparse.Namespace) -> "list[Task]":
     if args.judge_url:
         log = Path(args.output) / "judge.jsonl"
         log.parent.mkdir(parents=True, exist_ok=True)
-        judge = Judge(args.judge_url, args.judge_model, log=log)
+        judge = Judge(args.judge_url, args.judge_model, log=log, max_tokens=args.judge_max_tokens)
     for task in tasks:
         task.check(Path(args.data_root))
         if isinstance(task, JudgedTask):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from llava_mocle.evaluation.scores.results import other_official_n
+from llava_mocle.evaluation.scores.results import other_official_n, unparsed_words
 
 
 def print_domains(results: Mapping[str, Any]) -> None:
@@ -30,7 +30,8 @@ def print_tasks(results: Mapping[str, Any]) -> None:
     rows = []
     for task in results["tasks"].values():
         for position, (name, metric) in enumerate(task["metrics"].items()):
-            title, unparsed = (_task_title(task), str(task["unparsed"])) if position == 0 else ("", "")
+            title = _task_title(task) if position == 0 else ""
+            unparsed = unparsed_words(task, str(task["unparsed"])) if position == 0 else ""
             value = "-" if metric["value"] is None else f"{metric['value']:.2f}"
             interval = "{:.2f} to {:.2f}".format(*metric["interval"]) if metric["interval"] else "-"
             rows.append([title, name, str(metric["n"]), value, interval, unparsed])

@@ -1,14 +1,15 @@
 """VQA-RAD, SLAKE and PathVQA: recall of open answers, accuracy of closed ones; strict, or as LLaVA-Med counts.
 
-Source of the lineage's counts: LLaVA-Med's llava/eval/run_eval.py and eval_metrics (arXiv 2306.00890). Its scorer has
-two faults that move numbers:
+Source of the lineage's counts: github.com/microsoft/LLaVA-Med, llava/eval/run_eval.py and eval_metrics (arXiv
+2306.00890). Its scorer has faults that move numbers:
 
 - recall counts a word of the reference as often as the *answer* repeats it;
-- a wrong closed answer that contains "yes" or "no" is left out of the accuracy, instead of counted as wrong. Also, a
-  closed answer without "yes" or "no" is wrong whatever the reference is, and "contains" is by letters: "abnormal"
-  contains "no".
+- until December 2023, a wrong closed answer that contains "yes" or "no" was left out of the accuracy; since then it is
+  wrong. The paper's numbers, and those of its followers in 2023, are by the first version;
+- in both versions a closed answer without "yes" or "no" is wrong whatever the reference is, and "contains" is by
+  letters: "abnormal" contains "no".
 
-`legacy=True` reproduces all of it, so that numbers compare.
+`legacy=True` and `legacy_closed_match` reproduce all of it, so that numbers compare.
 """
 
 from collections import Counter
@@ -46,7 +47,10 @@ def closed_match(answer: str, reference: str) -> float | None:
 
 
 def legacy_closed_match(answer: str, reference: str) -> float | None:
-    """LLaVA-Med's score of one closed answer: 1.0 or 0.0; None where its accuracy leaves the answer out."""
+    """LLaVA-Med's score of one closed answer: 1.0 or 0.0; None for wrong ones that it left out until December 2023.
+
+    Since then they are 0.0 there too.
+    """
     said, wanted = _legacy_normalize(answer), _legacy_normalize(reference)
     if "yes" not in said and "no" not in said:
         return 0.0

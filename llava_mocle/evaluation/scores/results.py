@@ -78,7 +78,7 @@ class BenchmarkResults:
                 task.name,
                 _score_file(self.folder, task.name),
                 before["n"],
-                _judge_name(before["settings"].get("judge")),
+                judge_name(before["settings"].get("judge")),
             )
         else:
             whole = dict(entry) | {"versions": versions(), "command": command()}
@@ -96,7 +96,7 @@ class BenchmarkResults:
         judge = before["settings"].get("judge")
         if asked.judge is not None and _scored(before) and judge != asked.judge:
             raise DataError(
-                f"{path}: was graded by {_judge_name(judge)}, but this run's judge is {_judge_name(asked.judge)}, and "
+                f"{path}: was graded by {judge_name(judge)}, but this run's judge is {judge_name(asked.judge)}, and "
                 f"grades of two judges do not compare; {remedy}"
             )
 
@@ -156,10 +156,18 @@ def _scored(entry: Entry) -> bool:
     return entry["metrics"][entry["headline"]]["value"] is not None
 
 
-def _judge_name(judge: Entry | None) -> str:
+def judge_name(judge: Entry | None) -> str:
+    """Who graded, in words."""
     if judge is None:
         return "a judge that is not named"
-    return f"{judge['model']} with {'the official' if judge['official_prompt'] else 'our'} prompt"
+    words = f"{judge['model']} with {'the official' if judge['official_prompt'] else 'our'} prompt"
+    return words + (f" and max_tokens {judge['max_tokens']}" if "max_tokens" in judge else "")
+
+
+def unparsed_words(entry: Entry, count: str) -> str:
+    """`count`, and behind it what unparsed answers count as, where that is not wrong."""
+    counted_as = entry.get("unparsed_as", "wrong")
+    return count if not entry["unparsed"] or counted_as == "wrong" else f"{count}, counted as {counted_as}"
 
 
 def _score_files(folder: Path) -> list[Path]:

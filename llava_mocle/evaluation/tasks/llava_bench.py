@@ -6,14 +6,17 @@ answers_gpt4.jsonl: {"question_id": 0, "prompt": "Where is this?", "text": "By a
                      "model_id": "gpt-4", "metadata": {}}
 """
 
-import re
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.file import FIELDS
 from llava_mocle.evaluation.answering.question import Question
+from llava_mocle.evaluation.metrics.judge_replies import review_scores
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, resampled_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
 from llava_mocle.evaluation.tasks.shared.official_files import ID, field, jsonl_records, read_json
@@ -28,10 +31,11 @@ RULE = {
     "relevant, accurate and detailed each is, whatever their order. The first line of your reply holds two numbers "
     "from 1 (poor) to 10 (excellent) with a space between them: the first answer's, then the second's. Explain below.",
 }
-# The call of LLaVA's eval_gpt_review_bench.py, whose replies have 1024 tokens at most.
+# The call of LLaVA's eval_gpt_review_bench.py.
 SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
 TEMPERATURE = 0.2
-_PAIR = re.compile(r"\s*(\d+(?:\.\d+)?)[,\s]+(\d+(?:\.\d+)?)\s*$")
+MAX_TOKENS = 1024
+_UNREAD = (-1.0, -1.0)  # both scores where a review has none, as LLaVA's program writes them
 
 
 class LlavaBench(JudgedTask):
@@ -40,7 +44,12 @@ class LlavaBench(JudgedTask):
     name = "llava_bench"
     title = "LLaVA-Bench (Wild)"
     split = "all"
-    metric = "sum of the model's scores in percent of the reference's, by a language model (Liu et al., LLaVA, 2023)"
+    metric = (
+        "sum of the model's scores in percent of the reference's, by a language model (Liu et al., LLaVA, 2023), as "
+        "LLaVA's eval_gpt_review_bench.py and summarize_gpt_review.py read them and add them up"
+    )
+    scorers = ("eval_gpt_review_bench.py",)
+    unparsed_as = "-1 for both"
     reviewer = "LLaVA's eval_gpt_review_bench.py"
     max_new_tokens = 1024
     official_n = 60
@@ -82,24 +91,31 @@ class LlavaBench(JudgedTask):
         for number, shown in ((1, item.reference), (2, answer["text"])):
             parts += [f"[{role} {number}]\n{shown}", f"[End of {role} {number}]"]
         parts.append(f"[System]\n{prompt}")
-        reply = self.judge.ask("\n\n".join(parts) + "\n\n", temperature=TEMPERATURE, system=SYSTEM)
-        found = _PAIR.match(reply.lstrip().split("\n")[0])
-        return (float(found.group(1)), float(found.group(2))) if found else None
+        prompt = "\n\n".join(parts) + "\n\n"
+        return review_scores(self.judge.ask(prompt, max_tokens=MAX_TOKENS, temperature=TEMPERATURE, system=SYSTEM))
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
-        """A pair that the judge gave no two scores for is left out."""
-        metrics = {"all": _ratio([pair for pair in said if pair])}
+        """A review without two scores counts as -1 for both, as officially; `all_read` leaves it out."""
+        metrics = {"all": _ratio(said), "all_read": _ratio([pair for pair in said if pair])}
         for category in sorted({item.keys["category"] for item in items}):
             own = zip(said, items, strict=True)
-            metrics[category] = _ratio([pair for pair, item in own if pair and item.keys["category"] == category])
+            metrics[category] = _ratio([pair for pair, item in own if item.keys["category"] == category])
         return metrics
 
     def submission_files(self, items: Sequence[Item], answers: Answers) -> Files:
         return {"answers.jsonl": [{key: answer[key] for key in FIELDS if key in answer} for answer in answers]}
 
 
-def _ratio(pairs: Sequence[tuple[float, float]]) -> Metric:
-    return resampled_metric(pairs, lambda drawn: drawn[:, 1].sum() / drawn[:, 0].sum())
+def _ratio(pairs: Sequence[tuple[float, float] | None]) -> Metric:
+    if not any(pairs):  # officially -1 by -1, which is 100 %
+        return Metric(None, None, 0)
+    return resampled_metric([pair or _UNREAD for pair in pairs], _share)
+
+
+def _share(pairs: np.ndarray) -> float:
+    """The second column's sum by the first one's; nan where a resample has no positive sum to divide by."""
+    whole = float(pairs[:, 0].sum())
+    return float(pairs[:, 1].sum()) / whole if whole > 0 else math.nan
 
 
 def _by(path: Path, key: str, value: str) -> dict[Any, str]:

@@ -29,8 +29,9 @@ from llava_mocle.evaluation.metrics.medical import closed_match, legacy_closed_m
 from llava_mocle.evaluation.task import Answers, Item, Metric, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, json_records
 
-# The ending of the names of metrics that count as LLaVA-Med's scorer does.
+# The endings of the names of metrics that count as LLaVA-Med's scorer does, and as it has done since December 2023.
 LEGACY = "_legacy"
+LEGACY_SINCE_2024 = "_legacy_2024"
 # LLaVA-Med's scorer reads both: files with the misspelling exist.
 CONVERSATIONS = ("conversations", "conversatons")
 VQA_RAD_PUBLIC = "VQA_RAD Dataset Public.json"
@@ -51,7 +52,8 @@ class MedicalQA(Task):
     """Recall of open answers, accuracy of closed ones: strict, and `_legacy` as LLaVA-Med's scorer counts.
 
     Attributes:
-        legacy: LLaVA-Med's way of counting makes the headline; both are always given.
+        legacy: LLaVA-Med's way of counting makes the headline, in the version until December 2023; all are always
+            given.
         folder: below the data root.
         files: names that the annotations may have, the preferred one first; the first that is there is read.
         image_folders: the same for the folder of images.
@@ -135,11 +137,13 @@ class MedicalQA(Task):
         """LLaVA-Med's scorer reads answers in its own way, so its metrics are made from the raw texts."""
         scores = super().score(items, answers)
         opened, closed = _by_type(items, [answer["text"] for answer in answers])
-        kept = [value for value in (legacy_closed_match(*pair) for pair in closed) if value is not None]
+        matches = [legacy_closed_match(*pair) for pair in closed]
+        kept = [value for value in matches if value is not None]
         legacy = {
             f"open_recall{LEGACY}": mean_metric([open_recall(*pair, legacy=True) for pair in opened]),
             # Which answers are dropped depends on the model, so two runs cannot be compared item by item.
             f"closed_accuracy{LEGACY}": replace(mean_metric(kept), items=None),
+            f"closed_accuracy{LEGACY_SINCE_2024}": mean_metric([value or 0.0 for value in matches]),
         }
         metrics = {**legacy, **scores.metrics} if self.legacy else {**scores.metrics, **legacy}
         return replace(scores, headline=next(iter(metrics)), metrics=metrics)

@@ -4,13 +4,13 @@
           "imagesource": "https://...", "capability": ["ocr", "math"]}}
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
+from llava_mocle.evaluation.metrics.judge_replies import correctness_grade
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, mean_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
 from llava_mocle.evaluation.tasks.shared.official_files import TEXT_OR_NUMBER, field, read_json, read_text
@@ -29,7 +29,11 @@ Which fruits are on the table? | apple <AND> pear | An apple and a pear. | 1.0
 What time is it? | 6:15 <OR> quarter past six | The clock shows 6:15. | 1.0
 What time is it? | 6:15 <OR> quarter past six | It is noon. | 0.0
 """
-_GRADE = re.compile(r"\s*([01](?:\.\d+)?)(?!\d)")
+# The calls of mm-vet_evaluator.py: the second is asked for in other words, and so are those after it, at rising
+# temperatures. (It asks a sixth time, at 2.0, and does not read the reply.)
+TEMPERATURES = (0.0, 0.0, 0.5, 1.0, 1.5)
+MAX_TOKENS = 3
+REMINDER = "\nThe grade, a number from 0.0 to 1.0, is: "  # our words
 
 
 class MMVet(JudgedTask):
@@ -38,7 +42,12 @@ class MMVet(JudgedTask):
     name = "mm_vet"
     title = "MM-Vet"
     split = "v1"
-    metric = "mean grade x 100 by a language model (Yu et al., MM-Vet, 2023)"
+    metric = (
+        "mean grade x 100 by a language model (Yu et al., MM-Vet, 2023), asked and read as by mm-vet_evaluator.py; one "
+        "run, where the paper averages five"
+    )
+    scorers = ("mm-vet_evaluator.py",)
+    unparsed_as = "0"
     reviewer = "MM-Vet's evaluator"
     max_new_tokens = 1024
     official_n = 218
@@ -71,15 +80,16 @@ class MMVet(JudgedTask):
         return all(item.keys["grading"] != PROMPT for item in items)
 
     def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
-        """The judge's grade. A reply without one is asked for once more."""
+        """The judge's grade, asked for up to five times."""
         assert self.judge is not None
         # The blank line is the official evaluator's.
         table = item.keys["grading"].rstrip("\n")
-        row = f"{table}\n\n{item.question.prompt} | {item.reference} | {answer['text']} |"
-        for ending in (" ", " \nThe grade, a number from 0.0 to 1.0, is: "):
-            found = _GRADE.match(self.judge.ask(row + ending, max_tokens=8))
-            if found and float(found.group(1)) <= 1.0:
-                return float(found.group(1))
+        row = f"{table}\n\n{item.question.prompt} | {item.reference} | {answer['text']} | "
+        for time, temperature in enumerate(TEMPERATURES):
+            prompt = row + REMINDER if time else row
+            grade = correctness_grade(self.judge.ask(prompt, max_tokens=MAX_TOKENS, temperature=temperature))
+            if grade is not None:
+                return grade
         return None
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:

@@ -23,7 +23,7 @@ FILE = "pope/coco/coco_pope_{}.json"
 
 
 class Pope(Task):
-    """F1 of "yes"; the adversarial split is the headline."""
+    """F1 of "yes"; the adversarial split is the headline. An empty answer is a "yes", as officially, and is counted."""
 
     name = "pope"
     title = "POPE"
@@ -36,6 +36,7 @@ class Pope(Task):
         ),
         Source("pope/val2014", "images", "COCO 2014 validation images"),
     )
+    unparsed_as = "yes"
     official_n = 9000
     older_n = (8910,)  # the random split had 2,910 questions until October 2023; LLaVA's instructions point at that one
 

@@ -68,3 +68,32 @@ def test_open(answer, reference, strict, legacy):
 def test_closed(answer, reference, strict, legacy):
     assert closed_match(answer, reference) == strict
     assert legacy_closed_match(answer, reference) == legacy
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "until_2023", "since"),
+    [
+        # The gate is "yes" or "no" by letters; behind it the reference is looked for by letters.
+        ("yes", "yes", 1, 1),
+        ("no", "yes", None, 0),  # dropped, and since December 2023 wrong
+        ("maybe", "yes", 0, 0),
+        ("MRI", "mri", 0, 0),
+        ("not an MRI", "mri", 1, 1),
+        ("abnormal", "healthy", None, 0),
+    ],
+)
+def test_closed_answers_before_and_after_llava_meds_change(answer, reference, until_2023, since):
+    hits = {"until_2023": [], "since": []}
+    said, wanted = answer.lower(), reference.lower()
+    if "yes" in said or "no" in said:
+        if wanted in said:
+            hits["until_2023"].append(1)
+            hits["since"].append(1)
+        else:
+            hits["since"].append(0)
+    else:
+        hits["until_2023"].append(0)
+        hits["since"].append(0)
+    assert hits == {"until_2023": [] if until_2023 is None else [until_2023], "since": [since]}
+    assert legacy_closed_match(answer, reference) == until_2023
+    assert (legacy_closed_match(answer, reference) or 0.0) == since

@@ -49,10 +49,11 @@ def test_without_a_judge(tmp_path, caplog):
 
 def test_scores_are_in_percent_of_the_reference(tmp_path):
     items = ready_items(LlavaBench(), data_root(tmp_path, FOLDER), IMAGES)
-    replies = {"Where is this?": "8 6\nThe first is better.", "Describe": "\n10, 7.5", "funny": "Both are good: 8 8"}
+    replies = {"Where is this?": "8 6\nThe first is better.", "Describe": "10,7.5", "funny": "Both are good: 8 8"}
     scores, seen = judged(items, replies)
-    # (6 + 7.5) / (8 + 10); the third reply does not begin with two scores.
-    assert scores.metrics["all"].value == pytest.approx(75)
+    # The third reply does not begin with two scores: -1 for both, (6 + 7.5 - 1) / (8 + 10 - 1).
+    assert scores.metrics["all"].value == pytest.approx(100 * 12.5 / 17)
+    assert scores.metrics["all_read"].value == pytest.approx(75)
     assert scores.metrics["conv"].value == pytest.approx(75)
     assert scores.metrics["detail"].value == pytest.approx(75)
     assert scores.metrics["complex"].value is None
@@ -62,6 +63,17 @@ def test_scores_are_in_percent_of_the_reference(tmp_path):
         "[Assistant 1]\nBy a lake in the Alps.\n\n[End of Assistant 1]\n\n"
         "[Assistant 2]\nA lake.\n\n[End of Assistant 2]\n\n[System]\nCompare the two answers"
     )
+
+
+@pytest.mark.parametrize("reply", ["8, 9", "8 9 ", "\n8 9", "8 9 10"])
+def test_replies_that_the_official_program_does_not_read(tmp_path, reply):
+    items = ready_items(LlavaBench(), data_root(tmp_path, FOLDER), IMAGES)
+    scores, _ = judged(items, {"Where is this?": reply, "Describe": "10 5", "funny": "10 5"})
+    # (-1 + 5 + 5) / (-1 + 10 + 10)
+    assert scores.metrics["all"].value == pytest.approx(100 * 9 / 19)
+    assert (scores.metrics["all_read"].value, scores.unparsed) == (pytest.approx(50), 1)
+    silent, _ = judged(items, {"": reply})
+    assert (silent.metrics["all"].value, silent.unparsed) == (None, 3)  # officially -3 by -3, 100 %
 
 
 def test_the_call_is_the_official_one(tmp_path):

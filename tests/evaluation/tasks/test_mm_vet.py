@@ -35,7 +35,7 @@ def test_grades(tmp_path):
     def reply(prompt):
         row = prompt.split("\n--- | --- | --- | ---\n")[1]
         if "x in the equation" in row:
-            return 200, " 0.5 because half of it"
+            return 200, "0.5 because half of it"
         if "Which city" in row:
             # No grade at first.
             return 200, "1.0" if "number from 0.0 to 1.0, is" in row else "10"
@@ -52,10 +52,34 @@ def test_grades(tmp_path):
     values = {name: scores.metrics[name].value for name in ("know", "math", "ocr", "rec")}
     assert values == pytest.approx({"know": 100, "math": 50, "ocr": 25, "rec": 100})
     assert scores.unparsed == 1
-    assert len(seen) == 5
+    # One call, two, and the five after which the official evaluator gives up.
+    assert [entry["body"]["temperature"] for entry in seen] == [0, 0, 0, 0, 0, 0.5, 1.0, 1.5]
+    assert {entry["body"]["max_tokens"] for entry in seen} == {3}
     first = seen[0]["body"]
     assert first["messages"][0]["content"].endswith("\nWhat is x in the equation? | -1 <AND> -5 | x = -1 | ")
     assert first["messages"][0]["content"].startswith("You grade a prediction")
+
+
+def test_a_space_in_front_is_asked_for_again_until_a_reply_is_read(tmp_path):
+    replies = iter([" 0.7", "0.7.", "2", "", ".5"])
+    (item,) = ready_items(MMVet(), data_root(tmp_path, "mm-vet"), IMAGES)[:1]
+    task = MMVet()
+    with judge_server(lambda prompt: (200, next(replies))) as (url, seen):
+        task.judge = Judge(url, "grader")
+        assert task.score([item], answers_to([item], TEXTS[:1])).metrics["total"].items == (0.5,)
+    assert [entry["body"]["temperature"] for entry in seen] == [0, 0, 0.5, 1.0, 1.5]
+    first, *later = (entry["body"]["messages"][0]["content"] for entry in seen)
+    assert first.endswith("| x = -1 | ")
+    assert all(prompt.startswith(first + "\n") for prompt in later)
+
+
+def test_a_judge_that_reasons_gets_more_tokens_and_the_grades_say_so(tmp_path):
+    items, task = ready_items(MMVet(), data_root(tmp_path, "mm-vet"), IMAGES), MMVet()
+    with judge_server(lambda prompt: (200, "1")) as (url, seen):
+        task.judge = Judge(url, "grader", max_tokens=512)
+        task.score(items, answers_to(items, TEXTS))
+    assert {entry["body"]["max_tokens"] for entry in seen} == {512}
+    assert task.judged_by(items) == {"model": "grader", "official_prompt": False, "max_tokens": 512}
 
 
 @pytest.mark.parametrize(("end", "encoding"), [("\n", "utf-8"), ("", "utf-8-sig")])

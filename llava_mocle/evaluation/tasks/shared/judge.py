@@ -41,6 +41,8 @@ class Judge:
         timeout: seconds to wait for the connection, and for each part of a reply.
         attempts: how often a busy or failing server is asked.
         pause: seconds before the second attempt; doubled before each later one.
+        max_tokens: how long its replies may be, instead of the benchmark's own number: models that reason before they
+            reply need more. None: the benchmark's.
 
     Raises:
         ConfigError: the url is no http(s) address or holds a user or a query; no model is named; or the key holds
@@ -55,6 +57,7 @@ class Judge:
     timeout: float = 120.0
     attempts: int = 5
     pause: float = 2.0
+    max_tokens: int | None = None
     _replies: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +86,7 @@ class Judge:
         body = {
             "model": self.model,
             "messages": [*before, {"role": "user", "content": prompt}],
-            "max_tokens": max_tokens,
+            "max_tokens": self.max_tokens or max_tokens,
             "temperature": temperature,
         }
         key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -116,7 +119,8 @@ class Judge:
             content = _content(reply.content, address)
             if content is not None:
                 return content
-            trouble = f"a reply without text (were max_tokens={body['max_tokens']} spent on reasoning?)"
+            spent = f"max_tokens={body['max_tokens']}"
+            trouble = f"a reply without text (were {spent} spent on reasoning? --judge-max-tokens allows more)"
         if self.api_key:  # some servers repeat it
             trouble = trouble.replace(self.api_key, "(the key)")
         raise UserError(f"judge {self.model} at {address}: {trouble}. Answers and earlier replies are kept; run again.")
@@ -150,10 +154,11 @@ class JudgedTask(Task):
         """Whether the judge is asked in the official words, which lie beside the data, and not in ours."""
 
     def judged_by(self, items: Sequence[Item]) -> dict[str, Any] | None:
-        """The judge's `model`, and `official_prompt`."""
+        """The judge's `model`, and `official_prompt`; and its `max_tokens` where they are not the benchmark's own."""
         if self.judge is None:
             return None
-        return {"model": self.judge.model, "official_prompt": self.official_prompt(items)}
+        asked = {"model": self.judge.model, "official_prompt": self.official_prompt(items)}
+        return asked if self.judge.max_tokens is None else asked | {"max_tokens": self.judge.max_tokens}
 
 
 def _is_address(url: str) -> bool:
