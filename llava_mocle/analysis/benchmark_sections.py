@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_mocle.analysis.paper_tables import TABLES, Column, PaperTable
-from llava_mocle.evaluation.scores.results import other_official_n
+from llava_mocle.evaluation.registry import all_tasks
+from llava_mocle.evaluation.scores.results import judge_name, other_official_n, unparsed_words
 from llava_mocle.evaluation.scores.statistics import paired_difference_interval
 from llava_mocle.evaluation.tasks.medical_qa import LEGACY
 
 Results = Mapping[str, Any]
+OTHER_SCORER = "another scorer"
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,7 @@ def _paper_section(table: PaperTable, runs: Mapping[str, Results]) -> Section:
     rows += [Row(name, tuple(_cell(run, column) for column in table.columns), ours=True) for name, run in runs.items()]
     paper = table.rows[table.compared]
     for name, run in runs.items():
-        cells = tuple(
-            _from_paper(_cell(run, column), value) for column, value in zip(table.columns, paper, strict=True)
-        )
+        cells = tuple(_from_paper(run, column, value) for column, value in zip(table.columns, paper, strict=True))
         rows.append(Row(f"{name} - paper's {table.compared}", cells, ours=True))
     first, *others = runs
     for name in others:
@@ -128,10 +128,24 @@ def _cell(run: Results, column: Column) -> Cell:
     notes = [f"first {entry['limit']}"] if entry["limit"] else []
     notes += ["†"] if other_official_n(entry) is not None else []
     whole = _is_headline(run, column) and metric["n"] == entry["n"]
-    notes += [f"{entry['unparsed']} unparsed"] if entry["unparsed"] and whole else []
+    notes += [unparsed_words(entry, f"{entry['unparsed']} unparsed")] if entry["unparsed"] and whole else []
     notes += ["as LLaVA-Med counts"] if _counted(run, column) != column.metric else []
+    notes += [] if _scored_like(entry, column) else [OTHER_SCORER]
     interval = tuple(metric["interval"]) if metric["interval"] else None
     return Cell(metric["value"], interval, note=", ".join(notes))
+
+
+def _scored_like(entry: Mapping[str, Any], column: Column) -> bool:
+    """Whether an entry is by the scorer of the published number, or by one that is still in use."""
+    scorer = entry.get("scorer", "")
+    if column.scorer is not None:
+        return bool(scorer == column.scorer)
+    return not _by_an_older_scorer(column.task, entry)
+
+
+def _by_an_older_scorer(task: str, entry: Mapping[str, Any]) -> bool:
+    known = all_tasks().get(task)
+    return known is not None and entry.get("scorer", "") not in known.scorers
 
 
 def _is_headline(run: Results, column: Column) -> bool:
@@ -150,12 +164,33 @@ def _notes(runs: Mapping[str, Results], columns: Sequence[Column]) -> Iterator[s
             headline = next((c for c in columns if c.task == task and _is_headline(run, c)), None)
             metric = _metric(run, headline) if headline else None
             if entry["unparsed"] and metric and metric["n"] != entry["n"]:
-                yield f"{place}: {entry['unparsed']} of all {entry['n']} answers unparsed."
+                told = unparsed_words(entry, f"{entry['unparsed']} of all {entry['n']} answers unparsed")
+                yield f"{place}: {told}."
+            judge = entry["settings"].get("judge")
+            if judge is not None:
+                yield f"{place}: graded by {judge_name(judge)}."
+            own = [column for column in columns if column.task == task]
+            if not all(_scored_like(entry, column) for column in own):
+                yield f"{place}: {_another_scorer(task, entry, own)}"
 
 
-def _from_paper(cell: Cell, paper: float | None) -> Cell:
+def _another_scorer(task: str, entry: Mapping[str, Any], columns: Sequence[Column]) -> str:
+    if not entry.get("scorer") or _by_an_older_scorer(task, entry):
+        return (
+            "scored by an older version of llava-mocle, whose numbers do not compare with these. The command that made "
+            "the scores, given again, scores the stored answers anew."
+        )
+    published = next(column.scorer for column in columns if column.scorer)
+    return f"scored by {entry['scorer']}; published numbers are by {published}."
+
+
+def _from_paper(run: Results, column: Column, paper: float | None) -> Cell:
+    """Our number less the paper's; nothing where they are by two scorers."""
+    cell = _cell(run, column)
     if cell.value is None or paper is None:
         return Cell()
+    if not _scored_like(run["tasks"][column.task], column):
+        return Cell(note=OTHER_SCORER)
     # The paper gives no interval, so its number is taken as it stands: the true interval is wider.
     interval = None if cell.interval is None else (cell.interval[0] - paper, cell.interval[1] - paper)
     return Cell(cell.value - paper, interval, difference=True, note=cell.note)
@@ -164,7 +199,7 @@ def _from_paper(cell: Cell, paper: float | None) -> Cell:
 def _paired(before: Results, after: Results, column: Column) -> Cell:
     """The difference, with an interval over the same items where the metric is a mean of items.
 
-    Nothing where the two were not asked the same number of questions, or are not counted or judged alike.
+    Nothing where the two were not asked the same number of questions, or are not counted, scored or judged alike.
     """
     first, second = _metric(before, column), _metric(after, column)
     if not first or not second or first["value"] is None or second["value"] is None:
@@ -174,6 +209,8 @@ def _paired(before: Results, after: Results, column: Column) -> Cell:
         return Cell(note=f"{second['n']} items, and {first['n']}")
     if _counted(before, column) != _counted(after, column):
         return Cell(note="counted in two ways")
+    if one.get("scorer", "") != other.get("scorer", ""):
+        return Cell(note="two scorers")
     if one["settings"].get("judge") != other["settings"].get("judge"):
         return Cell(note="two judges")
     interval, note = None, _not_paired(one, other)

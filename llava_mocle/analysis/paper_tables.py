@@ -10,11 +10,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its heading, and where our number comes from."""
+    """One column: its heading, and where our number comes from.
+
+    Attributes:
+        scorer: the scorer that the published number was made with, see `Task.scorer`; None: any.
+    """
 
     label: str
     task: str
     metric: str
+    scorer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,15 +44,15 @@ _INSTRUCTBLIP = ("InstructBLIP 7B", "InstructBLIP 7B + MoCLE")
 TABLE_2 = PaperTable(
     title="Table 2: InstructBLIP, held-out and held-in benchmarks",
     columns=(
-        Column("GQA", "gqa", "accuracy"),
+        Column("GQA", "gqa", "accuracy", "LAVIS"),
         Column("VSR", "vsr", "accuracy"),
         Column("IconQA", "iconqa", "accuracy"),
         Column("VisDial", "visdial", "mrr"),
         Column("MME", "mme", "perception"),
         Column("POPE", "pope", "f1_adversarial"),
-        Column("A-OKVQA direct", "aokvqa_direct", "accuracy"),
+        Column("A-OKVQA direct", "aokvqa_direct", "accuracy_exact"),
         Column("A-OKVQA MC", "aokvqa_mc", "accuracy"),
-        Column("OKVQA", "okvqa", "accuracy"),
+        Column("OKVQA", "okvqa", "accuracy", "vqaEval.py"),
         Column("VQAv2", "vqav2", "accuracy"),
     ),
     rows={
@@ -81,7 +86,7 @@ TABLE_4 = PaperTable(
     title="Table 4: LLaVA-1.5-7B, general, geometry and medical benchmarks",
     columns=(
         Column("MME", "mme", "total"),
-        Column("MMB", "mmbench", "circular"),
+        Column("MMB", "mmbench", "circular", "VLMEvalKit 2024"),
         Column("SQA", "scienceqa", "accuracy_img"),
         Column("GeoQA", "geoqa", "accuracy"),
         Column("RAD open", "vqa_rad", "open_recall"),

@@ -11,6 +11,7 @@ def run(prompts: str = "llava", **tasks: dict[str, Any]) -> dict[str, Any]:
 def entry(n: int = 4, headline: str = "", judge: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """A task's entry: what is no metric has a default here; the first metric is the headline unless told otherwise."""
     own = {"title": "T", "split": "s", "limit": None, "unparsed": 0, "official_n": None, "items_digest": "d1"}
+    own |= {"scorer": "", "unparsed_as": "wrong"}
     metrics = {name: value for name, value in more.items() if name not in own}
     fixed = own | {name: value for name, value in more.items() if name in own}
     return fixed | {

@@ -149,6 +149,70 @@ def test_grades_of_two_judges_are_not_compared() -> None:
     assert geoqa_difference({"judge": one}, {"judge": one})[0].interval is not None
 
 
+OLDER = (
+    "scored by an older version of llava-mocle, whose numbers do not compare with these. The command that made the "
+    "scores, given again, scores the stored answers anew."
+)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "task", "place", "metric_name", "published", "other", "words"),
+    [
+        ("instructblip", "okvqa", "OKVQA", "accuracy", "vqaEval.py", "", OLDER),
+        ("instructblip", "gqa", "GQA", "accuracy", "LAVIS", "", OLDER),
+        ("llava", "mmbench", "MMB", "circular", "VLMEvalKit 2024", "", OLDER),
+        (
+            *("llava", "mmbench", "MMB", "circular", "VLMEvalKit 2024", "VLMEvalKit 2025"),
+            "scored by VLMEvalKit 2025; published numbers are by VLMEvalKit 2024.",
+        ),
+    ],
+)
+def test_scores_by_another_scorer_than_the_papers(prompts, task, place, metric_name, published, other, words) -> None:
+    numbers = {metric_name: metric(50.0, 45.0, 55.0, "0 1 0 1")}
+    runs = {
+        name: run(prompts, **{task: entry(scorer=scorer, **numbers)})
+        for name, scorer in (("new", published), ("old", other))
+    }
+    if not other:  # older versions wrote no name
+        del runs["old"]["tasks"][task]["scorer"]
+    (section,) = build_sections(runs)
+    column = section.columns.index(place)
+    cells = {row.name: row.cells[column] for row in section.rows}
+    assert (cells["new"].value, cells["new"].note) == (50.0, "")
+    assert (cells["old"].value, cells["old"].note) == (50.0, "another scorer")
+    against = [cell for name, cell in cells.items() if name.startswith(("new - paper", "old - paper"))]
+    assert [cell.value is None for cell in against] == [False, True]
+    # Nor are the two runs compared with each other.
+    assert (cells["old - new"].value, cells["old - new"].note) == (None, "two scorers")
+    assert section.notes == (f"old, T (s): {words}",)
+
+
+def test_an_older_scorers_numbers_are_marked_without_a_published_one_beside_them() -> None:
+    numbers = {"accuracy": metric(50.0, 45.0, 55.0), "accuracy_official": metric(48.0, 43.0, 53.0)}
+    runs = {"old": run(vqav2_val=entry(**numbers)), "new": run(gqa=entry(accuracy=numbers["accuracy"]))}
+    (section,) = build_sections(runs)
+    assert [row.cells[0].note for row in section.rows] == ["another scorer", "another scorer", ""]
+    assert section.notes == (f"old, T (s): {OLDER}",)
+
+
+def test_the_paper_s_a_okvqa_is_the_raw_match() -> None:
+    numbers = {"accuracy": metric(60.0, 55.0, 65.0), "accuracy_exact": metric(50.0, 45.0, 55.0)}
+    table, _ = build_sections({"ours": run("instructblip", aokvqa_direct=entry(**numbers))})
+    (row,) = [row for row in table.rows if row.name == "ours"]
+    assert row.cells[table.columns.index("A-OKVQA direct")].value == 50.0
+
+
+def test_what_unparsed_answers_count_as_and_who_graded() -> None:
+    pope = entry(9, unparsed=2, unparsed_as="yes", f1_adversarial=metric(66.7, 60.0, 70.0))
+    judge = {"model": "grader", "official_prompt": False, "max_tokens": 512}
+    vet = entry(unparsed=1, unparsed_as="0", judge=judge, total=metric(30.0, 20.0, 40.0))
+    (table,) = build_sections({"ours": run("instructblip", pope=pope)})
+    assert table.notes == ("ours, T (s): 2 of all 9 answers unparsed, counted as yes.",)
+    (other,) = build_sections({"ours": run(mm_vet=vet | {"scorer": "mm-vet_evaluator.py"})})
+    assert other.rows[0].cells[0].note == "1 unparsed, counted as 0"
+    assert other.notes == ("ours, T (s): graded by grader with our prompt and max_tokens 512.",)
+
+
 def test_unparsed_answers_stand_where_they_are_known_to_belong() -> None:
     """To a headline over all questions; else below the table, as nobody knows which part they are of."""
     parts = {"open_recall": metric(40.0, 30.0, 50.0, n=2), "closed_accuracy": metric(60.0, 50.0, 70.0, n=2)}

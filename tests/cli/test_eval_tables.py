@@ -27,6 +27,13 @@ def test_a_row_holds_whole_names_at_any_width(capsys, monkeypatch) -> None:
     ]
 
 
+def test_what_unparsed_answers_count_as(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert printed(capsys, unparsed_as="yes")[0][-1] == "2, counted as yes"
+    assert printed(capsys, unparsed_as="wrong")[0][-1] == "2"
+    assert printed(capsys, unparsed_as="yes", unparsed=0)[0][-1] == "0"
+
+
 def test_which_questions_were_asked(capsys) -> None:
     assert printed(capsys, limit=4, official_n=9)[0][0] == "A benchmark (dev), first 4"
     assert printed(capsys, official_n=4)[0][0] == "A benchmark (dev)"

@@ -42,6 +42,17 @@ def test_llava_meds_count_is_asked_for(model, tmp_path, capsys) -> None:
         assert (entry["headline"], next(iter(entry["metrics"]))) == (headline, headline)
 
 
+def test_the_version_of_mmbenchs_matcher_is_asked_for(model, tmp_path, capsys) -> None:
+    root = data_root(tmp_path, "mmbench")
+    words = ["eval", "--model", str(model), "--tasks", "mmbench", "--data-root", str(root), "--device", "cpu"]
+    words += ["--output", str(tmp_path / "out"), "--max-new-tokens", "2"]
+    for flags, scorer in (([], "VLMEvalKit 2024"), (["--mmbench-matcher", "2025"], "VLMEvalKit 2025")):
+        assert main([*words, *flags]) == 0
+        # The second time, the stored answers are scored again.
+        entry = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["mmbench"]
+        assert entry["scorer"] == scorer
+
+
 def test_files_that_are_missing_stop_a_run(tmp_path, capsys) -> None:
     assert main(["eval", "--model", "x", "--tasks", "mme", "--data-root", str(tmp_path), "--output", "y"]) == 2
     assert "of its files are missing" in capsys.readouterr().err

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.suite import score_task
 from llava_mocle.evaluation.tasks.pope import Pope
 from tests.evaluation.tasks.official_files import answers_to, data_root, edited, ready_items
 
@@ -41,6 +42,14 @@ def test_f1(tmp_path, texts, f1, accuracy, unparsed):
     assert scores.metrics["f1_popular"].value == 100
     assert scores.metrics["accuracy_random"].value == 100
     assert scores.unparsed == unparsed
+
+
+def test_silence_is_a_yes_and_is_counted(tmp_path):
+    items = Pope().items(data_root(tmp_path, "pope"))
+    entry = score_task(Pope(), items, answers_to(items, [""] * len(items)))
+    # Truth of the adversarial split: yes, no, yes, no. Two of four yeses are right: 2 * 2 / (4 + 2).
+    assert entry["metrics"]["f1_adversarial"]["value"] == pytest.approx(200 / 3)
+    assert (entry["unparsed"], entry["unparsed_as"]) == (6, "yes")
 
 
 def test_a_part_of_the_items(tmp_path):
