@@ -7,6 +7,7 @@ master. Where the page and the code differ, the code is followed, since publishe
 import re
 from collections.abc import Callable, Sequence
 
+UNPARSED_AS = "an empty text"  # `Task.unparsed_as` of the tasks whose scorers compare silence too, see `accuracies`
 _NUMBER_WORDS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6"}
 _NUMBER_WORDS |= {"seven": "7", "eight": "8", "nine": "9", "ten": "10"}
 _ARTICLES = frozenset(("a", "an", "the"))

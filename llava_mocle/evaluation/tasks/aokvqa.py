@@ -12,7 +12,7 @@ from typing import Any
 
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.options import letter_or_text, parse_option_letter
-from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three
+from llava_mocle.evaluation.metrics.vqa import UNPARSED_AS, accuracies, min_over_three
 from llava_mocle.evaluation.prompt_styles import short_question
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, record_item
@@ -33,6 +33,7 @@ class AokVqaDirect(Task):
     title = "A-OKVQA direct"
     split = "val"
     metric = "min(n / 3, 1) over 10 answers, texts compared as they are (Schwenk et al., A-OKVQA, 2022)"
+    unparsed_as = UNPARSED_AS
     sources = SOURCES
 
     def read_items(self, root: Path, prompts: str) -> Iterator[Item]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.evaluation.metrics.vqa import accuracies, vqa_accuracy
+from llava_mocle.evaluation.metrics.vqa import UNPARSED_AS, accuracies, vqa_accuracy
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.vqa_format import (
     VQA_METRIC,
@@ -31,6 +31,7 @@ class OkVqa(Task):
     split = "val2014"
     metric = f"{VQA_METRIC}; the model's answer is not stemmed (Marino et al., 2019)"
     scorers = (VQA_SCORER,)
+    unparsed_as = UNPARSED_AS
     sources = (
         Source(QUESTIONS, "questions", "okvqa.allenai.org, v1.1 testing questions"),
         Source(ANNOTATIONS, "answers", "okvqa.allenai.org, v1.1 testing annotations"),

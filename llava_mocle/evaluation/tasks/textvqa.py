@@ -12,6 +12,7 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.textvqa import textvqa_accuracy
+from llava_mocle.evaluation.metrics.vqa import UNPARSED_AS
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER, short_question
 from llava_mocle.evaluation.task import Item, Metric, Source, Task
 from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, field, json_records, one_of
@@ -35,6 +36,7 @@ class TextVqa(Task):
         Source(OCR, "OCR tokens", "textvqa.org/dataset, Rosetta OCR tokens v0.2 (val)"),
         Source(IMAGES, "images", "textvqa.org/dataset, train_val_images.zip"),
     )
+    unparsed_as = UNPARSED_AS
     official_n = 5000
 
     def read_items(self, root: Path, prompts: str) -> Iterator[Item]:

@@ -11,7 +11,7 @@ from typing import Any
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai, textvqa_accuracy
-from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, vizwiz_api_accuracy
+from llava_mocle.evaluation.metrics.vqa import UNPARSED_AS, accuracies, min_over_three, vizwiz_api_accuracy
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER, short_question
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, Task, accuracy_by, mean_metric
 from llava_mocle.evaluation.tasks.shared.official_files import field, json_records
@@ -75,6 +75,7 @@ class VizWizVal(_VizWizSplit):
     split = "val"
     metric = "mean over leave-one-out sets of min(n / 3, 1), EvalAI's normaliser, as lmms-eval (Gurari et al., 2018)"
     scorers = ("lmms-eval",)
+    unparsed_as = UNPARSED_AS
     sources = (
         Source("vizwiz/val.json", "questions and answers", ORIGIN),
         Source("vizwiz/val", "images", "vizwiz.org, val.zip"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
+from llava_mocle.evaluation.metrics.vqa import UNPARSED_AS
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, Task
 from llava_mocle.evaluation.tasks.shared.official_files import ID, field, json_records
 from llava_mocle.evaluation.tasks.shared.vqa_format import VQA_METRIC, VQA_SCORER, vqa_items, vqa_metrics
@@ -71,6 +72,7 @@ class VqaV2Val(Task):
     split = "val"
     metric = f"{VQA_METRIC} (Goyal et al., 2017)"
     scorers = (VQA_SCORER,)
+    unparsed_as = UNPARSED_AS
     sources = (
         Source(VAL, "questions", ORIGIN),
         Source(VAL_ANNOTATIONS, "answers", ORIGIN),
