@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--legacy-llava-med",
         action="store_true",
-        help="vqa_rad, slake, pathvqa: show the scores as LLaVA-Med's scorer counts, for comparison with its lineage",
+        help="vqa_rad, slake, pathvqa: show the scores as LLaVA-Med's scorer counted until December 2023",
     )
     parser.add_argument(
         "--mmbench-matcher",

@@ -69,6 +69,7 @@ CHUNKS = ["--model", "x", "--output", "y", "--tasks", "pope"]
         ([*CHUNKS, "--num-chunks", "2", "--chunk-idx", "2"], "indices go from 0"),
         ([*CHUNKS, "--num-chunks", "2"], "indices go from 0"),
         ([*CHUNKS, "--chunk-idx", "1"], "without --num-chunks"),
+        ([*CHUNKS, "--judge-max-tokens", "0"], "--judge-max-tokens 0: must be at least 1"),
     ],
 )
 def test_nothing_to_do(words, message, capsys) -> None:

@@ -62,7 +62,10 @@ class MedicalQA(Task):
     """
 
     max_new_tokens = 128
-    metric = "recall of the open answers' words, accuracy of the closed answers (Li et al., LLaVA-Med, 2023)"
+    metric = (
+        "recall of the open answers' words, accuracy of the closed answers (Li et al., LLaVA-Med, 2023); _legacy: as "
+        "LLaVA-Med's run_eval.py counted until December 2023, _legacy_2024: as since then"
+    )
     legacy = False
     folder: ClassVar[str]
     files: ClassVar[tuple[str, ...]] = ("test.json",)
