@@ -14,6 +14,7 @@ SCIENCEQA_LETTERS = ("A", "B", "C", "D", "E")
 _THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
 # What ends a word in `letter_or_text`, besides white space.
 _WORD_EDGES = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+_ARTICLE = re.compile(r"(?:^|[.!?]\s+)A\s+(?!is\b)[^\W\d_]")  # "A dog", "It barks. A dog"; not "I say A here"
 _ONLY_LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")  # "B", "b.", "(B)"
 _LEADING_LETTER = re.compile(r"(?:\(([A-Z])\)|([A-Z])[.):])\s")  # "B. text", "B) text", "(B) text", "B: text"
 _STATED_LETTER = re.compile(  # "the answer is B", "Answer: (B)", "option B"
@@ -75,13 +76,15 @@ def letter_or_text(text: str, options: Sequence[str]) -> int | None:
     """An option's letter among the words, else an option's text in the answer.
 
     A reading of our own, for benchmarks without an official parser; it is more careful than MMBench's (`mmbench.py`). A
-    letter counts where it is the only option letter among the words; but "A" among more than three words is taken for
-    an article. A text counts where it is the only option's that the answer contains, case aside; answers more than
-    twice as long as all options together contain none. Options without text are no candidates.
+    letter counts where it is the only option letter among the words; but an "A" that begins a sentence of more than
+    three words is taken for an article, unless "is" follows. A text counts where it is the only option's that the
+    answer contains, case aside; answers more than twice as long as all options together contain none. Options without
+    text are no candidates.
     """
     words = text.translate(_WORD_EDGES).split()
     named = [index for index in range(len(options)) if ascii_uppercase[index] in words]
-    if len(named) == 1 and not (named == [0] and len(words) > 3):
+    articles = len(_ARTICLE.findall(text.strip())) if len(words) > 3 else 0
+    if len(named) == 1 and not (named == [0] and words.count("A") == articles):
         return named[0]
     if len(text) > 2 * sum(map(len, options)):
         return None

@@ -154,7 +154,9 @@ def test_option_text(text, options, expected):
         # two letters: the text may still decide
         ("A or B", CITIES, None),
         ("Not A but C: Rome", CITIES, 2),
-        # "A" in a longer text may be the article
+        # "A" at the beginning of a longer text may be the article
+        ("It has a river. A city on it", CITIES, None),
+        ("A city: Paris, that is A", CITIES, 0),
         ("A", CITIES, 0),
         ("It is A", CITIES, 0),
         ("A city on a river", CITIES, None),
@@ -180,6 +182,22 @@ def test_option_text(text, options, expected):
 )
 def test_letter_or_text(text, options, expected):
     assert letter_or_text(text, options) == expected
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "{}",
+        "I think {} fits",
+        "{} is the right one",
+        "It has to be {} here",
+        "So it is {}, without doubt",
+        "{}: I see it there",
+    ],
+)
+def test_every_letter_is_read_alike(sentence, number):
+    assert letter_or_text(sentence.format("ABCD"[number]), CITIES) == number
 
 
 def test_circular():
