@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from llava_mocle.data.check import check_datasets
 
     console = table_console()
-    specs = _specs(args)
+    specs, aspect_ratio = _specs(args)
     bar, progress = _progress()
     with bar:
         reports = check_datasets(
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
             images=not args.no_images,
             workers=args.workers,
             allow_duplicate_ids=args.allow_duplicate_ids,
+            aspect_ratio=aspect_ratio,
             progress=progress,
         )
     _print_table(console, reports, images=not args.no_images)
@@ -53,19 +54,21 @@ def run(args: argparse.Namespace) -> int:
     return int(any(report.problems for report in reports))
 
 
-def _specs(args: argparse.Namespace) -> "list[DatasetSpec]":
+def _specs(args: argparse.Namespace) -> "tuple[list[DatasetSpec], str]":
+    """The datasets to check, and the recipe's `image_aspect_ratio` (its default for --rows)."""
     from llava_mocle.data.mixture import DatasetSpec
     from llava_mocle.errors import ConfigError
+    from llava_mocle.recipe.keys import DataArguments
+    from llava_mocle.recipe.recipe import load_recipe
 
     if bool(args.recipe) == bool(args.rows):
         raise ConfigError("give either a recipe or --rows FILE (with --image-folder DIR)")
     if args.rows:
-        return [DatasetSpec.single(args.rows, args.image_folder or "")]
+        return [DatasetSpec.single(args.rows, args.image_folder or "")], DataArguments().image_aspect_ratio
     if args.image_folder:
         raise ConfigError("--image-folder goes with --rows; a recipe names its image folders itself")
-    from llava_mocle.recipe.recipe import load_recipe
-
-    return load_recipe(args.recipe).data.dataset_specs()
+    data = load_recipe(args.recipe).data
+    return data.dataset_specs(), data.image_aspect_ratio
 
 
 def _progress() -> "tuple[Progress, Callable[[str, int, int], None]]":

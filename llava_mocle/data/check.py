@@ -4,15 +4,26 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from llava_mocle.data.images import ImageUnreadable, image_path, probe_image
+from llava_mocle.data.images import (
+    ASPECT_RATIOS,
+    LLAVA_EDGE,
+    ImageOverLimit,
+    ImageUnreadable,
+    check_shape,
+    image_path,
+    probe_image,
+)
 from llava_mocle.data.mixture import DatasetSpec, Mixture
 from llava_mocle.data.row_files import stream_rows
 from llava_mocle.data.row_problems import Problem, row_problems
 from llava_mocle.errors import DataError
+from llava_mocle.io.text import not_unicode
 
+# What is wrong with an image, and whether it keeps rows from being trained on.
+Trouble = tuple[ImageUnreadable, bool]
 # Images handed to the threads at once. This limits memory, and Ctrl-C waits for these only.
 _CHUNK = 1024
 
@@ -51,6 +62,7 @@ def check_datasets(
     images: bool = True,
     workers: int = 4,
     allow_duplicate_ids: bool = False,
+    aspect_ratio: str = "pad",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[DatasetReport]:
     """Check every file of rows, held-out ones included. Problems are reported, not raised; nothing is written.
@@ -59,11 +71,14 @@ def check_datasets(
         images: also open every distinct image, decoding it to its end.
         workers: threads that open images.
         allow_duplicate_ids: count a repeated id as a remark (public mixes repeat ids; training does not mind).
+        aspect_ratio: how images become square. One that is too thin for the other way is a remark. A picture's shorter
+            edge is taken to be resized to LLaVA-1.5's 336 pixels.
         progress: called with (dataset, images opened, images in all).
     """
     specs = datasets.specs if isinstance(datasets, Mixture) else list(datasets)
     reports = []
-    seen: dict[str, str | None] = {}
+    seen: dict[str, list[Trouble]] = {}
+    probe = partial(_troubles, aspect_ratio)
     for spec in specs:
         files = {spec.name: spec.data_path}
         if spec.eval_data_path:
@@ -72,7 +87,7 @@ def check_datasets(
             report = DatasetReport(name, str(path))
             users = _check_rows(report, allow_duplicate_ids)
             if images:
-                _check_images(report, users, spec.image_folder, workers, seen, progress)
+                _check_images(report, users, spec.image_folder, workers, seen, probe, progress)
             report.problems.sort(key=lambda problem: -1 if problem.row is None else problem.row)
             reports.append(report)
     return reports
@@ -94,7 +109,7 @@ def _check_rows(report: DatasetReport, allow_duplicate_ids: bool) -> dict[str, l
             report.turns += len(turns) if isinstance(turns, list) else 0
             image = row.get("image")
             paths = image if isinstance(image, list) else [image]
-            names = [path for path in paths if isinstance(path, str) and path]
+            names = [path for path in paths if isinstance(path, str) and path and not not_unicode(path)]
             report.text_only += not names
             for name in names:
                 users.setdefault(name, []).append((index, row.get("id")))
@@ -126,7 +141,8 @@ def _check_images(
     users: Mapping[str, list[tuple[int, Any]]],
     folder: str,
     workers: int,
-    seen: dict[str, str | None],
+    seen: dict[str, list[Trouble]],
+    probe: Callable[[str], list[Trouble]],
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     """Open every image that no earlier dataset has opened, and report the rows of those that can't be read."""
@@ -135,23 +151,31 @@ def _check_images(
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         for start in range(0, len(todo), _CHUNK):
             chunk = todo[start : start + _CHUNK]
-            for done, (path, trouble) in enumerate(zip(chunk, pool.map(_trouble, chunk), strict=True), start + 1):
-                seen[path] = trouble
+            for done, (path, found) in enumerate(zip(chunk, pool.map(probe, chunk), strict=True), start + 1):
+                seen[path] = found
                 if progress is not None:
                     progress(report.name, done, len(todo))
     for name, path in paths.items():
-        trouble = seen[path]
-        if trouble is not None:
-            kind = "corrupt image" if Path(path).exists() else "missing image"
+        for error, fatal in seen[path]:
+            found, _, remedy = str(error).rpartition("; ")
+            expected = "an image file that can be read to its end"
+            if isinstance(error, ImageOverLimit):
+                expected = "an image that can be read and prepared in bounded memory"
             for index, row_id in users[name]:
-                expected = "an image file that can be read to its end"
-                report.add(Problem(kind, index, row_id, "image", trouble, expected, "fetch it or remove the row"))
+                advice = f"{remedy}, or remove the row"
+                report.add(Problem(error.kind, index, row_id, "image", found, expected, advice, fatal=fatal))
 
 
-def _trouble(path: str) -> str | None:
+def _troubles(aspect_ratio: str, path: str) -> list[Trouble]:
+    """What is wrong with an image, and for each whether it cannot be used with this `aspect_ratio`."""
     try:
-        probe_image(path)
+        size = probe_image(path)
     except ImageUnreadable as error:
-        # The report adds its own advice, so the error's is cut off.
-        return str(error).rpartition("; ")[0]
-    return None
+        return [(error, True)]
+    found = []
+    for way in ASPECT_RATIOS:
+        try:
+            check_shape(size, way, LLAVA_EDGE, path)
+        except ImageOverLimit as error:
+            found.append((error, way == aspect_ratio))
+    return found

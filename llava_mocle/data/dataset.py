@@ -206,10 +206,14 @@ class LlavaDataset(Dataset):
         spec = self.mixture.specs[dataset]
         row = self.mixture.rows[spec.name][row_index]
         with self._locating(spec.name, row_index):
-            images = [load_image(image_path(spec.image_folder, path)) for path in row_images(row)]
+            paths = [image_path(spec.image_folder, path) for path in row_images(row)]
+            images = [load_image(path) for path in paths]
             sample: dict[str, Any] = self._tokenize(row)
             if images:
-                pictures = [process_image(image, self.image_processor, self.aspect_ratio) for image in images]
+                pictures = [
+                    process_image(image, self.image_processor, self.aspect_ratio, path)
+                    for image, path in zip(images, paths, strict=True)
+                ]
                 sample["pixel_values"] = torch.stack(pictures)
         if self.cluster_ids is not None:
             sample["cluster_id"] = int(self.cluster_ids[spec.name][row_index])

@@ -1,6 +1,7 @@
 """Image files -> RGB pictures -> the tensor a vision tower takes."""
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,42 @@ import torch
 from PIL import Image
 
 from llava_mocle.errors import ConfigError, DataError
+from llava_mocle.io.paths import why_missing
+from llava_mocle.io.text import one_line
 
 ASPECT_RATIOS = ("pad", "square")
 _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+# Padding to a square may make a picture as large as the largest that Pillow reads: 179 megapixels, about 2.5 GB of
+# memory and 6 seconds. A photo does not come near it.
+_MOST_PADDED = 178_956_970
+# Resizing the shorter edge to 336 pixels makes 67 megapixels of a picture of 1 to 594: about 600 MB and 2 seconds.
+_MOST_RESIZED = 1 << 26
+# The edge that LLaVA-1.5's images are resized to.
+LLAVA_EDGE = 336
 
 
 class ImageUnreadable(DataError):
-    """An image file is missing, empty, cut off, or no image at all."""
+    """An image file is empty, cut off, or no image at all.
+
+    The message is the file's name, what is wrong, and behind the last "; " what to do.
+
+    Attributes:
+        kind: what `llava-mocle data check` counts it as.
+    """
+
+    kind = "corrupt image"
+
+
+class ImageMissing(ImageUnreadable):
+    """Nothing can be opened at an image's path."""
+
+    kind = "missing image"
+
+
+class ImageOverLimit(ImageUnreadable):
+    """An image may be sound, but reading or preparing it would take more memory than is allowed."""
+
+    kind = "image over a limit"
 
 
 def image_path(image_folder: str | Path | None, image: str) -> str:
@@ -29,31 +59,77 @@ def load_image(path: str | Path) -> Image.Image:
     """Open a picture as 8-bit RGB, as LLaVA does (see `to_rgb`). The camera's orientation tag is ignored.
 
     Raises:
-        ImageUnreadable: names the file and what is wrong with it.
+        ImageUnreadable: whatever is wrong with the file, which is named.
+        MemoryError: names the file too.
     """
     with _opened(path) as image:
+        image.load()
         return to_rgb(image)
 
 
-def probe_image(path: str | Path) -> None:
-    """Read a picture to its end without keeping it; raises what `load_image` raises."""
-    # At an eighth of its size, a JPEG is decoded several times faster; every byte of it is still read.
-    with _opened(path, small=True):
-        pass
+def probe_image(path: str | Path) -> tuple[int, int]:
+    """Read a picture to its end without keeping it; raises what `load_image` raises.
+
+    Returns:
+        Its width and height in pixels.
+    """
+    with _opened(path) as image:
+        size = image.size
+        # At an eighth of its size, a JPEG is decoded several times faster; every byte of it is still read.
+        image.draft(None, (1, 1))
+        image.load()
+        to_rgb(image.crop((0, 0, 1, 1)))
+        return size
 
 
 @contextmanager
-def _opened(path: str | Path, small: bool = False) -> Iterator[Image.Image]:
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """The file as an image that is not decoded yet. The errors of whoever uses it are the file's too."""
+    if (reason := _why_no_file(path)) is not None:
+        raise _missing(path, reason)
     try:
         with Image.open(path) as image:
-            if small:
-                image.draft(None, (1, 1))
-            image.load()
             yield image
-    except FileNotFoundError as error:
-        raise ImageUnreadable(f"{path}: no such image; check `image_folder` and the row's `image`") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageUnreadable(f"{path}: can't be read as an image ({error}); fetch it again") from error
+    except PermissionError as error:
+        raise _missing(path, "permission denied") from error
+    except MemoryError as error:
+        raise MemoryError(f"{one_line(path)}: not enough memory to read this image") from error
+    except Exception as error:  # every decoder has errors of its own
+        raise _unreadable(path, error) from error
+
+
+def _why_no_file(path: str | Path) -> str | None:
+    if (reason := why_missing(path)) is not None:
+        return reason
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        return "it is a folder"
+    # A pipe or a device could be waited for without end.
+    return None if stat.S_ISREG(mode) else "it is no regular file"
+
+
+def _missing(path: str | Path, reason: str) -> ImageMissing:
+    return ImageMissing(
+        f"{one_line(path)}: no such image ({one_line(reason)}); check `image_folder` and the row's `image`"
+    )
+
+
+def _unreadable(path: str | Path, error: Exception) -> ImageUnreadable:
+    """The error for a file that a decoder refuses: damage, or a limit of Pillow's."""
+    told = one_line(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageOverLimit(
+            f"{one_line(path)}: more pixels than Pillow reads ({told}); save it smaller, or check whether it is damaged"
+        )
+    if "MAX_TEXT_" in told:
+        return ImageOverLimit(
+            f"{one_line(path)}: holds more text beside its pixels than Pillow reads ({told}); save it again without "
+            "its text chunks and colour profile"
+        )
+    named = (
+        told if isinstance(error, (OSError, SyntaxError, ValueError)) and told else f"{type(error).__name__}: {told}"
+    )
+    return ImageUnreadable(f"{one_line(path)}: can't be read as an image ({named}); fetch it again")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -88,22 +164,67 @@ def mean_colour(image_processor: Any) -> tuple[int, int, int]:
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
-def process_image(image: Image.Image, image_processor: Any, aspect_ratio: str = "pad") -> torch.Tensor:
+def check_shape(size: tuple[int, int], aspect_ratio: str, edge: int | None, name: str | Path = "image") -> None:
+    """Refuse a picture that would become too large on its way to the tower: mostly one that is long and thin.
+
+    Args:
+        size: width and height in pixels.
+        aspect_ratio: "pad" makes a square of the longer edge; "square" resizes as the processor does.
+        edge: what the processor resizes the shorter edge to, keeping the shape; None if it does not keep the shape.
+        name: the file, for the message.
+
+    Raises:
+        ImageOverLimit: says what it would become.
+    """
+    short, long = sorted(size)
+    if aspect_ratio == "pad":
+        made, most = (long, long), _MOST_PADDED
+    elif edge is None or short < 1:
+        return
+    else:
+        longer = edge * long // short
+        made, most = (edge, longer) if size[0] == short else (longer, edge), _MOST_RESIZED
+    pixels = made[0] * made[1]
+    if pixels > most:
+        way_out = "crop it or make it smaller"
+        if aspect_ratio != "pad":
+            way_out = "crop it" + (", or use image_aspect_ratio pad" if long * long <= _MOST_PADDED else "")
+        thin = f"{size[0]} x {size[1]} pixels (1 to {long / max(short, 1):,.0f})"
+        raise ImageOverLimit(
+            f"{one_line(name)}: {thin} would become {made[0]} x {made[1]} with image_aspect_ratio {aspect_ratio}: "
+            f"{pixels / 1e6:,.0f} megapixels of at most {most / 1e6:.0f}; {way_out}"
+        )
+
+
+def _shorter_edge(image_processor: Any) -> int | None:
+    """What a processor resizes the shorter edge to while it keeps the shape; None if it does something else."""
+    size = getattr(image_processor, "size", None)
+    if not size or not getattr(image_processor, "do_resize", True) or size.get("longest_edge"):
+        return None
+    return size.get("shortest_edge")
+
+
+def process_image(
+    image: Image.Image, image_processor: Any, aspect_ratio: str = "pad", name: str | Path = "image"
+) -> torch.Tensor:
     """Prepare one picture.
 
     Args:
         image: RGB.
         image_processor: one of transformers' (the PIL ones need no torchvision).
         aspect_ratio: "pad" squares the picture on the processor's mean colour first; "square" hands it over as it is.
+        name: the file that it is from, for messages.
 
     Returns:
         Float tensor (3, H, W).
 
     Raises:
         ConfigError: unknown `aspect_ratio`.
+        ImageOverLimit: as `check_shape`.
     """
     if aspect_ratio not in ASPECT_RATIOS:
         raise ConfigError(f"image_aspect_ratio is {aspect_ratio!r}, expected one of {', '.join(ASPECT_RATIOS)}")
+    check_shape(image.size, aspect_ratio, _shorter_edge(image_processor), name)
     if aspect_ratio == "pad":
         image = pad_to_square(image, mean_colour(image_processor))
     return image_processor(images=image, return_tensors="pt")["pixel_values"][0]

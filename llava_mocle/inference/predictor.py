@@ -280,13 +280,11 @@ class Predictor:
 
     def _pixels(self, requests: Sequence[Request]) -> dict[str, Tensor]:
         """`pixel_values` (n, 3, H, W), the images of all requests in order; nothing where there are none."""
-        images = [
-            process_image(_open(image), self.image_processor, aspect_ratio=self._loaded.image_aspect_ratio)
-            for request in requests
-            for image in request.image_list
-        ]
+        images = [self._prepare(image) for request in requests for image in request.image_list]
         return {"pixel_values": torch.stack(images).to(self.model.dtype)} if images else {}
 
-
-def _open(image: "ImageInput") -> Any:
-    return load_image(Path(image)) if isinstance(image, (str, os.PathLike)) else to_rgb(image)
+    def _prepare(self, image: "ImageInput") -> Tensor:
+        aspect_ratio = self._loaded.image_aspect_ratio
+        if isinstance(image, (str, os.PathLike)):
+            return process_image(load_image(Path(image)), self.image_processor, aspect_ratio, Path(image))
+        return process_image(to_rgb(image), self.image_processor, aspect_ratio)

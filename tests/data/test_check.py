@@ -78,6 +78,39 @@ def test_every_row_of_a_bad_image_is_named(image_folder: Path) -> None:
     assert fine(check_datasets([spec(image_folder, good_rows())], images=False))
 
 
+def test_paths_that_cannot_be_looked_up_are_missing_images_of_their_rows(image_folder: Path) -> None:
+    (image_folder / "sub").mkdir()
+    paths = ["iVBORw0KGgo" * 5000, "a\0b.png", "sub", "red.png/a.png", "two\nlines.png"]
+    rows = [make_row("<image>\nq", "a", image=path, row_id=number) for number, path in enumerate(paths)]
+    (found,) = check_datasets([spec(image_folder, rows)])
+    assert [(problem.row, problem.kind) for problem in found.problems] == [(n, "missing image") for n in range(5)]
+    reasons = [
+        "file name too long",
+        "embedded null byte",
+        "it is a folder",
+        "not a directory",
+        "no such file or direct",
+    ]
+    for problem, reason in zip(found.problems, reasons, strict=True):
+        assert reason in problem.describe()
+        assert len(problem.describe()) < 600
+        assert problem.describe().isprintable()
+
+
+def test_thin_images_are_listed(image_folder: Path) -> None:
+    """With `square`, 1 x 6000 would become 336 x 2,016,000; with `pad`, 6000 x 6000. 1 x 20000 is too thin for both."""
+    Image.new("L", (1, 6000)).save(image_folder / "thin.png")
+    Image.new("L", (20_000, 1)).save(image_folder / "thinner.png")
+    names = ["red.png", "thin.png", "thinner.png"]
+    rows = [make_row("<image>\nq", "a", image=name, row_id=number) for number, name in enumerate(names)]
+    limit = "image over a limit"
+    for ratio, problems, remarks in (("pad", [2], [1, 2]), ("square", [1, 2], [2])):
+        (found,) = check_datasets([spec(image_folder, rows)], aspect_ratio=ratio)
+        assert [(problem.row, problem.kind) for problem in found.problems] == [(row, limit) for row in problems]
+        assert [(remark.row, remark.kind) for remark in found.remarks] == [(row, limit) for row in remarks]
+        assert f"image_aspect_ratio {ratio}" in found.problems[0].describe()
+
+
 def test_ids_may_repeat_across_datasets_or_when_allowed(image_folder: Path) -> None:
     first, second = spec(image_folder, good_rows(), "one"), spec(image_folder, good_rows(), "two")
     assert fine(check_datasets([first, second]))
@@ -129,6 +162,11 @@ def test_command_on_a_recipe(image_folder: Path, capsys: pytest.CaptureFixture[s
     assert "natural" in capsys.readouterr().out
     Image.new("RGB", (2, 2)).save(image_folder / "red.png")
     (image_folder / "blue.jpg").write_bytes(b"")
+    assert main(["data", "check", str(recipe)]) == 1
+    Image.new("L", (6000, 1)).save(image_folder / "red.png")
+    Image.new("L", (8, 8)).save(image_folder / "blue.jpg")
+    assert main(["data", "check", str(recipe)]) == 0
+    recipe.write_text(json.dumps({"datasets": [entry], "image_aspect_ratio": "square"}))
     assert main(["data", "check", str(recipe)]) == 1
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 
@@ -135,6 +136,27 @@ def test_unreadable_image_is_an_error_by_default(
         made[0]
 
 
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_every_image_that_cannot_be_used_counts_as_corrupt(
+    image_folder: Path, chatml: PreTrainedTokenizerFast, image_processor: CLIPImageProcessorPil, policy: str
+) -> None:
+    """Thin ones, base64 in place of a path, a NUL, a folder: each is told with its row, or skipped."""
+    Image.new("L", (1, 300_000)).save(image_folder / "thin.png")  # 16 x 4,800,000 after resizing
+    names = ["thin.png", "iVBORw0KGgo" * 5000, "a\0b.png", "."]
+    rows = [*(make_row("<image>\nq", "a", image=name, row_id=n) for n, name in enumerate(names)), ROWS[0]]
+    made = dataset(image_folder, chatml, image_processor, rows, corrupt_images=policy, aspect_ratio="square")
+    for index, name in enumerate(names):
+        if policy == "skip":
+            assert torch.equal(made[index]["pixel_values"], made[4]["pixel_values"])
+        else:
+            with pytest.raises(
+                ImageUnreadable, match=rf"d0\.json: row {index} \(id {index}\).*{re.escape(name[:1])}"
+            ) as caught:
+                made[index]
+            assert len(str(caught.value)) < 800
+    assert made.skipped_images == (4 if policy == "skip" else 0)
+
+
 def test_skipping_takes_the_next_sample_and_counts_rows(
     image_folder: Path, chatml: PreTrainedTokenizerFast, image_processor: CLIPImageProcessorPil
 ) -> None:
@@ -219,7 +241,7 @@ def test_whatever_goes_wrong_names_the_row(
 ) -> None:
     made = dataset(image_folder, chatml, image_processor, ROWS)
 
-    def failing(image: object, processor: object, ratio: str) -> torch.Tensor:
+    def failing(*arguments: object) -> torch.Tensor:
         raise KeyError("odd")
 
     monkeypatch.setattr("llava_mocle.data.dataset.process_image", failing)

@@ -1,12 +1,24 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessorPil
+from PIL.PngImagePlugin import PngInfo
+from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
-from llava_mocle.data.images import ImageUnreadable, load_image, mean_colour, pad_to_square, probe_image, process_image
+from llava_mocle.data.images import (
+    ImageMissing,
+    ImageOverLimit,
+    ImageUnreadable,
+    check_shape,
+    load_image,
+    mean_colour,
+    pad_to_square,
+    probe_image,
+    process_image,
+)
 from llava_mocle.errors import ConfigError
 
 
@@ -77,8 +89,143 @@ def test_unreadable_images(tmp_path: Path) -> None:
         for read in (load_image, probe_image):
             with pytest.raises(ImageUnreadable, match=str(path)):
                 read(path)
-    with pytest.raises(ImageUnreadable, match="no such image; check `image_folder`"):
+    with pytest.raises(ImageMissing, match=r"no such image \(no such file or directory\); check `image_folder`"):
         load_image(missing)
+
+
+def plain_error(path: Path) -> Exception | None:
+    """What Pillow itself raises for a file."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:
+        return error
+    return None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # what Pillow says of damaged tags
+def test_whatever_a_decoder_raises_is_an_unreadable_image(tmp_path: Path) -> None:
+    """Damaged AVIF raises RuntimeError in Pillow, whatever the file is called."""
+    generator = np.random.default_rng(0)
+    noise = Image.fromarray(generator.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    kinds = set()
+    for suffix in ("avif", "webp", "dds", "qoi", "tiff"):
+        whole = save(noise, tmp_path / f"whole.{suffix}").read_bytes()
+        for number in range(60):
+            damaged = bytearray(whole)
+            for place in generator.integers(4, min(400, len(whole)), 4):
+                damaged[place] = generator.integers(256)
+            path = tmp_path / "damaged.png"
+            path.write_bytes(damaged if number % 3 else whole[: len(whole) * number // 60])
+            error = plain_error(path)
+            for read in (load_image, probe_image):
+                if error is None:
+                    read(path)
+                else:
+                    with pytest.raises(ImageUnreadable, match=r"damaged\.png: ") as caught:
+                        read(path)
+                    assert "\n" not in str(caught.value)
+            kinds.add(type(error))
+    assert {RuntimeError, ValueError, type(None)} <= kinds
+
+
+def test_an_error_without_words_is_named_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(Image.new("RGB", (2, 2)), tmp_path / "a.png")
+    for error in (KeyError("x"), ZeroDivisionError(), AttributeError("y"), IndexError("z"), OverflowError()):
+        monkeypatch.setattr(Image, "open", lambda path, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(ImageUnreadable, match=rf"a\.png: can't be read as an image \({type(error).__name__}: "):
+            load_image(path)
+    monkeypatch.setattr(Image, "open", lambda path: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError, match=r"a\.png: not enough memory"):
+        load_image(path)
+
+
+def test_limits_of_pillow_are_told_as_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PngInfo()
+    text.add_text("prompt", "x" * (2 << 20), zip=True)
+    chatty = save(Image.new("RGB", (4, 4)), tmp_path / "chatty.png", pnginfo=text)
+    many = PngInfo()
+    for number in range(70):
+        many.add_text(f"k{number}", "x" * (1 << 20), zip=True)
+    full = save(Image.new("RGB", (4, 4)), tmp_path / "full.png", pnginfo=many)
+    for path in (chatty, full):
+        with pytest.raises(ImageOverLimit, match=r"text.*; save it again without its text chunks"):
+            probe_image(path)
+    large = save(Image.new("1", (20_000, 10_000)), tmp_path / "large.png")  # 200 megapixels; Pillow's limit is 179
+    for read in (load_image, probe_image):
+        with pytest.raises(ImageOverLimit, match=r"large\.png: more pixels than Pillow reads \(.*\); save it smaller"):
+            read(large)
+
+
+def test_paths_at_which_there_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "file").touch()
+    paths = {
+        str(tmp_path): "it is a folder",
+        str(tmp_path / "pipe.png"): "it is no regular file",
+        str(tmp_path / "a\0b.png"): "embedded null byte",
+        str(tmp_path / ("iVBORw0KGgo" * 3000)): "file name too long",
+        str(tmp_path / "file" / "a.png"): "not a directory",
+        str(tmp_path / "half \ud83d.png"): "surrogates not allowed",
+        str(tmp_path / "two\nlines.png"): "no such file or directory",
+    }
+    for path, reason in paths.items():
+        for read in (load_image, probe_image):
+            with pytest.raises(ImageMissing, match=rf"no such image \(.*{reason}.*\); check") as caught:
+                read(path)
+            assert len(str(caught.value)) < 600
+            assert str(caught.value).isprintable()
+
+
+def test_an_image_that_nobody_may_open_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(Image.new("RGB", (2, 2)), tmp_path / "a.png")
+
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))  # a user other than root gets it from the system
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ImageMissing, match=r"a\.png: no such image \(permission denied\)"):
+        load_image(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "message"),
+    [
+        ((1, 20_000), "square", r"1 x 20000 pixels \(1 to 20,000\) would become 336 x 6720000 .*; crop it$"),
+        ((20_000, 1), "square", r"would become 6720000 x 336 with image_aspect_ratio square: 2,258 megapixels of at"),
+        ((10, 6000), "square", r"would become 336 x 201600 .*of at most 67; crop it, or use image_aspect_ratio pad"),
+        ((1, 20_000), "pad", r"become 20000 x 20000 with image_aspect_ratio pad: 400 megapixels of at most 179; crop"),
+        ((1, 594), "square", None),
+        ((13_000, 1000), "pad", None),
+        ((4000, 3000), "square", None),
+    ],
+)
+def test_thin_images_are_refused_before_they_are_resized(
+    size: tuple[int, int], ratio: str, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if message is None:
+        check_shape(size, ratio, 336)
+        return
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("the work was begun")
+
+    monkeypatch.setattr(CLIPImageProcessorPil, "__call__", work)
+    monkeypatch.setattr("llava_mocle.data.images.pad_to_square", work)
+    with pytest.raises(ImageOverLimit, match=rf"^strip\.png: .*{message}"):
+        process_image(Image.new("RGB", size), processor, ratio, "strip.png")
+
+
+def test_what_does_not_grow_is_not_refused() -> None:
+    """SigLIP's processor resizes to a square of its own, and a longest edge bounds the other one."""
+    strip = Image.new("RGB", (1, 20_000))
+    siglip = SiglipImageProcessorPil(size={"height": 16, "width": 16})
+    assert process_image(strip, siglip, "square").shape == (3, 16, 16)
+    bounded = CLIPImageProcessorPil(
+        size={"shortest_edge": 336, "longest_edge": 2000}, crop_size={"height": 336, "width": 336}
+    )
+    assert process_image(Image.new("RGB", (20, 20_000)), bounded, "square").shape == (3, 336, 336)
 
 
 @pytest.mark.parametrize("size", [(3, 8), (8, 3), (7, 4), (5, 5)])
