@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from llava_mocle.clustering.instruction import InstructionRule, instruction_hash, instruction_text
 from llava_mocle.errors import ClusterModelError, DataError
 from llava_mocle.io.files import written_aside
+from llava_mocle.io.text import not_unicode
 
 if TYPE_CHECKING:
     from llava_mocle.clustering.cluster_model import ClusterModel
@@ -200,12 +201,17 @@ def _compare_rows(path: str | Path, part: pa.Table, dataset: str, rows: Rows, ru
 
 
 def _routed(dataset: str, rows: Rows, rule: InstructionRule) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Each row with the text that routes it."""
+    """Each row with the text that routes it. Raises DataError also for names and ids that no table can hold."""
+    if (wrong := not_unicode(dataset)) is not None:
+        raise DataError(f"dataset {dataset!r}: its name holds {wrong}; rename it")
     for index, row in enumerate(rows):
         try:
-            yield row, instruction_text(row, rule)
+            text = instruction_text(row, rule)
         except DataError as error:
             raise DataError(f"dataset {dataset!r}, row {index}: {error}") from error
+        if (wrong := not_unicode(_row_id(row))) is not None:
+            raise DataError(f"dataset {dataset!r}, row {index}: field 'id' holds {wrong}; give the row another id")
+        yield row, text
 
 
 def _digest(rows: Rows) -> str | None:

@@ -1,13 +1,17 @@
-"""A row's conversation as turns, and what a template makes of them: text plus the spans the assistant wrote."""
+"""A row's conversation as turns, and what a template makes of them: text plus the spans the assistant wrote.
+
+The one reading of a row: training, checking, scoring and reports all take its turns and their images from here.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
-from llava_mocle.clustering.instruction import IMAGE_TOKEN
+from llava_mocle.clustering.instruction import HUMAN, IMAGE_TOKEN
+from llava_mocle.errors import DataError
 
-HUMAN = "human"
 ASSISTANT = "gpt"
 ROLES = (HUMAN, ASSISTANT)
 
@@ -82,7 +86,46 @@ def row_images(row: Mapping[str, Any]) -> list[str]:
     return [images] if isinstance(images, str) else list(images)
 
 
+def turns_left_out(entries: Sequence[Mapping[str, Any]]) -> int:
+    """How many entries of `conversations` come before the first turn that counts: LLaVA-1.5 drops a first one that
+    isn't human."""
+    return int(bool(entries) and entries[0]["from"] != HUMAN)
+
+
+def written_turns(row: Mapping[str, Any]) -> list[Turn]:
+    """The turns of a validated row that count, their texts as the row has them."""
+    entries = row["conversations"]
+    return [Turn(entry["from"], entry["value"]) for entry in entries[turns_left_out(entries) :]]
+
+
 def row_turns(row: Mapping[str, Any]) -> list[Turn]:
-    """The turns of a validated row, image tags in front. A first turn that isn't human is dropped, as in LLaVA-1.5."""
-    turns = [Turn(entry["from"], place_images(entry["value"])) for entry in row["conversations"]]
-    return turns[1:] if turns and turns[0].role != HUMAN else turns
+    """The same turns as a template takes them, image tags in front."""
+    return [Turn(turn.role, place_images(turn.text)) for turn in written_turns(row)]
+
+
+def shown_images(row: Mapping[str, Any]) -> list[list[str]]:
+    """The images that each of these turns shows: its `<image>` tags take the row's images in their order.
+
+    Raises:
+        DataError: tags and images differ in number.
+    """
+    images, counts = row_images(row), [turn.text.count(IMAGE_TOKEN) for turn in written_turns(row)]
+    if sum(counts) != len(images):
+        raise DataError(f"{sum(counts)} {IMAGE_TOKEN} tags for {len(images)} images; they must be as many")
+    ends = list(accumulate(counts))
+    return [images[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
+def marked_prompt(prompt: str, images: int) -> str:
+    """A prompt with one `<image>` tag for each of its images; they go in front where it has none.
+
+    Raises:
+        DataError: it has tags, but not as many.
+    """
+    tags = prompt.count(IMAGE_TOKEN)
+    if tags not in (0, images):
+        raise DataError(
+            f"prompt {prompt[:60]!r}: {tags} {IMAGE_TOKEN} marks for {images} images; use one mark an image, or none "
+            "at all."
+        )
+    return prompt if tags else f"{IMAGE_TOKEN}\n" * images + prompt

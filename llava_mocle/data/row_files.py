@@ -74,7 +74,9 @@ def _stream_lines(path: Path, stream: TextIO, start: str) -> Iterator[tuple[str,
             continue
         try:
             yield text, json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            if not isinstance(error, json.JSONDecodeError):
+                raise DataError(f"{path}: line {number} {_beyond_reading(error)}") from error
             last = not any(rest.strip() for _, rest in lines)
             cut = " (the last line: the file was probably cut off; copy it again)" if last else ""
             raise DataError(
@@ -135,6 +137,10 @@ class _ListReader:
                 near_end = not self._text[error.pos + _LONGEST_LITERAL :].strip()
                 if self._ended or not (near_end or error.msg.startswith("Unterminated string")):
                     raise self._broken(error.msg, error.pos) from error
+            except (ValueError, RecursionError) as error:
+                raise DataError(
+                    f"{self._path}: near line {self._line(self._at)}, a row {_beyond_reading(error)}"
+                ) from error
             else:
                 # A number that is cut short ("-1.5" of "-1.5e3") is a number too, so what follows must be known.
                 spare = _LONGEST_LITERAL if isinstance(value, int | float) else 0
@@ -159,13 +165,16 @@ class _ListReader:
 
     def _broken(self, message: str, at: int) -> DataError:
         before = self._text[:at]
-        line = self._lines + before.count("\n") + 1
+        line = self._line(at)
         column = at - before.rfind("\n") if "\n" in before else self._column + at + 1
         cut = " (the file ends there: it was probably cut off; copy it again)" if self._is_cut(at) else ""
         return DataError(
             f"{self._path}: not valid JSON at line {line}, column {column} (character {self._dropped + at}): "
             f"{message}{cut}; expected a list of rows: [{{...}}, ...]"
         )
+
+    def _line(self, at: int) -> int:
+        return self._lines + self._text[:at].count("\n") + 1
 
     def _is_cut(self, at: int) -> bool:
         # An unterminated string is reported at its opening quote, so look for a closed bracket at the end as well.
@@ -175,6 +184,13 @@ class _ListReader:
             if piece.strip():
                 last, nothing_left = piece.rstrip()[-1], False
         return nothing_left or last != "]"
+
+
+def _beyond_reading(error: Exception) -> str:
+    """What is wrong with a text that is JSON, and that Python cannot read all the same."""
+    if isinstance(error, RecursionError):
+        return "holds lists or objects too deep inside each other to be read; write it flatter"
+    return "holds a number with too many digits to be read (4,300 at most); write it as text"
 
 
 def _type_name(value: Any) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, ROLES, row_images
+from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, ROLES, row_images, turns_left_out
+from llava_mocle.io.text import not_unicode, one_line
 
 _SHOWN = 60
 
@@ -33,7 +34,7 @@ class Problem:
 
     def describe(self) -> str:
         """The problem in one sentence, without the file's name."""
-        row_id = "" if self.row_id is None else f" (id {self.row_id!r})"
+        row_id = "" if self.row_id is None else f" (id {shorten(self.row_id)})"
         place = "" if self.row is None else f"row {self.row}{row_id}, "
         return f"{place}{self.field}: found {self.found}, expected {self.expected}; {self.remedy}"
 
@@ -50,9 +51,40 @@ def row_problems(row: Any, index: int) -> Iterator[Problem]:
         yield Problem("wrong type", index, None, "row", shorten(row), "an object {...}", "write one object a row")
         return
     row_id = row.get("id")
-    for found in (*_check_image(row), *_check_conversations(row)):
+    for found in (*_check_id(row), *_check_image(row), *_check_route_text(row), *_check_conversations(row)):
         kind, field, value, expected, remedy, *remark = found
         yield Problem(kind, index, row_id, field, value, expected, remedy, fatal=not remark)
+
+
+def first_problem(row: Any, index: int) -> Problem | None:
+    """The first thing that keeps a row from being used; None if nothing does."""
+    return next((problem for problem in row_problems(row, index) if problem.fatal), None)
+
+
+def _check_id(row: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    row_id = row.get("id")
+    if isinstance(row_id, str):
+        yield from _check_text("id", row_id)
+    elif row_id is not None and (isinstance(row_id, bool) or not isinstance(row_id, int)):
+        remedy = "training does not mind, but no answer can carry it: held-out rows need another"
+        yield "odd id", "id", shorten(row_id), "text or a whole number", remedy, "remark"
+
+
+def _check_route_text(row: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    route_text = row.get("route_text")
+    if route_text is None:
+        return
+    if not isinstance(route_text, str) or not route_text.strip():
+        remedy = "fill it in, or leave the key out to route by the human turn"
+        yield "wrong type", "route_text", shorten(route_text), "a text that is not empty", remedy
+    else:
+        yield from _check_text("route_text", route_text)
+
+
+def _check_text(field: str, text: str) -> Iterator[tuple[Any, ...]]:
+    if not text.isascii() and (wrong := not_unicode(text)) is not None:
+        remedy = "write the character in full or remove the row: no tokenizer, table or file takes such text"
+        yield "wrong text", field, wrong, "text that UTF-8 can hold", remedy
 
 
 def _check_image(row: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
@@ -63,11 +95,13 @@ def _check_image(row: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         if not isinstance(path, str) or not path:
             remedy = "leave the key out (or null) for a row without an image"
             yield "wrong type", field, shorten(path), "a path or a list of paths", remedy
+        else:
+            yield from _check_text(field, path)
 
 
 def _check_conversations(row: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     if "conversations" not in row:
-        keys = ", ".join(map(str, row)) or "none"
+        keys = _keys(row)
         yield "missing key", "conversations", f"keys {keys}", "the key 'conversations'", "add the row's turns"
         return
     turns = row["conversations"]
@@ -90,7 +124,7 @@ def _check_turns(turns: list[Any]) -> Iterator[tuple[Any, ...]]:
             continue
         missing = [key for key in ("from", "value") if key not in turn]
         for key in missing:
-            keys = ", ".join(map(str, turn)) or "none"
+            keys = _keys(turn)
             yield "missing key", f"{place}.{key}", f"keys {keys}", f"the key {key!r}", "add it"
         if "from" not in missing and turn["from"] not in ROLES:
             remedy = "rename the role; a system prompt belongs in the template"
@@ -104,20 +138,16 @@ def _check_turns(turns: list[Any]) -> Iterator[tuple[Any, ...]]:
             kind = "empty answer" if answer else "empty turn"
             expected = "the answer's text" if answer else "text or an <image>"
             yield kind, f"{place}.value", shorten(turn["value"]), expected, "fill it in or remove the row"
-        elif not _is_unicode(turn["value"]):
-            remedy = "write the character in full or remove the row: tokenizers take no such text"
-            yield "wrong text", f"{place}.value", "half of a surrogate pair (\\ud800 to \\udfff)", "text", remedy
+        else:
+            yield from _check_text(f"{place}.value", turn["value"])
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False
+def _keys(entries: Mapping[str, Any]) -> str:
+    return one_line(", ".join(map(str, entries))) or "none"
 
 
 def _check_order(turns: list[Mapping[str, str]]) -> Iterator[tuple[Any, ...]]:
-    skipped = int(turns[0]["from"] != HUMAN)
+    skipped = turns_left_out(turns)
     if skipped:
         remedy = "this first turn is left out of training"
         yield "first turn not human", "conversations[0].from", "'gpt'", "'human'", remedy, "remark"
@@ -140,7 +170,7 @@ def _check_order(turns: list[Mapping[str, str]]) -> Iterator[tuple[Any, ...]]:
 
 
 def _check_images_against_tags(row: Mapping[str, Any], turns: list[Mapping[str, str]]) -> Iterator[tuple[Any, ...]]:
-    kept = turns[1:] if turns[0]["from"] != HUMAN else turns
+    kept = turns[turns_left_out(turns) :]
     tags = sum(turn["value"].count(IMAGE_TOKEN) for turn in kept)
     try:
         images = len(row_images(row))

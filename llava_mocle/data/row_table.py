@@ -13,7 +13,7 @@ import pyarrow as pa
 from llava_mocle.errors import DataError
 
 # Raise this when the file's columns change, or the checks that its rows have passed.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _DIGEST = b"llava_mocle.rows_digest"
 _SCHEMA = pa.schema([("row", pa.large_binary()), ("images", pa.int32())])
 # A batch is written when it has so many rows or bytes. This limits the memory that writing takes.

@@ -1,6 +1,7 @@
 """Reading a file of LLaVA rows: validated once, then kept on disk as a `RowTable` for all processes and runs."""
 
 import hashlib
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from llava_mocle.data.conversation import row_images
 from llava_mocle.data.row_files import opened, reads_as_lines, stream_rows
-from llava_mocle.data.row_problems import Problem, row_problems
+from llava_mocle.data.row_problems import Problem, first_problem
 from llava_mocle.data.row_table import FORMAT_VERSION, RowTable, rows_in_memory, write_rows
 from llava_mocle.errors import DataError
 from llava_mocle.io.cache import cache_root
@@ -85,7 +86,7 @@ def _checked_rows(path: Path) -> Iterator[tuple[str, int]]:
         leave=False,
     ) as bar:
         for index, (text, row) in enumerate(stream_rows(path)):
-            problem = next((found for found in row_problems(row, index) if found.fatal), None)
+            problem = first_problem(row, index)
             if problem is not None:
                 first = first or problem
                 wrong += 1
@@ -93,5 +94,6 @@ def _checked_rows(path: Path) -> Iterator[tuple[str, int]]:
                 yield text, len(row_images(row))
             bar.update(len(text))
     if first is not None:
-        others = f" ({wrong - 1} more rows have problems: `llava-mocle data check --rows {path}` lists them)"
+        command = f"llava-mocle data check --rows {shlex.quote(str(path))} --no-images"
+        others = f" ({wrong - 1} more rows have problems: `{command}` lists them)"
         raise DataError(f"{path}: {first.describe()}{others if wrong > 1 else ''}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
 from llava_mocle.clustering.instruction import instruction_text
-from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, Turn, place_images
+from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, Turn, marked_prompt, place_images
 from llava_mocle.data.images import load_image, process_image, to_rgb
 from llava_mocle.data.templates import get_template
 from llava_mocle.data.tokenize import tokenize_prompt, tokenize_row
@@ -251,13 +251,7 @@ class Predictor:
 
     def _marked(self, request: Request) -> str:
         """The prompt with one `<image>` mark for each image."""
-        images, marks = len(request.image_list), request.prompt.count(IMAGE_TOKEN)
-        if marks not in (0, images):
-            raise DataError(
-                f"prompt {request.prompt!r}: {marks} {IMAGE_TOKEN} marks for {images} images; use one mark an image, "
-                f"or none at all."
-            )
-        return request.prompt if marks else f"{IMAGE_TOKEN}\n" * images + request.prompt
+        return marked_prompt(request.prompt, len(request.image_list))
 
     def _tokenize(self, request: Request) -> Tensor:
         input_ids = tokenize_prompt(

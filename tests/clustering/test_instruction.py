@@ -59,10 +59,26 @@ def test_a_request_is_routed_like_the_row(rule):
     assert instruction_from_prompt(values[0], rule) == instruction_text(row(values[0]), rule)
 
 
-def test_lone_surrogate_has_a_text_and_a_hash():
-    text = instruction_text(row("broken \ud83d mark"), FIRST)
-    assert text == "broken ? mark"
-    assert instruction_hash(text) == hashlib.sha256(b"broken ? mark").hexdigest()[:32]
+@pytest.mark.parametrize("rule", [FIRST, ALL])
+def test_text_that_utf8_cannot_hold_routes_nothing(rule):
+    with pytest.raises(DataError, match=r"^row with id 'r1': a human turn's 'value' holds half a surrogate pair"):
+        instruction_text(row("broken \ud83d mark"), rule)
+    with pytest.raises(DataError, match=r"^row with id 'r1': field 'route_text' holds half a surrogate pair"):
+        instruction_text(row("fine", route_text="\udc00"), rule)
+    with pytest.raises(DataError, match=r"^the prompt holds half a surrogate pair \(U\+D83D\) at character 7"):
+        instruction_from_prompt("broken \ud83d", rule)
+
+
+def test_an_instruction_is_hashed_by_its_bytes():
+    assert instruction_hash("é?") == hashlib.sha256("é?".encode()).hexdigest()[:32]
+
+
+@pytest.mark.parametrize("rule", [FIRST, ALL])
+def test_a_first_turn_of_gpt_changes_nothing(rule):
+    """So the rule keeps its version: rows route as they did, and as training reads them."""
+    plain = row("<image>\nWhat is it?", "And why?")
+    greeted = plain | {"conversations": [{"from": "gpt", "value": "Hi <image>"}, *plain["conversations"]]}
+    assert instruction_text(greeted, rule) == instruction_text(plain, rule)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ GOOD = make_row("<image>\nq", "a", image="x.png", row_id="good")
 
 def write(tmp_path: Path, rows: object, name: str = "rows.json") -> Path:
     path = tmp_path / name
-    path.write_text(json.dumps(rows, ensure_ascii="\\ud83d" in json.dumps(rows)), encoding="utf-8")
+    path.write_text(json.dumps(rows, ensure_ascii="\\ud" in json.dumps(rows)), encoding="utf-8")
     return path
 
 
@@ -72,8 +72,25 @@ BAD_ROWS = {
     "half a character": (
         turn_row(human("q \ud83d"), gpt("a")),
         "wrong text",
-        "conversations[0].value: found half of a surrogate pair",
+        "conversations[0].value: found half a surrogate pair (U+D83D) at character 2",
     ),
+    "half a character in an answer": (
+        turn_row(human("q"), gpt("a \udc00")),
+        "wrong text",
+        "conversations[1].value: found half a surrogate pair",
+    ),
+    "half a character in route_text": (
+        turn_row(human("q"), gpt("a"), route_text="\ud83d"),
+        "wrong text",
+        "route_text: found half a surrogate pair",
+    ),
+    "half a character in a path": (
+        turn_row(TAGGED, gpt("a"), image=["\ud83d.png"]),
+        "wrong text",
+        "image[0]: found half a surrogate pair",
+    ),
+    "route_text no text": (turn_row(human("q"), gpt("a"), route_text=3), "wrong type", "route_text: found 3, expected"),
+    "route_text empty": (turn_row(human("q"), gpt("a"), route_text=" "), "wrong type", "route_text: found ' ', exp"),
     "no answer": (
         turn_row(human("q"), gpt("a"), human("q")),
         "empty answer",
@@ -117,6 +134,18 @@ def test_bad_rows(case: str, tmp_path: Path) -> None:
     where = "row 1 (id 'bad')" if isinstance(row, dict) else "row 1"
     assert str(caught.value).startswith(f"{path}: {where}, {place}")
     assert str(caught.value).endswith(f"; {problems[0].remedy}")
+
+
+def test_an_id_that_utf8_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 0 \(id '\\ud83d'\), id: found half a surrogate pair") as caught:
+        read_rows(write(tmp_path, [make_row("q", "a", row_id="\ud83d")]))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("odd", [1.5, True, [1], {"a": 1}, float("nan")])
+def test_an_id_that_no_answer_can_carry_is_a_remark(odd: object) -> None:
+    (found,) = row_problems(make_row("q", "a", row_id=odd), 0)
+    assert (found.kind, found.fatal) == ("odd id", False)
 
 
 def test_dropped_first_turn_does_not_count_its_tag() -> None:

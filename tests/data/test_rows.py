@@ -35,7 +35,9 @@ def test_other_bad_rows_are_counted(tmp_path: Path) -> None:
     no_answer = {"id": "bad", "conversations": [{"from": "human", "value": "q"}]}
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([{"id": 1}, GOOD, {"id": 2}, no_answer]))
-    with pytest.raises(DataError, match=r"row 0.*2 more rows have problems.*data check"):
+    with pytest.raises(
+        DataError, match=r"row 0.*2 more rows have problems: `llava-mocle data check --rows .*rows.json --no-images`"
+    ):
         read_rows(path)
 
 

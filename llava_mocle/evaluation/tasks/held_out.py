@@ -1,8 +1,9 @@
 """Held-out rows of one's own datasets: exact match, with the baselines that make the number mean something.
 
-Each dataset (domain) is a task. A row's first question is asked, and its first answer is the reference. Two baselines
-look at no image: the majority answer (the most frequent training answer, given to every question), and the question
-prior (the most frequent training answer to the same question text).
+Each dataset (domain) is a task. A row's first question is asked, with the images that it shows, and the answer to it is
+the reference. A first turn by gpt is left out, as in training. Two baselines look at no image: the majority answer (the
+most frequent training answer, given to every question), and the question prior (the most frequent training answer to
+the same question text).
 """
 
 import re
@@ -12,7 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_mocle.data.conversation import IMAGE_TOKEN
+from llava_mocle.data.conversation import IMAGE_TOKEN, shown_images, written_turns
+from llava_mocle.data.images import image_path
+from llava_mocle.data.row_problems import first_problem, row_problems
+from llava_mocle.data.row_table import RowTable
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import GenerationSettings, Question
 from llava_mocle.evaluation.answering.together import Part
@@ -60,8 +64,9 @@ def evaluate_rows(
         Empty where this process only answers.
 
     Raises:
-        DataError: before the first answer: rows without id, question or reference, missing images, no rows at all, or
-            benchmarks' results in `out_dir`; or answers of another model.
+        DataError: before the first answer: rows without id, or that training would refuse too (no answer to the first
+            question, images that disagree with the `<image>` marks ...), missing images, no rows at all, or benchmarks'
+            results in `out_dir`; or answers of another model.
         TasksFailed: as `evaluate_tasks`; `results.json` is not written then.
     """
     limit = settings.limit if settings else None
@@ -84,7 +89,7 @@ class HeldOutRows(Task):
         routing_text: row -> the text that chooses its cluster.
 
     Raises:
-        DataError: a name that cannot be a file's, or training rows without an answer.
+        DataError: a name that cannot be a file's, or a training row that training would refuse.
     """
 
     split = "held-out rows"
@@ -115,8 +120,14 @@ class HeldOutRows(Task):
     def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
         for number, row in enumerate(self.rows):
             place = f"{self.name}, row {number}"
-            question = row_question(row, self.image_root, place, self.routing_text, self.name)
-            yield Item(question, _first_turn(row, "gpt", place))
+            check_id(row, place)
+            if (problem := first_problem(row, number)) is not None:
+                raise DataError(f"{self.name}, {problem.describe()}")
+            question, answer = written_turns(row)[:2]
+            images = tuple(Path(image_path(self.image_root, name)) for name in shown_images(row)[0])
+            route_text = row.get("route_text") if self.routing_text is None else self.routing_text(row)
+            asked = Question(row["id"], question.text, images, route_text, dataset=self.name, source=place)
+            yield Item(asked, answer.text)
 
     def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
         return answer["text"] if normalize_answer(answer["text"]) else None
@@ -205,34 +216,10 @@ def _summary(metric: Mapping[str, Any]) -> dict[str, Any]:
     return {"n": metric["n"], "score": metric["value"], "interval": metric["interval"]}
 
 
-def row_question(
-    row: Row,
-    image_root: str | Path,
-    place: str,
-    routing_text: Callable[[Row], str | None] | None = None,
-    dataset: str | None = None,
-) -> Question:
-    """The question that a LLaVA row asks first.
-
-    Args:
-        place: file and row, for messages.
-        routing_text: row -> the text that chooses its cluster; default: its `route_text`, if any.
-
-    Raises:
-        DataError: the row has no `id` or no human turn.
-    """
-    if "id" not in row:
+def check_id(row: Row, place: str) -> None:
+    """Raise DataError unless a row has an id. `place` is its file and number, for the message."""
+    if isinstance(row, Mapping) and "id" not in row:
         raise DataError(f"{place}: no 'id'; a held-out row needs one, so that its answer can be found again.")
-    images = row.get("image") or []
-    names = [images] if isinstance(images, str) else list(images)
-    return Question(
-        question_id=row["id"],
-        prompt=_first_turn(row, "human", place),
-        images=tuple(Path(image_root) / name for name in names),
-        route_text=row.get("route_text") if routing_text is None else routing_text(row),
-        dataset=dataset,
-        source=place,
-    )
 
 
 def answer_priors(train_rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
@@ -241,18 +228,27 @@ def answer_priors(train_rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
     Ties go to the answer that comes first in the alphabet, so that the baselines don't depend on the order of rows.
 
     Raises:
-        DataError: no rows, or a row without question or answer.
+        DataError: no rows, or a row that training would refuse.
     """
     overall: Counter[str] = Counter()
     by_question: dict[str, Counter[str]] = {}
     for number, row in enumerate(train_rows):
-        place = f"training row {number}"
-        answer = normalize_answer(_first_turn(row, "gpt", place))
+        if not isinstance(train_rows, RowTable):  # whose rows were checked when it was made
+            _check_texts(row, number)
+        asked, answered = written_turns(row)[:2]
+        answer = normalize_answer(answered.text)
         overall[answer] += 1
-        by_question.setdefault(question_text(_first_turn(row, "human", place)), Counter())[answer] += 1
+        by_question.setdefault(question_text(asked.text), Counter())[answer] += 1
     if not overall:
         raise DataError("The training rows that give the majority answer are empty: leave them out, or add rows.")
     return _most_frequent(overall), {question: _most_frequent(counts) for question, counts in by_question.items()}
+
+
+def _check_texts(row: Row, number: int) -> None:
+    """Raise DataError where training would refuse a row's texts. Its images are not looked at: baselines use none."""
+    for problem in row_problems(row, number):
+        if problem.fatal and problem.kind != "image count":
+            raise DataError(f"training {problem.describe()}")
 
 
 def question_text(prompt: str) -> str:
@@ -262,14 +258,3 @@ def question_text(prompt: str) -> str:
 
 def _most_frequent(counts: Counter[str]) -> str:
     return min(counts, key=lambda answer: (-counts[answer], answer))
-
-
-def _first_turn(row: Row, role: str, place: str) -> str:
-    conversations = row.get("conversations")
-    for turn in conversations if isinstance(conversations, list) else []:
-        if isinstance(turn, Mapping) and turn.get("from") == role and str(turn.get("value", "")).strip():
-            return str(turn["value"])
-    raise DataError(
-        f"{place} (id {row.get('id')!r}): no {role!r} turn with text in 'conversations'; a held-out row needs a "
-        f"question and a reference answer."
-    )

@@ -14,6 +14,10 @@ def row(number, question, answer, **extra):
     return {"id": f"r{number}", "conversations": turns, **extra}
 
 
+def turns(*said, **extra):
+    return {"id": "x", "conversations": [{"from": role, "value": text} for role, text in said], **extra}
+
+
 @pytest.fixture
 def shapes(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
@@ -140,8 +144,17 @@ def test_the_digest_tells_items_apart(tmp_path, shapes):
     ("bad", "message"),
     [
         ({"conversations": []}, r"shapes, row 4: no 'id'"),
-        ({"id": 1, "conversations": [{"from": "gpt", "value": "x"}]}, r"row 4 \(id 1\): no 'human' turn"),
-        ({"id": 1, "conversations": [{"from": "human", "value": "x"}]}, r"row 4 \(id 1\): no 'gpt' turn"),
+        ({"id": 1, "conversations": [{"from": "gpt", "value": "x"}]}, r"shapes, row 4 \(id 1\), .*: found no answer"),
+        ({"id": 1, "conversations": [{"from": "human", "value": "x"}]}, r"row 4 \(id 1\), .*: found no answer"),
+        (
+            turns(("human", "a?"), ("human", "b?"), ("gpt", "b")),
+            r"row 4 \(id 'x'\), conversations\[1\].from: found 'hum",
+        ),
+        (turns(("gpt", "hi"), ("human", "a?")), r"row 4 \(id 'x'\), conversations\[1\]: found no answer after it"),
+        (row(9, "<image>?", "x", image=["a.png", "a.png"]), r"row 4 \(id 'r9'\), image: found 1 <image> tag"),
+        (row(9, "a?", "x", image="a.png"), r"row 4 \(id 'r9'\), image: found 0 <image> tags"),
+        (row(9, "a?", "x", route_text="\ud83d"), r"row 4 \(id 'r9'\), route_text: found half a surrogate pair"),
+        (turns(("human", "a? \ud83d"), ("gpt", "b")), r"row 4 \(id 'x'\), conversations\[0\].value: found half a"),
         (row(0, "again?", "x"), "question_id 'r0' stands 2 times"),
         (row(9, "<image>?", "x", image="none.png"), r"shapes, row 4: .*none.png"),
     ],
@@ -157,6 +170,49 @@ def test_bad_rows_are_named_before_any_work(tmp_path, shapes, bad, message):
 def test_domain_names_become_file_names(tmp_path):
     with pytest.raises(DataError, match=r"'\.\./up'"):
         evaluate_rows(FakePredictor(), {"../up": ([row(0, "a?", "b")], "")}, tmp_path)
+
+
+GREETED = [("gpt", "Hello! <image> How can I help?"), ("human", "<image>\nWhat shape?"), ("gpt", "circle")]
+
+
+def test_a_greeting_is_neither_asked_nor_the_reference(tmp_path, shapes):
+    """Training drops a first turn by gpt; the score, the majority answer and the question prior do the same."""
+    rows = [turns(*GREETED, image="a.png")]
+    train = [turns(*GREETED, image="a.png"), turns(*GREETED, image="a.png"), row(1, "<image>\nWhat shape?", "square")]
+    results = evaluate_rows(
+        FakePredictor(ANSWERS), {"shapes": (rows, tmp_path)}, tmp_path / "out", train_rows={"shapes": train}
+    )
+    domain = results["domains"]["shapes"]
+    assert domain["score"] == 1.0
+    assert (domain["majority"]["answer"], domain["majority"]["score"]) == ("circle", 1.0)
+    assert domain["question_prior"]["score"] == 1.0
+    assert answer_priors(train) == ("circle", {"What shape?": "circle"})
+
+
+def test_the_first_question_is_asked_with_its_own_images(tmp_path, shapes):
+    for name in "bcd":
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+    talk = [("human", "<image>Compare <image>"), ("gpt", "same"), ("human", "And <image>?"), ("gpt", "other")]
+    later = [("human", "What do you see?"), ("gpt", "nothing"), ("human", "<image>\nNow?"), ("gpt", "a cat")]
+    rows = [
+        turns(*talk, image=["a.png", "b.png", "c.png"]) | {"id": "two and one"},
+        turns(*later, image="d.png") | {"id": "later"},
+        turns(("gpt", "<image>"), *later[2:], image=["d.png"]) | {"id": "greeted"},
+    ]
+    predictor = FakePredictor()
+    results = evaluate_rows(predictor, {"shapes": (rows, tmp_path)}, tmp_path / "out")
+    asked = [(request.prompt, [path.name for path in request.images]) for request in predictor.batches[0]]
+    assert asked == [
+        ("<image>Compare <image>", ["a.png", "b.png"]),
+        ("What do you see?", []),
+        ("<image>\nNow?", ["d.png"]),
+    ]
+    assert results["domains"]["shapes"]["n"] == 3
+
+
+def test_training_rows_of_baselines_are_checked():
+    with pytest.raises(DataError, match=r"training row 1 \(id 'x'\), conversations\[1\]: found no answer after it"):
+        answer_priors([row(0, "a?", "b"), turns(("gpt", "hi"), ("human", "a?"))])
 
 
 def test_ties_go_to_the_alphabet():
