@@ -10,7 +10,7 @@ from llava_mocle.analysis.cluster_heatmap import count_assignments, plot_cluster
 from llava_mocle.analysis.loss_curves import plot_loss_curves
 from llava_mocle.analysis.report import describe_clusters, write_report
 from llava_mocle.analysis.routing import plot_routing
-from llava_mocle.data.conversation import IMAGE_TOKEN
+from llava_mocle.data.conversation import IMAGE_TOKEN, written_turns
 from llava_mocle.data.rows import read_rows
 from llava_mocle.evaluation.answering.file import read_answers
 from llava_mocle.model.load import load_model
@@ -28,7 +28,7 @@ def samples(recipe: Any) -> list[dict[str, Any]]:
         rows = read_rows(spec.eval_data_path)
         answers = {side: _answers(side, spec.name) for side in ("before", "after")}
         for row in rows[:: max(1, len(rows) // SAMPLES_A_DOMAIN)][:SAMPLES_A_DOMAIN]:
-            human, model = (turn["value"] for turn in row["conversations"][:2])
+            human, model = (turn.text for turn in written_turns(row)[:2])
             after = answers["after"][row["id"]]
             chosen.append(
                 {

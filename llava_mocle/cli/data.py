@@ -55,20 +55,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _specs(args: argparse.Namespace) -> "tuple[list[DatasetSpec], str]":
-    """The datasets to check, and the recipe's `image_aspect_ratio` (its default for --rows)."""
+    """The datasets to check, and the `image_aspect_ratio` to check their images for: LLaVA's where none is given."""
     from llava_mocle.data.mixture import DatasetSpec
     from llava_mocle.errors import ConfigError
-    from llava_mocle.recipe.keys import DataArguments
     from llava_mocle.recipe.recipe import load_recipe
 
     if bool(args.recipe) == bool(args.rows):
         raise ConfigError("give either a recipe or --rows FILE (with --image-folder DIR)")
     if args.rows:
-        return [DatasetSpec.single(args.rows, args.image_folder or "")], DataArguments().image_aspect_ratio
+        return [DatasetSpec.single(args.rows, args.image_folder or "")], "pad"
     if args.image_folder:
         raise ConfigError("--image-folder goes with --rows; a recipe names its image folders itself")
     data = load_recipe(args.recipe).data
-    return data.dataset_specs(), data.image_aspect_ratio
+    return data.dataset_specs(), data.image_aspect_ratio or "pad"
 
 
 def _progress() -> "tuple[Progress, Callable[[str, int, int], None]]":

@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from llava_mocle.inference.request import check_text
+
+    check_text("--prompt", args.prompt)
     predictor = load_predictor(args)
     check_dataset(args, predictor)
     # Explained first: a model that can't be explained says so before the answer is waited for.

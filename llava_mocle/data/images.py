@@ -1,7 +1,6 @@
 """Image files -> RGB pictures -> the tensor a vision tower takes."""
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 
 from llava_mocle.errors import ConfigError, DataError
-from llava_mocle.io.paths import why_missing
+from llava_mocle.io.paths import why_no_file
 from llava_mocle.io.text import one_line
 
 ASPECT_RATIOS = ("pad", "square")
@@ -85,7 +84,7 @@ def probe_image(path: str | Path) -> tuple[int, int]:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """The file as an image that is not decoded yet. The errors of whoever uses it are the file's too."""
-    if (reason := _why_no_file(path)) is not None:
+    if (reason := why_no_file(path)) is not None:
         raise _missing(path, reason)
     try:
         with Image.open(path) as image:
@@ -96,16 +95,6 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise MemoryError(f"{one_line(path)}: not enough memory to read this image") from error
     except Exception as error:  # every decoder has errors of its own
         raise _unreadable(path, error) from error
-
-
-def _why_no_file(path: str | Path) -> str | None:
-    if (reason := why_missing(path)) is not None:
-        return reason
-    mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
-        return "it is a folder"
-    # A pipe or a device could be waited for without end.
-    return None if stat.S_ISREG(mode) else "it is no regular file"
 
 
 def _missing(path: str | Path, reason: str) -> ImageMissing:

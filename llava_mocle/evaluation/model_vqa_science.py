@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.data.conversation import IMAGE_TOKEN, row_images, shown_images, written_turns
-from llava_mocle.data.images import image_path
+from llava_mocle.data.conversation import HUMAN, IMAGE_TOKEN, row_images, shown_images, written_turns
 from llava_mocle.data.row_problems import row_problems
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
-from llava_mocle.evaluation.tasks.held_out import check_id
+from llava_mocle.evaluation.tasks.held_out import require_id
 from llava_mocle.evaluation.tasks.shared.official_files import json_records
 
 # Problems of a row that keep it from being trained on, not from being asked.
@@ -37,11 +36,11 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
     suffix = OPTION_LETTER if args.single_pred_prompt else ""
     questions = []
     for number, (place, row) in enumerate(json_records(path)):
-        check_id(row, place)
+        require_id(row, place)
         asked, names = _asked(row, number, path)
         # LLaVA's scorer counts an answer among those with images where its prompt says so.
         prompt = f"{IMAGE_TOKEN}\n" * len(names) + asked.replace(IMAGE_TOKEN, "").strip() + suffix
-        images = tuple(Path(image_path(args.image_folder, name)) for name in names)
+        images = tuple(Path(args.image_folder, name) for name in names)
         questions.append(Question(row["id"], prompt, images, row.get("route_text"), source=place))
     return questions
 
@@ -52,7 +51,7 @@ def _asked(row: dict[str, Any], number: int, path: Path) -> tuple[str, list[str]
     if problem is not None:
         raise DataError(f"{path}: {problem.describe()}")
     turns = written_turns(row)
-    if not turns:
+    if not turns or turns[0].role != HUMAN:
         raise DataError(f"{path}: row {number} (id {row['id']!r}): no human turn in 'conversations', so no question.")
     if not any(IMAGE_TOKEN in turn.text for turn in turns):
         return turns[0].text, row_images(row)

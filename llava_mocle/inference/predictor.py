@@ -21,7 +21,7 @@ from llava_mocle.inference.generation import TieRecorder, decode, find_stopping,
 from llava_mocle.inference.model_id import model_id
 from llava_mocle.inference.prompt_router import PromptRouter, dataset_id, dataset_names
 from llava_mocle.inference.ranking import log_likelihoods
-from llava_mocle.inference.request import ImageInput, Prediction, Ranking, Request
+from llava_mocle.inference.request import ImageInput, Prediction, Ranking, Request, check_text
 from llava_mocle.model.load import LoadedModel, load_model
 from llava_mocle.model.placement import choose_placement
 
@@ -195,6 +195,8 @@ class Predictor:
         """
         if not candidates or not all(candidate.strip() for candidate in candidates):
             raise DataError(f"prompt {request.prompt[:60]!r}: candidates are {list(candidates)!r}; expected texts.")
+        for candidate in candidates:
+            check_text("candidate", candidate)
         clusters, distances = self._prompt_router.route([request])
         prompt = self._marked(request)
         rows = [

@@ -4,10 +4,21 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from llava_mocle.errors import DataError
+from llava_mocle.io.text import not_unicode, one_line
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | Image"
+
+
+def check_text(name: str, text: object) -> None:
+    """Raise DataError unless `text` is one that a tokenizer can take; `name` is what the message calls it."""
+    if not isinstance(text, str):
+        raise DataError(f"{name} is {one_line(repr(text))}, expected a text")
+    if (wrong := not_unicode(text)) is not None:
+        raise DataError(f"{name} {text[:60]!r} holds {wrong}; write the character in full")
 
 
 @dataclass(frozen=True)
@@ -20,6 +31,9 @@ class Request:
         cluster_id: a cluster to use instead of the one that the text falls into.
         route_text: a text to route by, instead of the prompt.
         dataset: name or index of the dataset; only models routed by dataset use it, and they need it.
+
+    Raises:
+        DataError: a prompt or `route_text` that is no text, or that UTF-8 cannot hold.
     """
 
     prompt: str
@@ -27,6 +41,11 @@ class Request:
     cluster_id: int | None = None
     route_text: str | None = None
     dataset: str | int | None = None
+
+    def __post_init__(self) -> None:
+        check_text("prompt", self.prompt)
+        if self.route_text is not None:
+            check_text("route_text", self.route_text)
 
     @property
     def image_list(self) -> "list[ImageInput]":

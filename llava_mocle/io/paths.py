@@ -1,6 +1,7 @@
 """Paths as people write them: `~` is their home folder, and one that cannot be looked up is a missing file."""
 
 import os
+import stat
 
 
 def user_path(path: str | os.PathLike[str]) -> str:
@@ -23,3 +24,14 @@ def why_missing(path: str | os.PathLike[str]) -> str | None:
     except ValueError as error:  # such as a NUL, or text that the file system's encoding cannot hold
         return str(error)
     return None
+
+
+def why_no_file(path: str | os.PathLike[str]) -> str | None:
+    """Why no file can be opened at a path: as `why_missing`, or because something else is there. None if one can."""
+    if (reason := why_missing(path)) is not None:
+        return reason
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        return "it is a folder"
+    # A pipe or a device could be waited for without end.
+    return None if stat.S_ISREG(mode) else "it is no regular file"

@@ -4,6 +4,7 @@ import argparse
 import base64
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL import Image
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation import model_vqa, model_vqa_loader, model_vqa_mmbench, model_vqa_science
 from llava_mocle.evaluation.answering.file import FIELDS, read_answers
+from llava_mocle.evaluation.model_vqa_science import read_questions
 from tests.inference import tiny
 
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -81,6 +83,37 @@ def test_science_rows(model, tmp_path):
         "<image>\nWhich?\nA. x\nB. y" + LETTER,
         "Context: é\nWhy?" + LETTER,
     ]
+
+
+def test_a_science_row_asks_its_first_question_with_its_own_images(tmp_path):
+    def said(*pairs):
+        return [{"from": role, "value": text} for role, text in pairs]
+
+    two = said(("human", "<image>\nOne?"), ("gpt", "A"), ("human", "<image>\nTwo?"))
+    rows = [
+        {"id": 1, "image": ["0.png", "1.png"], "conversations": two},
+        {"id": 2, "image": "0.png", "conversations": said(("gpt", "Hello!"), ("human", "No mark?"), ("gpt", ""))},
+        {"id": 3, "image": "1.png", "conversations": said(("human", "First?"), ("gpt", "A"))},
+        {"id": 4, "image": "1.png", "conversations": [*said(("human", "First?"), ("gpt", "A")), two[2]]},
+    ]
+    path = tmp_path / "science.json"
+    path.write_text(json.dumps(rows))
+    args = SimpleNamespace(question_file=path, image_folder="images", single_pred_prompt=False)
+    asked = [(question.prompt, [image.name for image in question.images]) for question in read_questions(args)]
+    assert asked == [
+        ("<image>\nOne?", ["0.png"]),
+        ("<image>\nNo mark?", ["0.png"]),  # LLaVA shows the image whether or not a mark says so
+        ("<image>\nFirst?", ["1.png"]),
+        ("First?", []),
+    ]
+    for turns, image, message in (
+        (two, "0.png", r"row 0 \(id 9\): 2 <image> tags for 1 images"),
+        (said(("gpt", "Hello!")), None, r"row 0 \(id 9\): no human turn"),
+        (said(("human", "a \ud83d")), None, r"row 0 \(id 9\), conversations\[0\].value: found half a surrogate pair"),
+    ):
+        path.write_text(json.dumps([{"id": 9, "image": image, "conversations": turns}]))
+        with pytest.raises(DataError, match=message):
+            read_questions(args)
 
 
 def test_a_science_file_of_another_shape(model, tmp_path, capsys):

@@ -45,6 +45,11 @@ def lora_dir(base_dir, encoder_dir, checkpoint_dir, tmp_path_factory):
     return folder
 
 
+def test_a_prompt_that_is_no_text_is_refused_before_the_model_is_loaded(capsys):
+    assert main(["generate", "--model", "nowhere", "--prompt", "Why \udcff?"]) == 2
+    assert "--prompt 'Why \\udcff?' holds half a surrogate pair (U+DCFF) at character 4" in capsys.readouterr().err
+
+
 def test_a_plain_lora_says_that_nothing_is_routed(lora_dir, capsys):
     arguments = ["generate", "--model", str(lora_dir), "--prompt", QUESTIONS[0], "--max-new-tokens", "2", "--explain"]
     assert main(arguments) == 0

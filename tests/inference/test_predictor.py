@@ -161,6 +161,7 @@ def test_explanation_agrees_with_the_gates(predictor):
         (Request("<image> <image> Why?", "{image}"), DataError, "2 <image> marks for 1 images"),
         (Request("<image> Why?"), DataError, "1 <image> marks for 0 images"),
         (Request("Why?", "missing.png"), DataError, "missing.png"),
+        (Request("Why?", Image.new("RGB", (1, 20_000))), DataError, "1 x 20000 pixels"),
         (Request("word " * 600), DataError, "at most 512"),
         (Request("Why?", cluster_id=3), RoutingError, "clusters 0 to 2"),
         (Request("Why?", cluster_id=-1), RoutingError, "clusters 0 to 2"),

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from llava_mocle.io.text import not_unicode
+from llava_mocle.io.text import not_unicode, one_line
 
 
 @pytest.mark.parametrize("text", ["", "a plain question", "ß 漢字 😀", "a\x00b", json.loads('"\\ud83d\\ude00"')])
@@ -19,3 +19,12 @@ def test_text_that_utf8_holds_is_fine(text):
 )
 def test_half_a_surrogate_pair_is_named_with_its_place(text, told):
     assert not_unicode(text) == told
+
+
+def test_a_value_fits_on_one_line():
+    assert one_line("images/ä.png") == "images/ä.png"
+    assert one_line(3) == "3"
+    assert one_line("a\nb") == r"'a\nb'"
+    assert one_line("a\ud83d") == r"'a\ud83d'"
+    assert one_line("x" * 200) == "x" * 200
+    assert one_line("a" * 5000 + "z" * 5000, most=40) == "a" * 20 + "..." + "z" * 10

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llava_mocle.errors import DataError
+from llava_mocle.io.paths import why_no_file
+from llava_mocle.io.text import one_line
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,11 @@ def check_questions(questions: Sequence[Question], *, shared_ids: bool = False) 
                 f"{question.source or 'questions'}: question {question.question_id!r} has an empty candidate among "
                 f"{list(question.candidates)!r}; every answer to rank needs a text."
             )
-    missing = [(question, image) for question in questions for image in question.images if not image.is_file()]
+    missing = [(question, image) for question in questions for image in question.images if why_no_file(image)]
     if missing:
         question, image = missing[0]
         raise DataError(
-            f"{question.source or 'questions'}: question {question.question_id!r} needs the image {image}, which does "
-            f"not exist ({len(missing)} missing of {sum(len(q.images) for q in questions)}). Check the image folder."
+            f"{question.source or 'questions'}: question {question.question_id!r} needs the image "
+            f"{one_line(image)}: {why_no_file(image)} ({len(missing)} missing of "
+            f"{sum(len(q.images) for q in questions)}). Check the image folder."
         )

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.data.conversation import IMAGE_TOKEN, shown_images, written_turns
-from llava_mocle.data.images import image_path
-from llava_mocle.data.row_problems import first_problem, row_problems
+from llava_mocle.data.row_problems import first_problem, row_problems, shorten
 from llava_mocle.data.row_table import RowTable
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import GenerationSettings, Question
@@ -120,11 +119,12 @@ class HeldOutRows(Task):
     def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
         for number, row in enumerate(self.rows):
             place = f"{self.name}, row {number}"
-            check_id(row, place)
+            if isinstance(row, Mapping):
+                require_id(row, place)
             if (problem := first_problem(row, number)) is not None:
                 raise DataError(f"{self.name}, {problem.describe()}")
             question, answer = written_turns(row)[:2]
-            images = tuple(Path(image_path(self.image_root, name)) for name in shown_images(row)[0])
+            images = tuple(Path(self.image_root, name) for name in shown_images(row)[0])
             route_text = row.get("route_text") if self.routing_text is None else self.routing_text(row)
             asked = Question(row["id"], question.text, images, route_text, dataset=self.name, source=place)
             yield Item(asked, answer.text)
@@ -216,10 +216,16 @@ def _summary(metric: Mapping[str, Any]) -> dict[str, Any]:
     return {"n": metric["n"], "score": metric["value"], "interval": metric["interval"]}
 
 
-def check_id(row: Row, place: str) -> None:
-    """Raise DataError unless a row has an id. `place` is its file and number, for the message."""
-    if isinstance(row, Mapping) and "id" not in row:
+def require_id(row: Row, place: str) -> None:
+    """Raise DataError unless a row has an id that answers can carry.
+
+    Args:
+        place: the row's file and number, for the message.
+    """
+    if "id" not in row:
         raise DataError(f"{place}: no 'id'; a held-out row needs one, so that its answer can be found again.")
+    if isinstance(row["id"], bool) or not isinstance(row["id"], (str, int)):
+        raise DataError(f"{place}: field 'id' is {shorten(row['id'])}, expected a text or a whole number.")
 
 
 def answer_priors(train_rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
