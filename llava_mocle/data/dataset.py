@@ -162,6 +162,10 @@ class LlavaDataset(Dataset):
     def __len__(self) -> int:
         return len(self._samples)
 
+    def of_samples(self, of_rows: Sequence[np.ndarray]) -> np.ndarray:
+        """Turn one array for each dataset, with one value a row, into one array with a value for each sample."""
+        return self.mixture.spread(of_rows)[self._samples]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One sample, or with a negative index a filler: `dataset[-(i + 1)]` (that is `dataset[~i]`) is sample i with
         nothing to learn, all its labels being -100. Fillers make the last batch whole, so that every sample counts

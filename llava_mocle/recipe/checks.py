@@ -5,6 +5,7 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.recipe import Recipe, trainer_defaults
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
+from llava_mocle.recipe.validation_metrics import check_best_checkpoint
 
 # Of `accelerator_config`, what would change which samples make up a step.
 _ACCELERATOR = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler")
@@ -21,6 +22,7 @@ def check_recipe(recipe: Recipe, args: MocleTrainingArguments) -> None:
     _check_trainer(args)
     _check_dtype(recipe, args)
     _check_validation(recipe, args)
+    check_best_checkpoint(recipe, args)
     _check_trackers(args)
     for key in ("mm_vision_select_layer", "mm_vision_select_feature"):
         value = getattr(recipe.model, key)

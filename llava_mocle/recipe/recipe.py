@@ -186,7 +186,12 @@ def _given_flags(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def write_recipe(recipe: Recipe, path: str | Path) -> None:
-    """Write a resolved recipe as YAML that `load_recipe` reads back to the same, but for secrets.
+    """Write `recipe_text` into a file."""
+    write_text(path, recipe_text(recipe))
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A resolved recipe as YAML that `load_recipe` reads back to the same, but for secrets.
 
     How the clusters were made is written only where the recipe says so: a default does not describe the cluster model
     that the recipe names.
@@ -196,4 +201,4 @@ def write_recipe(recipe: Recipe, path: str | Path) -> None:
         at_default = item.name not in recipe.given and values[item.name] == item.default
         if policies()[item.name].clustering and at_default:
             del values[item.name]
-    write_text(path, yaml.safe_dump(values, sort_keys=False))
+    return yaml.safe_dump(values, sort_keys=False)

@@ -69,7 +69,7 @@ _FREE = (
     "eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object", "prediction_loss_only",
     # What to save, and where.
     "output_dir", "save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end", "metric_for_best_model",
-    "greater_is_better", "restore_callback_states_from_checkpoint", "hub_model_id", "hub_strategy", "hub_private_repo",
+    "restore_callback_states_from_checkpoint", "hub_model_id", "hub_strategy", "hub_private_repo",
     "hub_always_push", "hub_revision",
 )  # fmt: skip
 # Every field of `transformers.TrainingArguments` that `MocleTrainingArguments` does not declare anew.
@@ -102,6 +102,12 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
     logging_nan_inf_filter: bool = free(False, "Off: a loss of nan is logged as it is.")
     # Not `str | None`: `none` is a value of its own here, and not an unset key.
     report_to: str = free("auto", "auto: tensorboard when installed; wandb, tensorboard or none.")
+    # transformers takes "greater is better" of every name that does not end in "loss", and ours end in what it is of.
+    greater_is_better: bool | None = free(
+        False,
+        "Every metric of validation is a loss: lower is better.",
+        refused="every metric of validation is a loss, and lower is better; leave it out",
+    )
     ddp_find_unused_parameters: bool | None = free(False, "Off: every trained parameter takes part in every step.")
     remove_unused_columns: bool = same(
         False,
@@ -119,6 +125,8 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
             if getattr(self, key) is None:
                 setattr(self, key, getattr(self, llavas))
                 setattr(self, llavas, None)
+        if self.greater_is_better is None:
+            self.greater_is_better = False
         if self.report_to == "auto":
             self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
         super().__post_init__()

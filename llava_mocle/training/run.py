@@ -6,9 +6,11 @@ from torch import nn
 from transformers import set_seed
 
 from llava_mocle.recipe.recipe import Recipe
+from llava_mocle.recipe.validation_metrics import check_metric
 from llava_mocle.training.checkpoints.resume import find_resumption
 from llava_mocle.training.loop.preemption import Preemption
 from llava_mocle.training.loop.trainer import MocleTrainer
+from llava_mocle.training.loop.validation import metrics_of
 from llava_mocle.training.processes.start import started
 from llava_mocle.training.setup.adapter import adapt, count_parameters
 from llava_mocle.training.setup.data import TrainingData, prepare_data
@@ -31,6 +33,8 @@ def train(recipe: Recipe) -> MocleTrainer:
         set_seed(args.seed)
         loaded = load_start(recipe, args)
         data = prepare_data(recipe, loaded, resumption.folder if resumption else None)
+        if args.metric_for_best_model and data.validation is not None:
+            check_metric(args.metric_for_best_model, metrics_of(data.validation), "one that has a held-out row")
         set_seed(args.seed)  # however the base was loaded, the adapter starts from the same values
         model = adapt(recipe, args, loaded.model, len(data.dataset_names))
         trainer = MocleTrainer(recipe, args, loaded, data, model, preemption, resumption)
@@ -43,7 +47,7 @@ def train(recipe: Recipe) -> MocleTrainer:
         if steps < max_steps:
             without = " without stop_after_steps" if args.stop_after_steps else ""
             logger.warning("stopped at step %d of %d; %s%s goes on", steps, max_steps, preemption.command, without)
-        else:
+        elif resumption is None or not resumption.is_result:
             trainer.save_result()
         return trainer
 

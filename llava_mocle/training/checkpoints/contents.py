@@ -13,7 +13,7 @@ from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.model.folders import CLUSTERS_FOLDER, RECIPE_FILE
 from llava_mocle.recipe.comparison import differences
 from llava_mocle.recipe.recipe import Recipe, load_recipe, write_recipe
-from llava_mocle.training.checkpoints.manifest import flaw, read_manifest
+from llava_mocle.training.checkpoints.manifest import flaw, read_facts
 
 if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
@@ -99,7 +99,7 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> No
     # A key that is not in the file had its default.
     defaults = load_recipe()
     before = defaults.trainer | defaults.as_dict() | yaml.safe_load(path.read_text(encoding="utf-8"))
-    manifest = read_manifest(checkpoint)
+    manifest = read_facts(checkpoint)
     now = recipe.trainer | recipe.as_dict()
     differ = differences(before, now, manifest.get("rows"), manifest.get("held_out_rows", ()))
     batch_before = manifest.get("global_batch", global_batch)

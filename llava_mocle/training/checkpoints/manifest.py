@@ -1,8 +1,12 @@
-"""A checkpoint's manifest: its files with sizes and hashes, written last, by which a whole checkpoint is recognized."""
+"""A manifest: the files of a checkpoint, or of a run's result, with sizes and hashes. It is written last.
+
+So a whole checkpoint is recognized by its manifest, and a finished run by that of its result.
+"""
 
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,31 +14,38 @@ from typing import Any
 from llava_mocle.io.files import written_aside
 
 MANIFEST_FILE = "checkpoint.json"
+# The manifest of a finished run's result, in `output_dir`.
+FINISHED_FILE = "finished.json"
 _FORMAT = 1
 _THREADS = 8
 
 
-def write_manifest(folder: str | Path, **facts: Any) -> None:
-    """Hash every file of `folder`, flush each to the disk, and write the manifest.
+def write_manifest(
+    folder: str | Path, *, manifest_name: str = MANIFEST_FILE, files: Iterable[str] | None = None, **facts: Any
+) -> None:
+    """Hash the files of `folder`, flush each to the disk, and write the manifest.
 
     Args:
-        folder: a checkpoint, complete but for its manifest.
+        folder: a checkpoint or a result, complete but for its manifest.
+        manifest_name: the manifest's file name.
+        files: names of the files to list; default: all in the folder.
         facts: what else is to be known about the checkpoint; kept beside the list of files.
 
     Raises:
         OSError: a file cannot be read, or the disk is full.
     """
     folder = Path(folder)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    names = [name for name in names if name != MANIFEST_FILE]
+    if files is None:
+        files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = sorted(name for name in files if name != manifest_name)
     with ThreadPoolExecutor(_THREADS) as pool:
         digests = pool.map(lambda name: _digest(folder / name, to_disk=True), names)
-        files = {
+        listed = {
             name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
             for name, digest in zip(names, digests, strict=True)
         }
-    with written_aside(folder / MANIFEST_FILE) as aside:
-        aside.write_text(json.dumps({"format": _FORMAT, **facts, "files": files}, indent=1), encoding="utf-8")
+    with written_aside(folder / manifest_name) as aside:
+        aside.write_text(json.dumps({"format": _FORMAT, **facts, "files": listed}, indent=1), encoding="utf-8")
         flush(aside)
     flush(folder)
 
@@ -48,24 +59,29 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
+def read_manifest(folder: str | Path, manifest_name: str = MANIFEST_FILE) -> dict[str, Any]:
     """The facts, and the files under `files`; empty if there is no manifest or it cannot be read."""
     try:
-        manifest = json.loads((Path(folder) / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = json.loads((Path(folder) / manifest_name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else {}
 
 
-def flaw(folder: str | Path) -> str | None:
-    """Why a checkpoint is not whole, in words; None if every file is as it was written.
+def read_facts(folder: str | Path) -> dict[str, Any]:
+    """What is known about a checkpoint, or about the result in an `output_dir`; empty if it has no manifest."""
+    return read_manifest(folder) or read_manifest(folder, FINISHED_FILE)
+
+
+def flaw(folder: str | Path, manifest_name: str = MANIFEST_FILE) -> str | None:
+    """Why a checkpoint or a result is not whole, in words; None if every file is as it was written.
 
     Files that were added later are not looked at.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, manifest_name)
     if not manifest:
-        return f"it has no readable {MANIFEST_FILE}, which is written last"
+        return f"it has no readable {manifest_name}, which is written last"
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():

@@ -1,6 +1,5 @@
 """Where a run goes on from, and how much of the optimizer's state can go with it."""
 
-import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -8,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from accelerate import PartialState
-from transformers.trainer import SCHEDULER_NAME
+from transformers import TrainerState
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from llava_mocle.errors import CheckpointError, ConfigError
-from llava_mocle.recipe.recipe import Recipe
+from llava_mocle.model.folders import RECIPE_FILE
+from llava_mocle.recipe.recipe import Recipe, recipe_text
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
+from llava_mocle.recipe.validation_metrics import full_name
 from llava_mocle.training.checkpoints.contents import (
     ABANDONED_FOLDER,
     check_same_recipe,
@@ -22,10 +25,13 @@ from llava_mocle.training.checkpoints.contents import (
     set_aside_after,
 )
 from llava_mocle.training.checkpoints.engine_state import UNIVERSAL_FOLDER, load_engine, to_universal
-from llava_mocle.training.checkpoints.manifest import flaw, read_manifest
+from llava_mocle.training.checkpoints.manifest import FINISHED_FILE, flaw, read_facts, read_manifest
 from llava_mocle.training.processes.group import on_main
 
 logger = logging.getLogger(__name__)
+
+# Keys that say where one start begins and ends, and nothing of the run.
+_ONLY_THIS_START = {"resume", "stop_after_steps"}
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,13 @@ class Resumption:
     """What to go on from.
 
     Attributes:
-        folder: a whole checkpoint.
+        folder: a whole checkpoint, or an `output_dir` with the whole result of a finished run.
         optimizer: what becomes of the optimizer's state: "as_saved"; "universal" (converted to this number of
             processes); or "afresh" (only weights and schedule are restored).
         engine_folder: where DeepSpeed finds its state.
         finished: the checkpoint has taken all steps of the run; only its result may still have to be written.
         start: how the run was begun, see `start_name`.
+        is_result: `folder` holds the result, so nothing has to be written any more.
     """
 
     folder: Path
@@ -46,6 +53,7 @@ class Resumption:
     engine_folder: Path
     finished: bool
     start: str = "auto"
+    is_result: bool = False
 
 
 def optimizer_kind(args: MocleTrainingArguments) -> str:
@@ -69,22 +77,59 @@ def find_resumption(recipe: Recipe, args: MocleTrainingArguments) -> Resumption 
         CheckpointError: `resume` names a folder that is no whole checkpoint, or is `never` where there is one.
         ConfigError: the checkpoint is another recipe's, or at or beyond `stop_after_steps`.
     """
-    found = on_main(lambda: checkpoint_to_resume(args.resume, Path(str(args.output_dir))))
+    output_dir = Path(str(args.output_dir))
+    found = on_main(lambda: _place_to_resume(recipe, args, output_dir))
     if found is None:
         return None
     check_same_recipe(found, recipe, global_batch(args))
-    if args.stop_after_steps and checkpoint_step(found) >= args.stop_after_steps:
+    state = TrainerState.load_from_json(str(found / TRAINER_STATE_NAME))
+    if args.stop_after_steps and state.global_step >= args.stop_after_steps:
         raise ConfigError(f"stop_after_steps is {args.stop_after_steps}, and {found} is there already")
+    start = read_facts(found).get("start", "auto") if args.resume == "auto" else start_name(args.resume)
+    if state.global_step >= state.max_steps:
+        return Resumption(found, "as_saved", found, finished=True, start=start, is_result=found == output_dir)
     kind = _optimizer_state(found, args)
     engine_folder = Path(str(args.output_dir), UNIVERSAL_FOLDER) if kind == "universal" else found
-    state = json.loads((found / "trainer_state.json").read_text(encoding="utf-8"))
-    finished = state["global_step"] >= state["max_steps"]
-    start = read_manifest(found).get("start", "auto") if args.resume == "auto" else start_name(args.resume)
     if args.process_index == 0:
         logger.warning("resuming from %s", found)
     if kind == "universal":
         _make_universal(found, engine_folder, args)
-    return Resumption(found, kind, engine_folder, finished, start)
+    return Resumption(found, kind, engine_folder, finished=False, start=start)
+
+
+def _place_to_resume(recipe: Recipe, args: MocleTrainingArguments, output_dir: Path) -> Path | None:
+    """The checkpoint to go on from, or `output_dir` itself if it holds this run's result; None to start anew."""
+    checkpoint = checkpoint_to_resume(args.resume, output_dir)
+    facts = read_manifest(output_dir, FINISHED_FILE)
+    if not facts or args.resume == "never" or flaw(output_dir, FINISHED_FILE) is not None:
+        return checkpoint
+    if checkpoint is None:
+        return output_dir if _is_same_command(recipe, args, output_dir) else None
+    named = args.resume != "auto" and facts.get("start") != start_name(args.resume)
+    if named or facts["step"] < checkpoint_step(checkpoint) or checkpoint.parent.resolve() != output_dir.resolve():
+        return checkpoint
+    # Chosen by another metric than is asked for now: it is written again, if the checkpoint can say of what.
+    chosen_anew = facts.get("chosen_by") != chosen_by(args) and checkpoint_step(checkpoint) == facts["step"]
+    return checkpoint if chosen_anew else output_dir
+
+
+def chosen_by(args: MocleTrainingArguments) -> str | None:
+    """The metric that chooses the checkpoint whose weights become the result; None: they are those of the last step."""
+    return full_name(str(args.metric_for_best_model)) if args.load_best_model_at_end else None
+
+
+def _is_same_command(recipe: Recipe, args: MocleTrainingArguments, output_dir: Path) -> bool:
+    """Whether a result without a checkpoint beside it is that of this very command.
+
+    There is nothing that another command could go on from: it trains anew, and replaces the result.
+    """
+    then, now = (yaml.safe_load(text) for text in ((output_dir / RECIPE_FILE).read_text(), recipe_text(recipe)))
+    changed = sorted(key for key in {*then, *now} - _ONLY_THIS_START if then.get(key) != now.get(key))
+    if changed or read_manifest(output_dir, FINISHED_FILE).get("global_batch") != global_batch(args):
+        what = ", ".join(changed) or "the global batch"
+        logger.warning("%s: holds the result of another command (%s), which this run replaces", output_dir, what)
+        return False
+    return True
 
 
 def start_name(resume: str) -> str:

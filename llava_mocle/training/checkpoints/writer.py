@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from peft import PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 from transformers import TrainerState
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
@@ -17,16 +18,20 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from llava_mocle.errors import CheckpointError
 from llava_mocle.io.files import make_readable
-from llava_mocle.model.folders import CLUSTERS_FOLDER
+from llava_mocle.model.folders import ADAPTER_CONFIG, CLUSTERS_FOLDER, PROJECTOR_CONFIG, PROJECTOR_WEIGHTS, RECIPE_FILE
 from llava_mocle.model.projector import save_projector
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.training.checkpoints.contents import CheckpointExtras, newest_checkpoint
 from llava_mocle.training.checkpoints.engine_state import trainable_state
-from llava_mocle.training.checkpoints.manifest import flush, write_manifest
-from llava_mocle.training.checkpoints.resume import global_batch, optimizer_kind
+from llava_mocle.training.checkpoints.manifest import FINISHED_FILE, flush, write_manifest
+from llava_mocle.training.checkpoints.resume import chosen_by, global_batch, optimizer_kind
 from llava_mocle.training.processes.loader_workers import is_worker_gone
 
 STAGING_FOLDER = ".incomplete"
+# What a result consists of, besides what can be had from anywhere else.
+_RESULT_FILES = (
+    ADAPTER_CONFIG, SAFETENSORS_WEIGHTS_NAME, PROJECTOR_CONFIG, PROJECTOR_WEIGHTS, RECIPE_FILE, TRAINER_STATE_NAME,
+)  # fmt: skip
 
 
 class CheckpointWriter:
@@ -84,15 +89,7 @@ class CheckpointWriter:
         if state.best_model_checkpoint:
             state.save_to_json(str(source / TRAINER_STATE_NAME))
         make_readable(source)
-        write_manifest(
-            source,
-            step=state.global_step,
-            optimizer=optimizer_kind(self.args),
-            world_size=self.args.world_size,
-            global_batch=global_batch(self.args),
-            start=self.start,
-            **self.extras.data_identity,
-        )
+        write_manifest(source, **self._facts(state))
         if target.exists():
             os.replace(target, source.with_name(f"{name}.before"))
         os.replace(source, target)
@@ -104,6 +101,17 @@ class CheckpointWriter:
             best_model_checkpoint=state.best_model_checkpoint,
             use_mtime=True,
         )
+
+    def _facts(self, state: TrainerState) -> dict[str, Any]:
+        """What a manifest says beside its files."""
+        return {
+            "step": state.global_step,
+            "optimizer": optimizer_kind(self.args),
+            "world_size": self.args.world_size,
+            "global_batch": global_batch(self.args),
+            "start": self.start,
+            **self.extras.data_identity,
+        }
 
     def write_model(self, model: nn.Module, folder: str | Path, sharded: bool) -> None:
         """Write what is trained, and the extras.
@@ -129,12 +137,16 @@ class CheckpointWriter:
             torch.save(schedule.state_dict(), Path(folder) / SCHEDULER_NAME)
 
     @contextmanager
-    def result(self) -> Iterator[None]:
+    def result(self, state: TrainerState) -> Iterator[None]:
         """Inside the block the finished run's model and state are written into `output_dir` itself.
+
+        Args:
+            state: the trainer's, after the last step.
 
         Raises:
             CheckpointError: they cannot be written; the last checkpoint holds the same.
         """
+        self.unmark_result()
         with self._reporting("the result"):
             yield
             if not self.args.should_save:
@@ -144,6 +156,14 @@ class CheckpointWriter:
                 if place.is_file() or place.name == CLUSTERS_FOLDER:
                     with suppress(PermissionError):  # another user's file
                         make_readable(place)
+            files = [name for name in _RESULT_FILES if (self.output_dir / name).is_file()]
+            facts = self._facts(state) | {"chosen_by": chosen_by(self.args)}
+            write_manifest(self.output_dir, manifest_name=FINISHED_FILE, files=files, **facts)
+
+    def unmark_result(self) -> None:
+        """From here on, what `output_dir` holds is no longer the result of a finished run."""
+        if self.args.should_save:
+            (self.output_dir / FINISHED_FILE).unlink(missing_ok=True)
 
     @contextmanager
     def _reporting(self, what: str) -> Iterator[None]:

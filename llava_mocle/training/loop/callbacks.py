@@ -6,6 +6,8 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from llava_mocle.training.checkpoints.best import recall_best
+
 _TRAINING_KEYS = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad"}
 
 
@@ -48,6 +50,13 @@ class OwnIntervals(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         state.compute_steps(args, state.max_steps)
+
+
+class OwnBest(TrainerCallback):
+    """Which checkpoint is the best so far is decided by this command's metric, among the checkpoints that are there."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        recall_best(state, args)
 
 
 class StopEarly(TrainerCallback):

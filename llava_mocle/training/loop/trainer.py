@@ -23,6 +23,7 @@ from llava_mocle.model.load import LoadedModel
 from llava_mocle.model.projector import load_projector
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
+from llava_mocle.training.checkpoints.best import recall_best
 from llava_mocle.training.checkpoints.contents import CheckpointExtras, checkpoint_step
 from llava_mocle.training.checkpoints.resume import (
     Resumption,
@@ -33,7 +34,7 @@ from llava_mocle.training.checkpoints.resume import (
     start_name,
 )
 from llava_mocle.training.checkpoints.writer import CheckpointWriter
-from llava_mocle.training.loop.callbacks import ConsoleLines, ConsoleProgress, OwnIntervals, StopAfterSteps
+from llava_mocle.training.loop.callbacks import ConsoleLines, ConsoleProgress, OwnBest, OwnIntervals, StopAfterSteps
 from llava_mocle.training.loop.divergence import DivergenceCheck
 from llava_mocle.training.loop.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.loop.routing_log import RoutingLog, warn_of_idle_experts
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 # Private names of `transformers.Trainer` that this file overrides or reads, and what each of them gives us. A test
 # holds them against the installed transformers, which may rename them without notice.
 TRAINER_INTERNALS = (
-    ("_finalize_training", "a run that stops early keeps the checkpoint that it has just written"),
+    ("_finalize_training", "a run keeps the checkpoint of its last step"),
     ("_get_output_dir", "checkpoints are written to the staging folder first"),
     ("_get_train_sampler", "global batches are grouped by modality and length"),
     ("_load_best_model", "the best stage-1 checkpoint, which holds the projector alone, can be loaded"),
@@ -101,7 +102,7 @@ class MocleTrainer(Trainer):
             train_dataset=data.train,
             eval_dataset=data.validation,
             data_collator=Collator(pad_token_id=loaded.tokenizer.pad_token_id),
-            callbacks=[OwnIntervals(), *stop, preemption],
+            callbacks=[OwnIntervals(), OwnBest(), *stop, preemption],
         )
         for theirs in (ProgressCallback, PrinterCallback):
             self.remove_callback(theirs)
@@ -118,7 +119,7 @@ class MocleTrainer(Trainer):
     def take_steps(self) -> None:
         """Train until the last step, or until an early stop. With a `resumption`, the first step is the one after it.
 
-        If `resumption` is the checkpoint of a finished run, its model and its state are restored, and no step is taken.
+        If `resumption` is of a finished run, the model and the state of its result are restored, and no step is taken.
 
         Raises:
             Preempted: a signal came, to any rank. If steps have been taken, a checkpoint was written.
@@ -126,14 +127,13 @@ class MocleTrainer(Trainer):
         """
         resumption = self.resumption
         if self.preemption.requested(self.args.device):
-            raise self.preemption.error(None, checkpoint_step(resumption.folder) if resumption else 0)
+            raise self.preemption.error(None, max(0, checkpoint_step(resumption.folder)) if resumption else 0)
         if resumption is not None:
             abandon_later_checkpoints(resumption, self.args)
         if resumption is not None and resumption.finished:
-            logger.warning("%s has all its steps; writing the result", resumption.folder)
-            self._load_from_checkpoint(str(resumption.folder))
-            self.state = TrainerState.load_from_json(str(resumption.folder / TRAINER_STATE_NAME))
+            self._restore_finished(resumption)
             return
+        self.checkpoints.unmark_result()
         try:
             with naming_rows(self.data.train, self.data.validation):
                 self.train(resume_from_checkpoint=str(resumption.folder) if resumption else None)
@@ -146,6 +146,29 @@ class MocleTrainer(Trainer):
             steps = self.state.global_step
             raise self.preemption.error(self.checkpoints.output_dir / f"checkpoint-{steps}", steps)
 
+    def _restore_finished(self, resumption: Resumption) -> None:
+        """Have the state of a run that has taken all its steps, and the weights of its result."""
+        folder = source = resumption.folder
+        self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+        if resumption.is_result:
+            logger.warning(
+                "%s: holds the result of this run, which has taken all its steps; nothing is left to do", folder
+            )
+        else:
+            recall_best(self.state, self.args)
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+                source = Path(self.state.best_model_checkpoint)
+            logger.warning("%s has all its steps; writing the result from %s", folder, source.name)
+            self._warn_without_best()
+        self._load_trained(source)
+
+    def _warn_without_best(self) -> None:
+        if self.args.load_best_model_at_end and not self.state.best_model_checkpoint and self.is_world_process_zero():
+            logger.warning(
+                "load_best_model_at_end: no checkpoint has a %s, so the result is the model of the last step",
+                self.args.metric_for_best_model,
+            )
+
     def save_result(self) -> None:
         """Write the finished run's model and state into `output_dir`, and warn of experts that no cluster chooses.
 
@@ -154,7 +177,7 @@ class MocleTrainer(Trainer):
             DivergenceError: a number is not finite; nothing is written.
         """
         self.divergence.before_saving(self.state.global_step, self.model.parameters())
-        with self.checkpoints.result():
+        with self.checkpoints.result(self.state):
             self.save_model()
             self.save_state()
         if self.routing is not None:
@@ -303,11 +326,13 @@ class MocleTrainer(Trainer):
             super()._save_optimizer_and_scheduler(output_dir)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step >= self.state.max_steps:
-            return super()._finalize_training(*args, **kwargs)
-        # Stopped early: `Trainer` would load the best model, and with save_total_limit 1 remove what was just saved.
         limit, best = self.args.save_total_limit, self.args.load_best_model_at_end
-        self.args.save_total_limit, self.args.load_best_model_at_end = None, False
+        # With save_total_limit 1, `Trainer` would now remove the last checkpoint, which says how far the run has come.
+        self.args.save_total_limit = None
+        if self.state.global_step < self.state.max_steps:
+            self.args.load_best_model_at_end = False  # stopped early
+        else:
+            self._warn_without_best()
         try:
             return super()._finalize_training(*args, **kwargs)
         finally:
@@ -320,14 +345,16 @@ class MocleTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_best_model(self) -> None:
-        if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
-            super()._load_best_model()
-        else:
-            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        self._load_trained(Path(str(self.state.best_model_checkpoint)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._load_trained(Path(resume_from_checkpoint), model)
+
+    def _load_trained(self, folder: Path, model: nn.Module | None = None) -> None:
+        """Put the trained weights of a checkpoint or a result into the model."""
         target = self.accelerator.unwrap_model(self.model if model is None else model)
         if isinstance(target, PeftModel):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            # Not `Trainer`'s way, which takes the checkpoints below a result for its adapters.
+            target.load_adapter(str(folder), target.active_adapters[0], is_trainable=True)
         else:
-            load_projector(target, resume_from_checkpoint)
+            load_projector(target, folder)

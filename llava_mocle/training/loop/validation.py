@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llava_mocle.data.dataset import LlavaDataset
 from llava_mocle.data.tokenize import IGNORE_INDEX
+from llava_mocle.recipe.validation_metrics import LOSS, cluster_loss, dataset_loss
 
 
 def sample_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,11 +54,11 @@ class LossByGroup:
             cluster_ids: (B,), -1 for a sample that has none, or None.
         """
         for row, (loss, count) in enumerate(zip(losses.tolist(), counts.tolist(), strict=True)):
-            keys = ["loss"]
+            keys = [LOSS]
             if dataset_ids is not None:
-                keys.append(f"loss_{self.dataset_names[int(dataset_ids[row])]}")
+                keys.append(dataset_loss(self.dataset_names[int(dataset_ids[row])]))
             if cluster_ids is not None and int(cluster_ids[row]) >= 0:
-                keys.append(f"loss_cluster_{int(cluster_ids[row])}")
+                keys.append(cluster_loss(int(cluster_ids[row])))
             for key in keys:
                 total = self._sums.setdefault(key, [0.0, 0.0])
                 total[0] += loss
@@ -63,9 +66,19 @@ class LossByGroup:
 
     def metrics(self) -> Mapping[str, float]:
         """`eval_loss`, `eval_loss_<dataset>` and `eval_loss_cluster_<c>`, in nats a supervised token."""
-        return {f"eval_{key}": total / count for key, (total, count) in sorted(self._sums.items()) if count}
+        return {key: total / count for key, (total, count) in sorted(self._sums.items()) if count}
 
 
 def pack_ids(ids: Tensor | None, like: Tensor) -> Tensor:
     """Ids as a tensor shaped like `like`, -1 where there are none, so that every rank gathers the same shape."""
     return torch.full_like(like, -1, dtype=torch.long) if ids is None else ids.to(like.device)
+
+
+def metrics_of(rows: LlavaDataset) -> list[str]:
+    """The metrics that a validation pass over these rows has: those of the datasets and clusters that have a row."""
+    datasets = rows.of_samples([np.full(len(rows.mixture.rows[name]), name) for name in rows.mixture.names])
+    names = [LOSS, *(dataset_loss(name) for name in rows.mixture.names if name in set(datasets.tolist()))]
+    if rows.cluster_ids is not None:
+        clusters = rows.of_samples([rows.cluster_ids[name] for name in rows.mixture.names])
+        names += [cluster_loss(cluster) for cluster in sorted(set(clusters.tolist())) if cluster >= 0]
+    return names
