@@ -75,4 +75,5 @@ def collapse(
     with new_folder(out_dir) as folder:
         save_file(weights, str(folder / SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
         lora.save_pretrained(str(folder))
+        config.write_base_record(folder)
     return Path(out_dir)

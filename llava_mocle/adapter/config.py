@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from peft.config import PeftConfig
 
 from llava_mocle.errors import ConfigError
+from llava_mocle.io.files import write_text
 
 PEFT_TYPE = "MOCLE"
+# Beside adapter_config.json: the identity of the base that the adapter was trained on (see `model/base_identity.py`).
+BASE_RECORD = "base_fingerprint.json"
 ROUTERS = ("cluster", "dataset", "none")
 LATER_ROUTERS = ("token", "sentence")
 GATE_MODES = ("paper", "released")
@@ -51,6 +56,9 @@ class MocleConfig(PeftConfig):
         layers_to_transform, layers_pattern: as in `peft.LoraConfig`.
         sites: names of the adapted modules in the order of the gates; filled at injection, checked when loading.
 
+    Attributes:
+        base_record: the text of `base_fingerprint.json`, which goes wherever the adapter is saved; None: there is none.
+
     Raises:
         ConfigError: a value is out of range, or two fields contradict each other.
     """
@@ -80,6 +88,7 @@ class MocleConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PEFT_TYPE
+        self.base_record: str | None = None
         if isinstance(self.target_modules, (list, tuple)):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, (list, tuple)):
@@ -158,6 +167,27 @@ class MocleConfig(PeftConfig):
         if self.gate_noise_std is not None:
             return self.gate_noise_std
         return RELEASED_NOISE_STD if self.gate_mode == "released" else self.num_experts**-0.5
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any
+    ) -> MocleConfig:
+        """PEFT's, with the record of the base that lies beside adapter_config.json."""
+        config = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
+        path = Path(pretrained_model_name_or_path, subfolder or "", BASE_RECORD)
+        if path.is_file():
+            config.base_record = path.read_text(encoding="utf-8")
+        return config
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """PEFT's, with the record of the base."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.write_base_record(save_directory)
+
+    def write_base_record(self, folder: str | os.PathLike[str]) -> None:
+        """Write `base_fingerprint.json` into an adapter's folder, if there is a record."""
+        if self.base_record is not None:
+            write_text(Path(folder) / BASE_RECORD, self.base_record)
 
     def to_dict(self) -> dict[str, Any]:
         """The dictionary that is saved: sets are sorted, and `centroids`, which only a new adapter reads, is None."""

@@ -9,6 +9,8 @@ example:
 
 import argparse
 
+from llava_mocle.cli.model_flags import add_other_base_flag
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a trained MoCLE checkpoint folder")
@@ -19,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, help="a folder to create; an existing one is never overwritten")
     parser.add_argument("--base", help="base folder, if the one named in the checkpoint has moved")
+    add_other_base_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from llava_mocle.errors import CheckpointError
     from llava_mocle.model.load import load_model
 
-    loaded = load_model(args.model, base=args.base)
+    loaded = load_model(args.model, base=args.base, allow_other_base=args.allow_other_base)
     if not isinstance(loaded.model, PeftModel):
         raise CheckpointError(f"{args.model}: has no adapter to collapse; give a folder that holds adapter_config.json")
     collapse(loaded.model, args.cluster, args.output)

@@ -14,9 +14,19 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--base", help="base folder, if the one named in the checkpoint has moved")
+    add_other_base_flag(parser)
     parser.add_argument("--template", help="prompt template; default: the one that the model was trained with")
     parser.add_argument("--vision-tower", help="for an original LLaVA folder: its CLIP tower, if it has moved")
     parser.add_argument("--encoder", help="the cluster model's sentence encoder, if it has moved")
+
+
+def add_other_base_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--allow-other-base`."""
+    parser.add_argument(
+        "--allow-other-base",
+        action="store_true",
+        help="go on, with a warning, on another base than the checkpoint was trained on",
+    )
 
 
 def load_predictor(args: argparse.Namespace) -> "Predictor":
@@ -31,6 +41,7 @@ def load_predictor(args: argparse.Namespace) -> "Predictor":
         template=args.template,
         vision_tower=args.vision_tower,
         encoder=args.encoder,
+        allow_other_base=args.allow_other_base,
     )
 
 

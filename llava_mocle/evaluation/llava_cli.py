@@ -24,6 +24,11 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
     )
     parser.add_argument("--model-path", required=True, help="a trained checkpoint, a stage-1 folder or a base folder")
     parser.add_argument("--model-base", help="base folder, if the one named in the checkpoint has moved")
+    parser.add_argument(
+        "--allow-other-base",
+        action="store_true",
+        help="go on, with a warning, on another base than the checkpoint was trained on",
+    )
     parser.add_argument("--vision-tower", help="for an original LLaVA folder: its CLIP tower, if it has moved")
     parser.add_argument("--encoder", help="the cluster model's sentence encoder, if it has moved")
     parser.add_argument("--image-folder", default="", help="folder that the questions' image paths start from")
@@ -90,6 +95,7 @@ def _answer(args: argparse.Namespace, questions: Sequence[Question]) -> None:
         template=args.conv_mode,
         vision_tower=args.vision_tower,
         encoder=args.encoder,
+        allow_other_base=args.allow_other_base,
     )
     settings = GenerationSettings(args.max_new_tokens, args.num_beams, args.temperature, args.top_p)
     answer_questions(

@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from llava_mocle.io.samples import sample_places
+
 _CHUNK = 64 * 1024
 _SAMPLES = 64
 _WHAT_ANSWERS_DEPEND_ON = (
@@ -24,7 +26,7 @@ _WHAT_ANSWERS_DEPEND_ON = (
 )
 
 
-def model_id(path: Path, base: Path) -> str:
+def model_id(path: Path, base: Path, tower: Path | None = None) -> str:
     """Name and fingerprint of a model, such as `mocle@5f3a09c1` or `mocle_checkpoint-40@77b0e1d2`.
 
     The name is that of the folder; for a `checkpoint-N` the parent's name goes in front, as in LLaVA. The fingerprint
@@ -35,11 +37,12 @@ def model_id(path: Path, base: Path) -> str:
     Args:
         path: the folder of the model.
         base: the folder under it that holds the whole model; `path` itself where that does.
+        tower: the vision tower's folder, where the base is an original folder with its tower beside it.
     """
     folder = path.resolve()
     name = f"{folder.parent.name}_{folder.name}" if folder.name.startswith("checkpoint-") else folder.name
     digest = hashlib.sha256()
-    for part in dict.fromkeys([folder, base.resolve()]):
+    for part in dict.fromkeys([folder, base.resolve(), *([tower.resolve()] if tower else [])]):
         _update(digest, part)
     return f"{name}@{digest.hexdigest()[:8]}"
 
@@ -50,13 +53,6 @@ def _update(digest: "hashlib._Hash", folder: Path) -> None:
         size = file.stat().st_size
         digest.update(f"{file.relative_to(folder).as_posix()} {size}\n".encode())
         with open(file, "rb") as stream:
-            for offset in _offsets(size):
+            for offset, length in sample_places(size, _CHUNK, _SAMPLES):
                 stream.seek(offset)
-                digest.update(stream.read(_CHUNK))
-
-
-def _offsets(size: int) -> list[int]:
-    if size <= _SAMPLES * _CHUNK:
-        return list(range(0, size, _CHUNK))
-    step = (size - _CHUNK) / (_SAMPLES - 1)
-    return [round(index * step) for index in range(_SAMPLES)]
+                digest.update(stream.read(length))

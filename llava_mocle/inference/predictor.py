@@ -61,6 +61,7 @@ class Predictor:
         template: str | None = None,
         vision_tower: str | os.PathLike[str] | None = None,
         encoder: str | os.PathLike[str] | None = None,
+        allow_other_base: bool = False,
     ) -> "Predictor":
         """Load a trained checkpoint, a stage-1 folder, a base folder or an original LLaVA folder.
 
@@ -71,9 +72,10 @@ class Predictor:
             template: a prompt template other than the one that the model was trained with.
             vision_tower: the CLIP tower of an original LLaVA folder, if it is no longer where the config says.
             encoder: the sentence encoder of the cluster model, if it is no longer where the cluster model says.
+            allow_other_base: go on, with a warning, on a base that is not the one that the checkpoint was trained on.
 
         Raises:
-            CheckpointError: the folder is not a model, or misses a part.
+            CheckpointError: the folder is not a model, or misses a part, or its base is another one.
             ConfigError: the device cannot be used.
         """
         place, dtype = choose_placement(device, dtype)
@@ -85,13 +87,14 @@ class Predictor:
             template=template,
             vision_tower=os.fspath(vision_tower) if vision_tower else None,
             encoder=os.fspath(encoder) if encoder else None,
+            allow_other_base=allow_other_base,
         )
         return cls(loaded)
 
     @cached_property
     def model_id(self) -> str:
         """Name and fingerprint of the model, as written into answer files."""
-        return model_id(self.path, self._loaded.base_path)
+        return model_id(self.path, self._loaded.base_path, self._loaded.tower_path)
 
     @property
     def settings(self) -> str:

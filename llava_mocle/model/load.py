@@ -15,6 +15,7 @@ from llava_mocle.clustering.instruction import IMAGE_TOKEN
 from llava_mocle.errors import CheckpointError
 from llava_mocle.io.jsonl import read_json
 from llava_mocle.model.adapters import attach_adapter, load_cluster_model
+from llava_mocle.model.base_identity import identify, refuse_other_base
 from llava_mocle.model.folders import (
     ADAPTER_CONFIG,
     PROJECTOR_CONFIG,
@@ -24,7 +25,7 @@ from llava_mocle.model.folders import (
     read_recipe,
 )
 from llava_mocle.model.image_tokens import image_tokens_per_image
-from llava_mocle.model.original import DERIVED_SUFFIXES, load_original
+from llava_mocle.model.original import DERIVED_SUFFIXES, load_original, original_tower
 from llava_mocle.model.placement import choose_attention, parse_dtype
 from llava_mocle.model.processing import (
     check_image_size,
@@ -58,6 +59,8 @@ class LoadedModel:
         model_max_length: in tokens.
         path: the folder that was loaded.
         base_path: the folder under it that holds the whole model; `path` itself for a base or legacy folder.
+        base_record: the identity of the base, as JSON, for the checkpoints of a run that starts from it.
+        tower_path: the folder of an original folder's vision tower; None for every other base.
         cluster_model: what routes the instructions; None where the folder has none and needs none.
         recipe: the resolved recipe of a checkpoint, else {}.
     """
@@ -73,6 +76,8 @@ class LoadedModel:
     model_max_length: int
     path: Path
     base_path: Path
+    tower_path: Path | None = None
+    base_record: str | None = None
     cluster_model: "ClusterModel | None" = None
     recipe: dict[str, Any] = field(default_factory=dict)
 
@@ -85,6 +90,7 @@ class _Options:
     attn: str
     device: torch.device | None
     vision_tower: str | Path | None
+    allow_other_base: bool
 
     def attention(self, dtype: Any) -> str:
         return choose_attention(self.attn, self.device, dtype)
@@ -102,6 +108,7 @@ def load_model(
     vision_tower: str | Path | None = None,
     encoder: str | Path | None = None,
     autocast_adapter_dtype: bool = True,
+    allow_other_base: bool = False,
 ) -> LoadedModel:
     """Load a model folder of any kind.
 
@@ -118,15 +125,18 @@ def load_model(
         vision_tower: for an original LLaVA folder: its CLIP tower, in place of the one its config names.
         encoder: the cluster model's sentence encoder, in place of the one it records.
         autocast_adapter_dtype: PEFT's: keep 16 bit adapter weights in float32.
+        allow_other_base: go on, with a warning, on a base that is not the one that the checkpoint was trained on.
 
     Raises:
-        CheckpointError: a folder or file is missing or damaged, or parts do not fit; names it and the remedy.
+        CheckpointError: a folder or file is missing or damaged, parts do not fit, or the base is another one than the
+            checkpoint was trained on; names it and the remedy.
         ConfigError: an argument is wrong.
     """
     folder = find_folder(path, "a model folder")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    options = _Options(parse_dtype(dtype), attn, torch.device(device) if device else None, vision_tower)
+    place = torch.device(device) if device else None
+    options = _Options(parse_dtype(dtype), attn, place, vision_tower, allow_other_base)
     kind = detect_kind(folder)
     if kind == "adapter":
         cluster_model = load_cluster_model(folder, encoder, device)
@@ -150,7 +160,9 @@ def _load_whole(folder: Path, kind: Kind, base: Any, template: str | None, optio
         under = _load_under(folder, PROJECTOR_CONFIG, base, template, options)
         load_projector(under.model, folder)
         return replace(under, kind="stage1")
+    tower = None
     if kind == "legacy":
+        tower = original_tower(folder, options.vision_tower)
         model, tokenizer, image_processor = load_original(
             folder, options.vision_tower, options.dtype, options.attention
         )
@@ -170,6 +182,7 @@ def _load_whole(folder: Path, kind: Kind, base: Any, template: str | None, optio
         model_max_length=max_length(tokenizer, config.text_config),
         path=folder,
         base_path=folder,
+        tower_path=tower,
     )
     _check_parts(loaded)
     return loaded
@@ -184,6 +197,9 @@ def _load_under(folder: Path, config_file: str, base: Any, template: str | None,
         raise CheckpointError(
             f"{folder / config_file}: its base {base_folder} is itself an adapter; merge that one into a base first."
         )
+    refuse_other_base(
+        folder, lambda: identify(find_whole(base_folder), options.vision_tower), allow=options.allow_other_base
+    )
     version = recipe.get("version")
     # Stage 1's template `plain` drops the question, so a stage-1 model answers with the template of its base.
     under = _load_whole(base_folder, kind, None, template or (None if version == "plain" else version), options)
@@ -200,6 +216,17 @@ def _load_under(folder: Path, config_file: str, base: Any, template: str | None,
     )
     _check_parts(loaded)
     return loaded
+
+
+def find_whole(folder: Path) -> Path:
+    """The folder that holds the whole model under a folder of any kind; `folder` itself if it does.
+
+    Raises:
+        CheckpointError: it is no model folder, or a base is not there.
+    """
+    marks = {"adapter": ADAPTER_CONFIG, "stage1": PROJECTOR_CONFIG}
+    mark = marks.get(detect_kind(folder))
+    return folder if mark is None else find_whole(find_base(folder, mark))
 
 
 def find_base(folder: Path, config_file: str, base: Any = None) -> Path:

@@ -52,12 +52,7 @@ def load_original(
     """
     settings = read_json(folder / "config.json")
     _refuse_other_designs(folder, settings)
-    tower_folder = find_folder(
-        vision_tower or settings["mm_vision_tower"],
-        f"the vision tower that {folder}/config.json names as mm_vision_tower",
-        "Pass its place as vision_tower=...",
-        beside=folder,
-    )
+    tower_folder = original_tower(folder, vision_tower)
     tokenizer = load_tokenizer(folder)
     image_token_id = prepare_tokenizer(tokenizer)
     tower = load_vision_tower(tower_folder)
@@ -90,6 +85,20 @@ def load_original(
     model.name_or_path = str(folder)
     model.config._name_or_path = str(folder)
     return model, tokenizer, image_processor
+
+
+def original_tower(folder: Path, vision_tower: str | Path | None = None) -> Path:
+    """The CLIP folder of an original LLaVA folder: `vision_tower`, or what its config.json names.
+
+    Raises:
+        CheckpointError: there is no such folder.
+    """
+    return find_folder(
+        vision_tower or read_json(folder / "config.json")["mm_vision_tower"],
+        f"the vision tower that {folder}/config.json names as mm_vision_tower",
+        "Pass its place as vision_tower=...",
+        beside=folder,
+    )
 
 
 def _weights(folder: Path, tower: nn.Module) -> dict[str, torch.Tensor]:

@@ -46,6 +46,9 @@ class ModelArguments:
     attn_implementation: str = free(
         "auto", "The attention's implementation; auto: flash_attention_2 where it can run, else sdpa."
     )
+    allow_other_base: bool = free(
+        False, "Go on, with a warning, on another base than a checkpoint or a stage-1 projector was trained on."
+    )
     model_config: str | None = free(
         None, "A LLaVA config.json that `--dry-run` builds on the meta device when the weights are not at hand."
     )

@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from transformers.trainer_utils import SchedulerType
+
 from llava_mocle.clustering.cluster_config import ClusterConfig
 from llava_mocle.clustering.cluster_files import CONFIG_FILE
 from llava_mocle.errors import ConfigError, UserError
@@ -58,7 +60,7 @@ def check_best_checkpoint(recipe: Recipe, args: MocleTrainingArguments) -> None:
         ConfigError: names the key, its value, and what to do.
     """
     _refuse_names_of_clusters(recipe)
-    schedule = str(args.lr_scheduler_type.value)
+    schedule = SchedulerType(args.lr_scheduler_type).value
     options = args.lr_scheduler_kwargs
     if schedule in _FOLLOW_METRIC and isinstance(options, dict) and options.get("mode", "min") != "min":
         raise ConfigError(

@@ -31,12 +31,12 @@ def train(recipe: Recipe) -> MocleTrainer:
     with preemption.watching(), started(recipe) as args:
         resumption = find_resumption(recipe, args)
         set_seed(args.seed)
-        loaded = load_start(recipe, args)
+        loaded = load_start(recipe, args, resumption.folder if resumption else None)
         data = prepare_data(recipe, loaded, resumption.folder if resumption else None)
         if args.metric_for_best_model and data.validation is not None:
             check_metric(args.metric_for_best_model, metrics_of(data.validation), "one that has a held-out row")
         set_seed(args.seed)  # however the base was loaded, the adapter starts from the same values
-        model = adapt(recipe, args, loaded.model, len(data.dataset_names))
+        model = adapt(recipe, args, loaded.model, len(data.dataset_names), loaded.base_record)
         trainer = MocleTrainer(recipe, args, loaded, data, model, preemption, resumption)
         if args.world_size > 1:
             set_seed(args.seed + args.process_index)  # each rank draws its own gate noise and dropout

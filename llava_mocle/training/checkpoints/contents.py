@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from llava_mocle.adapter.config import BASE_RECORD
 from llava_mocle.errors import CheckpointError, ConfigError
+from llava_mocle.io.files import write_text
 from llava_mocle.model.folders import CLUSTERS_FOLDER, RECIPE_FILE
 from llava_mocle.recipe.comparison import differences
 from llava_mocle.recipe.recipe import Recipe, load_recipe, write_recipe
@@ -30,6 +32,7 @@ class CheckpointExtras:
 
     Attributes:
         data_identity: the digests of the data and of the clustering, for the manifest (see `data_identity`).
+        base_record: the identity of the base, as JSON (see `BaseIdentity`).
     """
 
     recipe: Recipe
@@ -37,13 +40,16 @@ class CheckpointExtras:
     image_processor: Any
     cluster_model: "ClusterModel | None" = None
     data_identity: dict[str, Any] = field(default_factory=dict)
+    base_record: str | None = None
 
     def write(self, folder: str | Path) -> None:
-        """Write the resolved recipe, the processor and the cluster model into `folder`."""
+        """Write the resolved recipe, the processor, the base's identity and the cluster model into `folder`."""
         folder = Path(folder)
         write_recipe(self.recipe, folder / RECIPE_FILE)
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
+        if self.base_record is not None:
+            write_text(folder / BASE_RECORD, self.base_record)
         if self.cluster_model is not None:
             self.cluster_model.save(folder / CLUSTERS_FOLDER, overwrite=True)
 

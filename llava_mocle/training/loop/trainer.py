@@ -108,7 +108,14 @@ class MocleTrainer(Trainer):
             self.remove_callback(theirs)
         self.add_callback(ConsoleLines if args.disable_tqdm else ConsoleProgress)
         self.data, self.preemption, self.resumption = data, preemption, resumption
-        extras = CheckpointExtras(recipe, loaded.tokenizer, loaded.image_processor, data.cluster_model, data.identity)
+        extras = CheckpointExtras(
+            recipe,
+            loaded.tokenizer,
+            loaded.image_processor,
+            cluster_model=data.cluster_model,
+            data_identity=data.identity,
+            base_record=loaded.base_record,
+        )
         start = resumption.start if resumption else start_name(args.resume)
         self.checkpoints = CheckpointWriter(args, extras, loaded.base_path, start)
         self.divergence = DivergenceCheck(args, self.accelerator.reduce)

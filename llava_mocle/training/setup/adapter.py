@@ -19,8 +19,14 @@ PROJECTOR = "multi_modal_projector"
 _LANGUAGE_MODEL = "language_model"
 
 
-def adapt(recipe: Recipe, args: MocleTrainingArguments, model: nn.Module, num_datasets: int) -> nn.Module:
+def adapt(
+    recipe: Recipe, args: MocleTrainingArguments, model: nn.Module, num_datasets: int, base_record: str | None = None
+) -> nn.Module:
     """Freeze a base model and put the stage's trainable parts in.
+
+    Args:
+        num_datasets: what the dataset router chooses from.
+        base_record: the identity of the base, which goes wherever the adapter is saved.
 
     Returns:
         The model to train: the base itself in stage 1, a `PeftModel` around it in stage 2.
@@ -34,6 +40,7 @@ def adapt(recipe: Recipe, args: MocleTrainingArguments, model: nn.Module, num_da
         check_targets(recipe.adapter.lora_target_modules, model)
         centroids = recipe.cluster.cluster_model if needs_clusters(recipe) else None
         config = adapter_config(recipe.adapter, num_datasets=num_datasets, centroids=centroids)
+        config.base_record = base_record
         # DeepSpeed keeps float32 copies itself, and ZeRO-3 requires one dtype of all trainable parameters.
         model = get_peft_model(model, config, autocast_adapter_dtype=not args.deepspeed)
     if not args.deepspeed:

@@ -3,22 +3,24 @@
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from peft import PeftModel
 from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llava_mocle.clustering.encoder import outside_zero3
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.io.folders import folder_aside, refuse_to_overwrite, remove_leftovers
+from llava_mocle.model.base_identity import identify, refuse_other_base
 from llava_mocle.model.build import build_llava
-from llava_mocle.model.folders import TEMPLATE_FILE, find_folder, is_original
-from llava_mocle.model.load import LoadedModel, load_model
+from llava_mocle.model.folders import PROJECTOR_CONFIG, TEMPLATE_FILE, detect_kind, find_folder, is_original
+from llava_mocle.model.load import LoadedModel, find_whole, load_model
 from llava_mocle.model.projector import load_projector
+from llava_mocle.recipe.keys import ModelArguments
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 
@@ -27,8 +29,17 @@ logger = logging.getLogger(__name__)
 _STAMP = "base_made_from.json"
 
 
-def load_start(recipe: Recipe, args: MocleTrainingArguments) -> LoadedModel:
-    """The model training starts from: frozen weights, with the projector of stage 1 where there is one."""
+def load_start(recipe: Recipe, args: MocleTrainingArguments, checkpoint: Path | None = None) -> LoadedModel:
+    """The model training starts from: frozen weights, with the projector of stage 1 where there is one.
+
+    Args:
+        checkpoint: what the run goes on from.
+
+    Raises:
+        ConfigError: a key does not fit.
+        CheckpointError: a folder cannot be loaded, or the base is not the one that the checkpoint or the projector was
+            trained on.
+    """
     source = recipe.model
     if not source.model_name_or_path:
         raise ConfigError("model_name_or_path is not set; give a LLaVA folder, or a language model and vision_tower")
@@ -40,23 +51,42 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments) -> LoadedModel:
     dtype = source.dtype
     if dtype == "auto":
         dtype = "bfloat16" if args.bf16 and args.device.type == "cuda" else "float32"
+    tower = source.vision_tower if original else None
+    folder = find_folder(path, "a model folder")
+    if detect_kind(folder) == "adapter":
+        raise ConfigError(
+            f"{path}: is a trained adapter; start from its base folder, or use --resume to go on with its run"
+        )
+    identity = identify(find_whole(folder), tower)
+    for trained, remedy in _trained_before(source, checkpoint):
+        refuse_other_base(trained, lambda: identity, allow=source.allow_other_base, remedy=remedy)
     loaded = load_model(
         path,
         dtype=getattr(torch, dtype),
         device="cpu" if args.device.type == "cpu" else None,  # so that no kernel of a GPU is chosen
         attn=source.attn_implementation,
-        vision_tower=source.vision_tower if original else None,
+        vision_tower=tower,
+        allow_other_base=source.allow_other_base,
     )
-    if isinstance(loaded.model, PeftModel):
-        raise ConfigError(
-            f"{path}: is a trained adapter; start from its base folder, or use --resume to go on with its run"
-        )
+    loaded.base_record = identity.to_json()
     if source.pretrain_mm_mlp_adapter:
         load_projector(loaded.model, source.pretrain_mm_mlp_adapter)
     if args.vision_feature_cache:
         _cache_features(loaded.model, args.vision_feature_cache)
     loaded.model.config.use_cache = loaded.model.config.get_text_config().use_cache = False
     return loaded
+
+
+def _trained_before(source: ModelArguments, checkpoint: Path | None) -> Iterator[tuple[Path, str]]:
+    """What was trained on the base already, each with what to do if that was another one."""
+    allow = "--allow_other_base true goes on with this one"
+    if checkpoint is not None:
+        yield checkpoint, f"restore that one, or choose another output_dir; {allow}"
+    if source.pretrain_mm_mlp_adapter:
+        place = Path(source.pretrain_mm_mlp_adapter)
+        folder = place if place.is_dir() else place.parent
+        if (folder / PROJECTOR_CONFIG).is_file():
+            yield folder, f"start from that one, or give the projector of this one; {allow}"
 
 
 def _is_original(name: str) -> bool:
