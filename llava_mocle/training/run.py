@@ -8,6 +8,7 @@ from transformers import set_seed
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.validation_metrics import check_metric
 from llava_mocle.training.checkpoints.resume import find_resumption
+from llava_mocle.training.loop.gate_check import describe_start
 from llava_mocle.training.loop.preemption import Preemption
 from llava_mocle.training.loop.trainer import MocleTrainer
 from llava_mocle.training.loop.validation import metrics_of
@@ -40,8 +41,9 @@ def train(recipe: Recipe) -> MocleTrainer:
         trainer = MocleTrainer(recipe, args, loaded, data, model, preemption, resumption)
         if args.world_size > 1:
             set_seed(args.seed + args.process_index)  # each rank draws its own gate noise and dropout
+        gates = describe_start(trainer.routing.tuner) if trainer.routing and not resumption else None
         if trainer.is_world_process_zero():
-            _announce(model, data, str(args.output_dir))
+            _announce(model, data, str(args.output_dir), gates)
         trainer.take_steps()
         steps, max_steps = trainer.state.global_step, trainer.state.max_steps
         if steps < max_steps:
@@ -52,9 +54,11 @@ def train(recipe: Recipe) -> MocleTrainer:
         return trainer
 
 
-def _announce(model: nn.Module, data: TrainingData, output_dir: str) -> None:
+def _announce(model: nn.Module, data: TrainingData, output_dir: str, gates: str | None) -> None:
     counts = count_parameters(model)
     parts = ", ".join(f"{kind} {counts[kind]:,}" for kind in ("experts", "router", "projector") if counts[kind])
     held_out = f", {len(data.validation):,} held out" if data.validation is not None else ""
     print(f"training {counts['trainable']:,} of {counts['all']:,} parameters ({parts})")
     print(f"on {len(data.train):,} samples of {', '.join(data.dataset_names)}{held_out} -> {output_dir}", flush=True)
+    if gates:
+        print(gates, flush=True)

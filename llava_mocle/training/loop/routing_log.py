@@ -1,6 +1,5 @@
 """Routing statistics for the logs: what the gates do during training."""
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,8 +8,6 @@ import torch
 from torch import Tensor
 
 from llava_mocle.adapter import MocleModel
-
-logger = logging.getLogger(__name__)
 
 
 class RoutingLog:
@@ -68,25 +65,3 @@ class RoutingLog:
             logs |= {f"routing/{group}/{name}": value[members].mean().item() for name, value in sites.items()}
         return logs
 
-
-def warn_of_idle_experts(gates: torch.Tensor, sites: list[str]) -> list[str]:
-    """Warn of experts that no cluster chooses, and return the warnings.
-
-    Args:
-        gates: (K, S, E) noise-free gate probabilities.
-        sites: the S site names.
-    """
-    chosen = gates.argmax(dim=-1)
-    idle: dict[int, list[str]] = defaultdict(list)
-    for site, name in enumerate(sites):
-        for expert in sorted(set(range(gates.shape[-1])) - set(chosen[:, site].tolist())):
-            idle[expert].append(name)
-    if gates.shape[0] < gates.shape[-1]:
-        return []  # fewer clusters than experts: some must be idle
-    messages = [
-        f"expert {expert}: no cluster chooses it at {len(names)} of {len(sites)} sites (first: {names[0]})"
-        for expert, names in idle.items()
-    ]
-    for message in messages:
-        logger.warning(message)
-    return messages

@@ -18,7 +18,6 @@ from llava_mocle.adapter import ROUTING_INPUTS
 from llava_mocle.data.collator import Collator
 from llava_mocle.data.sampler import GlobalBatchSampler
 from llava_mocle.errors import ConfigError
-from llava_mocle.model.gathering import gathered
 from llava_mocle.model.load import LoadedModel
 from llava_mocle.model.projector import load_projector
 from llava_mocle.recipe.recipe import Recipe
@@ -36,8 +35,9 @@ from llava_mocle.training.checkpoints.resume import (
 from llava_mocle.training.checkpoints.writer import CheckpointWriter
 from llava_mocle.training.loop.callbacks import ConsoleLines, ConsoleProgress, OwnBest, OwnIntervals, StopAfterSteps
 from llava_mocle.training.loop.divergence import DivergenceCheck
+from llava_mocle.training.loop.gate_check import warn_of_gates
 from llava_mocle.training.loop.preemption import Preemption, ValidationCutOff
-from llava_mocle.training.loop.routing_log import RoutingLog, warn_of_idle_experts
+from llava_mocle.training.loop.routing_log import RoutingLog
 from llava_mocle.training.loop.text_only import run_projector_in_every_step
 from llava_mocle.training.loop.validation import LossByGroup, pack_ids, sample_losses
 from llava_mocle.training.processes.loader_workers import isolate_workers, naming_rows
@@ -177,7 +177,7 @@ class MocleTrainer(Trainer):
             )
 
     def save_result(self) -> None:
-        """Write the finished run's model and state into `output_dir`, and warn of experts that no cluster chooses.
+        """Write the finished run's model and state into `output_dir`, and say what its gates do.
 
         Raises:
             CheckpointError: they cannot be written; the last checkpoint holds the same.
@@ -188,11 +188,7 @@ class MocleTrainer(Trainer):
             self.save_model()
             self.save_state()
         if self.routing is not None:
-            tuner = self.routing.tuner
-            with gathered(list(tuner.mocle_router.parameters())):
-                gates = tuner.clean_gates()
-            if self.is_world_process_zero():
-                warn_of_idle_experts(gates, tuner.sites)
+            warn_of_gates(self.routing.tuner, shown=self.is_world_process_zero())
 
     def get_train_dataloader(self) -> DataLoader:
         """`Trainer`'s, with workers that outlive a signal (see `loader_workers`)."""

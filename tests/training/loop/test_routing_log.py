@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llava_mocle.recipe.recipe import load_recipe
-from llava_mocle.training.loop.routing_log import RoutingLog, warn_of_idle_experts
+from llava_mocle.training.loop.routing_log import RoutingLog
 from llava_mocle.training.run import train
 from tests.adapter.fake_device import DeviceTensor
 from tests.adapter.helpers import tiny_peft, token_ids
@@ -54,19 +54,6 @@ def test_the_trainer_asks_all_processes(recipe_file, monkeypatch: pytest.MonkeyP
     trainer.routing.add()
     trainer.log({"loss": 1.0})
     assert asked == ["mean"]
-
-
-def test_an_idle_expert_is_named() -> None:
-    gates = torch.zeros(3, 2, 3)  # (clusters, sites, experts)
-    for cluster, chosen in enumerate([(0, 2), (1, 2), (0, 1)]):
-        for site, expert in enumerate(chosen):
-            gates[cluster, site, expert] = 1.0
-    messages = warn_of_idle_experts(gates, ["up", "down"])
-    assert messages == [
-        "expert 2: no cluster chooses it at 1 of 2 sites (first: up)",
-        "expert 0: no cluster chooses it at 1 of 2 sites (first: down)",
-    ]
-    assert warn_of_idle_experts(gates[:2], ["up", "down"]) == []  # two clusters cannot choose three experts
 
 
 def test_the_averages_are_those_of_every_forward() -> None:
