@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import llava_mocle
+from llava_mocle.io.progress import quiet_libraries
 from playground.paths import BASE, DATA, DOMAINS, PLAYGROUND
 from playground.prepare import STAMP
 from playground.steps import Step, StepRunner, source_digest
@@ -99,6 +100,7 @@ def steps() -> list[Step]:
 def main() -> int:
     """Run everything that is not done yet."""
     argparse.ArgumentParser(prog="make demo", description=__doc__).parse_args()
+    quiet_libraries()  # here and, through the environment, in every step
     begin = time.monotonic()
     print("== fetch the parts, build the base model, make the data", flush=True)
     if code := subprocess.run([sys.executable, "-m", "playground.prepare"]).returncode:

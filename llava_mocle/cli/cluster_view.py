@@ -7,10 +7,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from llava_mocle.cli.console import table_console
 from llava_mocle.clustering import cluster_files
 from llava_mocle.clustering.assign import count_by_dataset, read_table
 from llava_mocle.clustering.cluster_model import ClusterModel
+from llava_mocle.io.console import print_table, table_console
 
 # More columns than this do not fit a terminal; then each cluster lists its largest datasets.
 _MAX_DATASET_COLUMNS = 8
@@ -36,13 +36,15 @@ def _right(*names: str) -> list[Column]:
 def _print_sizes(console: Console, folder: Path, model: ClusterModel) -> None:
     config, fit = model.config, model.config.fit
     console.print(
-        f"[bold]{escape(str(folder))}[/]  K={model.num_clusters}  D={model.dim}  fingerprint {model.fingerprint}"
+        f"[bold]{escape(str(folder))}[/]  K={model.num_clusters}  D={model.dim}  fingerprint {model.fingerprint}",
+        soft_wrap=True,
     )
     console.print(
         f"encoder {escape(config.encoder)} ({config.encoder_weight_hash[:12]}), turns {config.instruction_turns}, seed "
         f"{config.seed}, {config.n_init} restarts, inertia {fit.get('inertia', float('nan')):.6g}, "
         f"{fit.get('num_instructions', 0):,.0f} instructions ({fit.get('num_distinct', 0):,} distinct)",
         highlight=False,
+        soft_wrap=True,
     )
     console.print("\nsizes (rows x repeat)")
     table = Table(*_right("cluster", "instructions", "share"), "")
@@ -50,12 +52,12 @@ def _print_sizes(console: Console, folder: Path, model: ClusterModel) -> None:
     for cluster, count in enumerate(model.counts):
         share = count / total
         table.add_row(str(cluster), f"{count:,.0f}", f"{share:.1%}", "█" * round(30 * share))
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_datasets(console: Console, path: Path) -> None:
     if not path.is_file():
-        console.print(f"no {escape(str(path))}, so no cluster x dataset table")
+        console.print(f"no {escape(str(path))}, so no cluster x dataset table", soft_wrap=True)
         return
     names, counts = count_by_dataset(read_table(path))
     console.print("\nrows by cluster and dataset")
@@ -68,7 +70,7 @@ def _print_datasets(console: Console, path: Path) -> None:
         for cluster, line in enumerate(counts):
             largest = [index for index in (-line).argsort(kind="stable")[:5] if line[index]]
             table.add_row(str(cluster), ", ".join(f"{names[index]} {line[index]:,}" for index in largest))
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_examples(console: Console, model: ClusterModel, number: int) -> None:
@@ -79,4 +81,4 @@ def _print_examples(console: Console, model: ClusterModel, number: int) -> None:
             text = item.text if len(item.text) <= _MAX_TEXT else item.text[: _MAX_TEXT - 1] + "…"
             label = str(cluster) if rank == 0 else ""
             table.add_row(label, f"{item.distance:.3f}", f"{item.count:,.0f}", Text(text.replace("\n", " ⏎ ")))
-    console.print(table)
+    print_table(console, table)

@@ -8,12 +8,12 @@ examples:
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
     from llava_mocle.data.check import DatasetReport
     from llava_mocle.data.mixture import DatasetSpec
@@ -34,13 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_mocle.cli.console import table_console
     from llava_mocle.data.check import check_datasets
+    from llava_mocle.io.console import table_console
 
     console = table_console()
     specs, aspect_ratio = _specs(args)
-    bar, progress = _progress()
-    with bar:
+    with _progress() as progress:
         reports = check_datasets(
             specs,
             images=not args.no_images,
@@ -70,47 +69,52 @@ def _specs(args: argparse.Namespace) -> "tuple[list[DatasetSpec], str]":
     return data.dataset_specs(), data.image_aspect_ratio or "pad"
 
 
-def _progress() -> "tuple[Progress, Callable[[str, int, int], None]]":
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+@contextmanager
+def _progress() -> "Iterator[Callable[[str, int, int], None]]":
+    """Reports progress on standard error, so that the table can be piped: (dataset, images opened, images in all)."""
+    from llava_mocle.io.progress import Progress, progress
 
-    # On stderr, so that the table can be piped.
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
-    tasks: dict[str, TaskID] = {}
+    with ExitStack() as stack:
+        bars: dict[str, Progress] = {}
+        opened: dict[str, int] = {}
 
-    def progress(dataset: str, done: int, total: int) -> None:
-        if dataset not in tasks:
-            tasks[dataset] = bar.add_task(f"images of {dataset}", total=total)
-        bar.update(tasks[dataset], completed=done)
+        def report(dataset: str, done: int, total: int) -> None:
+            if dataset not in bars:
+                bars[dataset] = stack.enter_context(progress(total, f"images of {dataset}", "image"))
+            bars[dataset].update(done - opened.get(dataset, 0))
+            opened[dataset] = done
 
-    return bar, progress
+        yield report
 
 
 def _print_table(console: "Console", reports: "list[DatasetReport]", images: bool) -> None:
     from rich.table import Table
 
+    from llava_mocle.io.console import print_table
+
     table = Table(title="rows" if images else "rows (images not opened)", title_justify="left")
-    table.add_column("dataset", overflow="fold")
+    table.add_column("dataset", no_wrap=True)
     for column in ("rows", "images", "text only", "turns", "problems"):
         table.add_column(column, justify="right")
-    table.add_column("by kind", overflow="fold")
+    table.add_column("by kind")
     for dataset in reports:
         kinds = ", ".join(f"{kind}: {count}" for kind, count in dataset.by_kind.most_common())
         counts = (dataset.rows, dataset.images, dataset.text_only, dataset.turns, len(dataset.problems))
         table.add_row(dataset.name, *(f"{count:,}" for count in counts), kinds or "none")
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_offenders(console: "Console", reports: "list[DatasetReport]", limit: int) -> None:
+    from llava_mocle.io.console import say
+
     for dataset in reports:
         for title, found in (("problem", dataset.problems), ("remark", dataset.remarks)):
             if not found:
                 continue
             plural = title if len(found) == 1 else f"{title}s"
-            console.print(f"\n{dataset.path}: {len(found):,} {plural}", markup=False, highlight=False, soft_wrap=True)
+            say(console, f"\n{dataset.path}: {len(found):,} {plural}")
             for problem in found[: max(0, limit)]:
                 line = f"  [{problem.kind}] {problem.describe()}"
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                say(console, line)
             if len(found) > limit:
-                console.print(f"  ... and {len(found) - limit:,} more (--limit)", markup=False, highlight=False)
+                say(console, f"  ... and {len(found) - limit:,} more (--limit)")

@@ -18,12 +18,12 @@ def prepare(names: str | None, data_root: str) -> int:
         0: every needed file is there, and those that were read hold as many questions as published, where that number
         is known. 1: otherwise.
     """
-    from llava_mocle.cli.console import table_console
     from llava_mocle.evaluation.registry import get_tasks
+    from llava_mocle.io.console import print_table, table_console
 
     root, tasks = Path(data_root), get_tasks(names or "all")
     missing = {task: task.missing(root) for task in tasks}
-    table_console().print(_table(root, missing))
+    print_table(table_console(), _table(root, missing))
     whole = [task for task in tasks if not any(source.needed for source in missing[task])]
     right = len(whole) == len(tasks)
     if names is None:
@@ -41,7 +41,7 @@ def _table(root: Path, missing: "Mapping[Task, list[Source]]") -> Any:
 
     table = Table(title=f"benchmarks in {root}", title_justify="left")
     for column in ("task", "file", "what", "from", ""):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=column in ("task", "file"))
     for task, lacking in missing.items():
         for position, source in enumerate(task.sources):
             state = "there" if source not in lacking else "MISSING" if source.needed else "missing, optional"

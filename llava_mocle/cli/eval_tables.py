@@ -41,15 +41,16 @@ def print_tasks(results: Mapping[str, Any]) -> None:
 def _print(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.table import Table
 
-    from llava_mocle.cli.console import table_console
+    from llava_mocle.io.console import print_table, table_console
 
     table = Table(title=title, title_justify="left")
     for column in columns:
         words = column in ("domain", "benchmark", "metric")
-        table.add_column(column, justify="left" if words else "right", overflow="fold")
+        # A benchmark's title may be wrapped; names and numbers may not.
+        table.add_column(column, justify="left" if words else "right", no_wrap=column != "benchmark")
     for row in rows:
         table.add_row(*row)
-    table_console().print(table)
+    print_table(table_console(), table)
 
 
 def _task_title(task: Mapping[str, Any]) -> str:

@@ -69,34 +69,32 @@ def _print_json(prediction: "Prediction", explanation: "Explanation | None") -> 
 
 
 def _print_text(prediction: "Prediction", explanation: "Explanation | None") -> None:
-    from rich.text import Text
-
-    from llava_mocle.cli.console import table_console
+    from llava_mocle.io.console import say, table_console
 
     console = table_console(highlight=False)
-    # Text(), because square brackets in an answer are not markup.
-    console.print(Text(prediction.text or "(empty answer)", style="bold"))
+    say(console, prediction.text or "(empty answer)", style="bold")
     if prediction.cluster_id is None:
-        console.print(Text("no cluster: this model is not routed by cluster", style="dim"))
+        say(console, "no cluster: this model is not routed by cluster", style="dim")
     else:
         distance = "" if prediction.cluster_distance is None else f", distance {prediction.cluster_distance:.3f}"
-        console.print(Text(f"cluster {prediction.cluster_id}{distance}", style="dim"))
+        say(console, f"cluster {prediction.cluster_id}{distance}", style="dim")
     if explanation is not None:
         _print_explanation(console, explanation)
 
 
 def _print_explanation(console: "Console", explanation: "Explanation") -> None:
     from rich.table import Table
-    from rich.text import Text
+
+    from llava_mocle.io.console import print_table, say
 
     # Some baselines have a cluster model and no gate that looks at it.
     routed = explanation.num_sites > 0
-    console.print(Text(f"\n{'routed' if routed else 'clustered'} by: {explanation.route_text}"))
-    console.print(Text("instructions nearest the centre of this cluster:"))
+    say(console, f"\n{'routed' if routed else 'clustered'} by: {explanation.route_text}")
+    say(console, "instructions nearest the centre of this cluster:")
     for instruction in explanation.nearest_instructions:
-        console.print(Text(f"  - {instruction}"))
+        say(console, f"  - {instruction}")
     if not routed:
-        console.print(Text("nothing is routed by this cluster: the model has no gate that looks at it"))
+        say(console, "nothing is routed by this cluster: the model has no gate that looks at it")
         return
     table = Table(title=f"mean gate over {explanation.num_sites} sites", title_justify="left")
     for column in ("expert", "mean gate", "chosen at"):
@@ -105,4 +103,4 @@ def _print_explanation(console: "Console", explanation: "Explanation") -> None:
         table.add_row(str(expert), f"{gate:.3f}", f"{100 * share:.0f} % of sites")
     if explanation.universal_weight is not None:
         table.add_row("universal", f"{explanation.universal_weight:.3f}", "all sites")
-    console.print(table)
+    print_table(console, table)

@@ -11,6 +11,7 @@ from importlib import import_module
 from llava_mocle import __version__
 from llava_mocle.errors import Preempted, UserError
 from llava_mocle.io.exit_file import leave_exit_code
+from llava_mocle.io.progress import quiet_libraries
 
 # name -> (module with add_arguments(parser) and run(args) -> int, one-line help)
 SUBCOMMANDS = {
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if overrides and not getattr(args, "takes_overrides", False):
         subparser.error(f"unrecognized arguments: {' '.join(overrides)}")
     args.overrides = overrides
+    quiet_libraries()
     try:
         return args._run(args)
     except UserError as error:

@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import json
 
-    from llava_mocle.cli.console import table_console
     from llava_mocle.errors import ConfigError
+    from llava_mocle.io.console import table_console
     from llava_mocle.io.files import write_text
     from llava_mocle.planning.hardware import Cluster, find_gpu
     from llava_mocle.planning.plan import as_dict, make_plan

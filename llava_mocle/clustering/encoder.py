@@ -6,7 +6,6 @@ float64 on the CPU: what it gives does not depend on its neighbours. `ClusterMod
 path's error could change a cluster id.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,6 +18,7 @@ from llava_mocle.clustering import encoder_files
 from llava_mocle.clustering.embedding_cache import EmbeddingCache
 from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER
 from llava_mocle.errors import AssetError
+from llava_mocle.io.progress import progress as reported
 
 if TYPE_CHECKING:
     import torch
@@ -102,16 +102,12 @@ class SentenceEncoder:
 
     def _encode_parts(self, texts: list[str], progress: bool, exact: bool) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield (texts, their embeddings) in parts of `_TEXTS_PER_SHARD`."""
-        from tqdm import tqdm
-
         if not texts:
             return
         on_gpu = not exact and str(self._fast_model.device).startswith("cuda")
         size = 1 if exact else self._batch_size or (256 if on_gpu else 64)
-        # In a log file a line every half a minute is enough.
-        interval = 0.1 if sys.stderr.isatty() else 30.0
         label = "encoding (float64)" if exact else "encoding"
-        with tqdm(total=len(texts), desc=label, unit="text", disable=not progress, mininterval=interval) as bar:
+        with reported(len(texts), label, "text", shown=progress) as bar:
             for start in range(0, len(texts), _TEXTS_PER_SHARD):
                 part = texts[start : start + _TEXTS_PER_SHARD]
                 done = []

@@ -5,16 +5,17 @@ import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from llava_mocle.data.conversation import IMAGE_TOKEN, Template, row_turns
 from llava_mocle.data.tokenize import RowTooLong
 from llava_mocle.data.worker_process import follow_main
 from llava_mocle.errors import UserError
+from llava_mocle.io.progress import Progress, progress
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ _MANY_ROWS = 100_000
 _MOST_PROCESSES = 16
 # Rows that a process measures at a time. Ctrl-C waits for them.
 _CHUNK = 1000
-# The progress bar appears after so many seconds.
+# Progress is reported after so many seconds.
 _PATIENCE_S = 2.0
 
 
@@ -83,7 +84,7 @@ def measure_rows(measure: Callable[[int], int], count: int, processes: int | Non
             raise
         except Exception as error:
             logger.warning("rows are measured in one process: several failed (%s: %s)", type(error).__name__, error)
-    with _progress_bar(count) as bar:
+    with _progress(count) as bar:
         lengths = np.empty(count, dtype=np.int64)
         for index in range(count):
             lengths[index] = measure(index)
@@ -104,7 +105,7 @@ def _measure_in_processes(measure: Callable[[int], int], count: int, processes: 
     context = multiprocessing.get_context("forkserver")
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     lengths: list[np.ndarray] = []
-    with ProcessPoolExecutor(processes, context, _start_process, (measure,)) as pool, _progress_bar(count) as bar:
+    with ProcessPoolExecutor(processes, context, _start_process, (measure,)) as pool, _progress(count) as bar:
         for found in pool.map(_measure_chunk, chunks):
             lengths.append(found)
             bar.update(len(found))
@@ -127,5 +128,5 @@ def _measure_chunk(chunk: range) -> np.ndarray:
     return np.array([_measure(index) for index in chunk], dtype=np.int64)
 
 
-def _progress_bar(count: int) -> tqdm:
-    return tqdm(total=count, desc="measuring rows", unit="row", delay=_PATIENCE_S, mininterval=1, leave=False)
+def _progress(count: int) -> AbstractContextManager[Progress]:
+    return progress(count, "measuring rows", "row", patience=_PATIENCE_S)

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from llava_mocle.data.conversation import row_images
 from llava_mocle.data.row_files import opened, reads_as_lines, stream_rows
@@ -16,8 +15,9 @@ from llava_mocle.data.row_problems import Problem, first_problem
 from llava_mocle.data.row_table import FORMAT_VERSION, RowTable, rows_in_memory, write_rows
 from llava_mocle.errors import DataError
 from llava_mocle.io.cache import cache_root
+from llava_mocle.io.progress import progress
 
-# The progress bar appears after so many seconds.
+# Progress is reported after so many seconds.
 _PATIENCE_S = 2.0
 
 
@@ -76,15 +76,8 @@ def _checked_rows(path: Path) -> Iterator[tuple[str, int]]:
     """(JSON text, number of images) of each row; raises at the end if a row was wrong."""
     first: Problem | None = None
     wrong = 0
-    with tqdm(
-        total=path.stat().st_size,
-        unit="B",
-        unit_scale=True,
-        desc=f"reading {path.name}",
-        delay=_PATIENCE_S,
-        mininterval=1,
-        leave=False,
-    ) as bar:
+    size = path.stat().st_size
+    with progress(size, f"reading {path.name}", "byte", patience=_PATIENCE_S, unit_scale=True) as bar:
         for index, (text, row) in enumerate(stream_rows(path)):
             problem = first_problem(row, index)
             if problem is not None:

@@ -11,6 +11,7 @@ from llava_mocle.evaluation.answering.parts import part_of
 from llava_mocle.evaluation.answering.question import GenerationSettings, Question
 from llava_mocle.evaluation.answering.run import answer_questions
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
+from llava_mocle.io.progress import quiet_libraries
 
 Asked = TypeVar("Asked", bound=Question)
 
@@ -69,6 +70,7 @@ def run_program(
         0 when every question is answered, 2 for a mistake in the input.
     """
     args = parser.parse_args(argv)
+    quiet_libraries()
     try:
         for flag in ("limit", "batch_size"):
             value = getattr(args, flag)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from llava_mocle.io.console import print_table, say
 from llava_mocle.planning.hardware import GB, GIB
 from llava_mocle.planning.memory import CONTEXT, FRAGMENTATION, STRATEGIES
 from llava_mocle.planning.plan import Plan
@@ -22,13 +23,9 @@ def print_plan(plan: Plan, console: Console) -> None:
     _print_assumptions(plan, console)
     console.print("\n[bold]recommended[/]")
     if plan.chosen is None:
-        _say(console, _too_large(plan))
+        say(console, _too_large(plan))
     else:
         _print_choice(plan, plan.chosen, console)
-
-
-def _say(console: Console, *lines: str) -> None:
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
@@ -55,7 +52,7 @@ def _print_model(plan: Plan, console: Console) -> None:
         ("all", counts.frozen, counts.trainable),
     ):
         table.add_row(name, f"{frozen:,}", f"{trained:,}")
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_work(plan: Plan, console: Console) -> None:
@@ -74,7 +71,7 @@ def _print_work(plan: Plan, console: Console) -> None:
         "recomputed": flops.recomputed,
     }
     console.print("\n[bold]work[/]")
-    _say(
+    say(
         console,
         f"an epoch       {work.samples:,} samples, {work.samples * work.tokens:,.0f} tokens: {work.tokens:,.0f} a "
         f"sample, {work.images:.2f} images ({work.origin})",
@@ -123,8 +120,8 @@ def _print_memory(plan: Plan, console: Console) -> None:
         table.add_row("largest micro-batch", *(str(sizes.get(item.key, "none")) for item in STRATEGIES))
     table.add_section()
     row("host memory, a node", lambda item: item.state.host)
-    console.print(table)
-    _say(
+    print_table(console, table)
+    say(
         console,
         "Logits, backward of a layer and the optimizer's step are never there together: the peak has the largest. "
         f"The recipe as it is ({own.strategy.title}, {_WITH[own.checkpointing]} checkpointing) "
@@ -147,14 +144,14 @@ def _print_time(plan: Plan, console: Console) -> None:
         ("hours", plan.hours),
     ):
         table.add_row(name, *(f"{value(item):,.2f}" for item in plan.own_under_each(on)))
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_assumptions(plan: Plan, console: Console) -> None:
     cluster, gpu, mfu = plan.problem.cluster, plan.problem.cluster.gpu, plan.problem.mfu
     network = f", {cluster.node_network / GB:g} GB/s out of a node" if cluster.nodes > 1 else ""
     console.print("\n[bold]assumed[/]")
-    _say(
+    say(
         console,
         f"- MFU {mfu:g} (--mfu): {mfu * gpu.flops / 1e12:,.0f} of {gpu.flops / 1e12:,.0f} dense BF16 TFLOP/s a GPU, "
         "over all operations, recomputed ones included",
@@ -178,7 +175,7 @@ def _too_large(plan: Plan) -> str:
 
 def _print_choice(plan: Plan, chosen: Candidate, console: Console) -> None:
     cluster = plan.problem.cluster
-    _say(
+    say(
         console,
         f"{chosen.strategy.title}, {_count(chosen.micro_batch, 'sample')} a GPU x {chosen.accumulation} accumulated x "
         f"{_count(cluster.size, 'GPU')} = {plan.global_batch:,}, {_WITH[chosen.checkpointing]} gradient checkpointing: "

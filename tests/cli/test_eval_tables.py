@@ -22,7 +22,9 @@ def test_a_row_holds_whole_names_at_any_width(capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     name = "circular_finegrained_perception_of_an_instance"
     assert printed(capsys) == [
-        ["A benchmark (dev)", name, "4", "12.35", "1.00 to 23.46", "2"],
+        ["A", name, "4", "12.35", "1.00 to 23.46", "2"],
+        ["benchmark", "", "", "", "", ""],
+        ["(dev)", "", "", "", "", ""],
         ["", "unknown", "0", "-", "-", ""],
     ]
 
@@ -34,7 +36,8 @@ def test_what_unparsed_answers_count_as(capsys, monkeypatch) -> None:
     assert printed(capsys, unparsed_as="yes", unparsed=0)[0][-1] == "0"
 
 
-def test_which_questions_were_asked(capsys) -> None:
+def test_which_questions_were_asked(capsys, monkeypatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert printed(capsys, limit=4, official_n=9)[0][0] == "A benchmark (dev), first 4"
     assert printed(capsys, official_n=4)[0][0] == "A benchmark (dev)"
     title = "A benchmark (dev), 4 questions: n differs from the published 9"

@@ -5,11 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from llava_mocle.errors import ConfigError
 from llava_mocle.evaluation.answering.file import AnswerFile, AnswerRun, make_answer
 from llava_mocle.evaluation.answering.question import GenerationSettings, Question, check_questions
+from llava_mocle.io.progress import progress
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
@@ -47,12 +46,12 @@ def answer_questions(
     check_questions(questions, shared_ids=True)
     with AnswerFile(answers_file, answer_run(predictor, settings), overwrite=overwrite) as file:
         done = file.check_prefix(questions)
-        with tqdm(total=len(questions), initial=done, unit="question", desc=description) as progress:
+        with progress(len(questions), description, "question", initial=done) as bar:
             while done < len(questions):
                 batch = questions[done : done + batch_size]
                 file.append(_answer_batch(predictor, batch, settings))
                 done += len(batch)
-                progress.update(len(batch))
+                bar.update(len(batch))
         return file.answers[: len(questions)]
 
 

@@ -1,11 +1,13 @@
 """Callbacks: what a person who watches a run sees, how often things happen, and stopping early on purpose."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from llava_mocle.io.progress import LINE_EVERY_S
 from llava_mocle.training.checkpoints.best import recall_best
 
 _TRAINING_KEYS = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad"}
@@ -38,11 +40,40 @@ class ConsoleProgress(ProgressCallback):
 
 
 class ConsoleLines(TrainerCallback):
-    """The same lines without a progress bar, which `disable_tqdm` switches off."""
+    """The same lines without a bar: where `disable_tqdm` switches it off, or nobody watches a terminal.
+
+    If no log entry comes for half a minute, a line says how far the steps or the validation are.
+    """
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+        self._validated = 0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        self._say(state, console_line(state.global_step, logs or {}))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._silent():
+            self._say(state, f"step {state.global_step:>5}  of {state.max_steps}")
+
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        self._validated += 1
+        if self._silent():
+            batches = len(eval_dataloader)
+            self._say(state, f"step {state.global_step:>5}  held out: batch {self._validated} of {batches}")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._validated = 0
+
+    def _silent(self) -> bool:
+        return time.monotonic() - self._said >= LINE_EVERY_S
+
+    def _say(self, state: Any, line: str) -> None:
+        self._said = time.monotonic()
         if state.is_world_process_zero:
-            print(console_line(state.global_step, logs or {}), flush=True)
+            print(line, flush=True)
 
 
 class OwnIntervals(TrainerCallback):

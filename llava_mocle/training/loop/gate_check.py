@@ -48,8 +48,9 @@ def describe_start(tuner: MocleModel) -> str | None:
         return None
     config = tuner.peft_config[tuner.active_adapters[0]]
     return (
-        f"gates at the start: the noise (std {config.noise_std:g}) overturns {100 * share:.0f} % of the choices. That is "
-        f"normal before training (pure chance: {100 * (1 - 1 / config.num_experts):.0f} %), and falls as the gates learn"
+        f"gates at the start: the noise (std {config.noise_std:g}) overturns {100 * share:.0f} % of the choices. "
+        f"That is normal before training (pure chance: {100 * (1 - 1 / config.num_experts):.0f} %), and falls as the "
+        "gates learn"
     )
 
 

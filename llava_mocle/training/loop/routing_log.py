@@ -64,4 +64,3 @@ class RoutingLog:
         for group, members in self.groups.items():
             logs |= {f"routing/{group}/{name}": value[members].mean().item() for name, value in sites.items()}
         return logs
-

@@ -18,6 +18,7 @@ from llava_mocle.adapter import ROUTING_INPUTS
 from llava_mocle.data.collator import Collator
 from llava_mocle.data.sampler import GlobalBatchSampler
 from llava_mocle.errors import ConfigError
+from llava_mocle.io.progress import shows_bars
 from llava_mocle.model.load import LoadedModel
 from llava_mocle.model.projector import load_projector
 from llava_mocle.recipe.recipe import Recipe
@@ -106,7 +107,7 @@ class MocleTrainer(Trainer):
         )
         for theirs in (ProgressCallback, PrinterCallback):
             self.remove_callback(theirs)
-        self.add_callback(ConsoleLines if args.disable_tqdm else ConsoleProgress)
+        self.add_callback(ConsoleProgress if shows_bars() and not args.disable_tqdm else ConsoleLines)
         self.data, self.preemption, self.resumption = data, preemption, resumption
         extras = CheckpointExtras(
             recipe,

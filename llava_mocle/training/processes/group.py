@@ -29,8 +29,12 @@ def prepare_deepspeed(config: Any) -> None:
     Raises:
         ConfigError: DeepSpeed is not installed, or the file is not there.
     """
+    deepspeed_logger = logging.getLogger("DeepSpeed")
     if not config:
+        # accelerate imports DeepSpeed in every run where it is installed; its remarks on this machine concern nobody.
+        deepspeed_logger.addFilter(_errors_alone)
         return
+    deepspeed_logger.removeFilter(_errors_alone)
     try:
         import deepspeed.ops
     except ImportError as error:
@@ -51,6 +55,10 @@ def prepare_deepspeed(config: Any) -> None:
     if not torch.cuda.is_available():
         # DeepSpeed would compile this for a minute at the first collective; gloo works without it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _errors_alone(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def on_main(function: Callable[[], T]) -> T:
