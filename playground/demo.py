@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import llava_mocle
-from llava_mocle.io.progress import quiet_libraries
+from llava_mocle.io.libraries import quiet_libraries
 from playground.paths import BASE, DATA, DOMAINS, PLAYGROUND
 from playground.prepare import STAMP
 from playground.steps import Step, StepRunner, source_digest

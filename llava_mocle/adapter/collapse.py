@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 
+from llava_mocle.adapter.card import PAPER, code, public_name, table, write_card
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.layer import MocleLinear, StackedExperts
 from llava_mocle.adapter.model import MocleModel
@@ -76,4 +77,42 @@ def collapse(
         save_file(weights, str(folder / SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
         lora.save_pretrained(str(folder))
         config.write_base_record(folder)
+        _write_card(folder, peft_model, config, lora, cluster)
     return Path(out_dir)
+
+
+def _write_card(
+    folder: Path, peft_model: PeftModel, config: MocleConfig, lora: LoraConfig, cluster: int | None
+) -> None:
+    base = public_name(lora.base_model_name_or_path)
+    kind = type(peft_model.get_base_model()).__name__
+    part = "the whole adapter" if cluster is None else f"{config.router} {cluster} of {config.num_clusters}"
+    write_card(
+        folder,
+        f"{base}: {part} as a plain LoRA",
+        base,
+        ["lora"],
+        [
+            f"Exported from a MoCLE adapter ({PAPER}) by `llava-mocle collapse`. At inference the gates of a cluster "
+            "are constants, so its task expert and the universal expert are one LoRA. Any LoRA runtime serves it.",
+            table(
+                [
+                    ("base", base),
+                    ("part", part),
+                    ("rank, alpha", f"{lora.r}, {lora.lora_alpha:g}"),
+                    ("experts of the original", f"{config.num_slots} of rank {config.r}"),
+                    ("adapted", ", ".join(sorted({site.rpartition(".")[2] for site in config.sites or []}))),
+                    ("trained beside them", ", ".join(config.modules_to_save or [])),
+                ]
+            ),
+            "## Load",
+            "In this folder, with `transformers` and `peft` alone:",
+            code(
+                "from peft import PeftConfig, PeftModel",
+                f"from transformers import {kind}",
+                "",
+                'base = PeftConfig.from_pretrained(".").base_model_name_or_path  # or the place that it has moved to',
+                f'model = PeftModel.from_pretrained({kind}.from_pretrained(base), ".").eval()',
+            ),
+        ],
+    )

@@ -11,7 +11,7 @@ from importlib import import_module
 from llava_mocle import __version__
 from llava_mocle.errors import Preempted, UserError
 from llava_mocle.io.exit_file import leave_exit_code
-from llava_mocle.io.progress import quiet_libraries
+from llava_mocle.io.libraries import quiet_libraries
 
 # name -> (module with add_arguments(parser) and run(args) -> int, one-line help)
 SUBCOMMANDS = {

@@ -11,7 +11,7 @@ from llava_mocle.evaluation.answering.parts import part_of
 from llava_mocle.evaluation.answering.question import GenerationSettings, Question
 from llava_mocle.evaluation.answering.run import answer_questions
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
-from llava_mocle.io.progress import quiet_libraries
+from llava_mocle.io.libraries import quiet_libraries
 
 Asked = TypeVar("Asked", bound=Question)
 

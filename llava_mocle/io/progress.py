@@ -1,6 +1,5 @@
 """Progress of long work: a bar on a terminal, a plain line now and then in a log file."""
 
-import os
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -23,17 +22,6 @@ class Progress(Protocol):
 def shows_bars() -> bool:
     """Whether somebody watches standard error on a terminal."""
     return sys.stderr.isatty()
-
-
-def quiet_libraries() -> None:
-    """Where nobody watches, switch off the bars of transformers and the hub; call it when a command starts."""
-    if shows_bars():
-        return
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when they are imported, transformers too
-    if "transformers" in sys.modules:
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
 
 
 def progress(

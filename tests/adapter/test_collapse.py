@@ -127,4 +127,5 @@ def test_the_folder_does_not_mention_mocle(tmp_path):
     collapse(tiny_peft(), 2, tmp_path / "out")
     values = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert values["peft_type"] == "LORA"
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == files

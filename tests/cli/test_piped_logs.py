@@ -32,6 +32,7 @@ def piped(tmp_path: Path):
 def test_piped_logs_hold_plain_lines(
     recipe_file,  # noqa: F811
     encoder: Path,  # noqa: F811
+    base: Path,  # noqa: F811
     tmp_path: Path,
     piped,
 ) -> None:
@@ -50,6 +51,10 @@ def test_piped_logs_hold_plain_lines(
         "eval": piped("eval", "--model", model, "--recipe", recipe, "--output", str(tmp_path / "eval")),
         "collapse": piped("collapse", "--model", model, "--cluster", "0", "--output", str(tmp_path / "c0")),
     }
+    texts["build"] = piped(
+        "build", "--language-model", str(base.parent / "llama"), "--vision-tower", str(base.parent / "clip"),
+        "--output", str(tmp_path / "base"),
+    )  # fmt: skip
     for name, text in texts.items():
         assert "\r" not in text, name
         assert "\x1b" not in text, name

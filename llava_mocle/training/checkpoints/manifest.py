@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.adapter.card import CARD_FILE
 from llava_mocle.io.files import written_aside
 
 MANIFEST_FILE = "checkpoint.json"
@@ -37,7 +38,7 @@ def write_manifest(
     folder = Path(folder)
     if files is None:
         files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    names = sorted(name for name in files if name != manifest_name)
+    names = sorted(name for name in files if name not in (manifest_name, CARD_FILE))  # people may edit the card
     with ThreadPoolExecutor(_THREADS) as pool:
         digests = pool.map(lambda name: _digest(folder / name, to_disk=True), names)
         listed = {

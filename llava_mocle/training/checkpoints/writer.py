@@ -21,6 +21,7 @@ from llava_mocle.io.files import make_readable
 from llava_mocle.model.folders import ADAPTER_CONFIG, CLUSTERS_FOLDER, PROJECTOR_CONFIG, PROJECTOR_WEIGHTS, RECIPE_FILE
 from llava_mocle.model.projector import save_projector
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
+from llava_mocle.training.checkpoints.card import write_run_card
 from llava_mocle.training.checkpoints.contents import CheckpointExtras, newest_checkpoint
 from llava_mocle.training.checkpoints.engine_state import trainable_state
 from llava_mocle.training.checkpoints.manifest import FINISHED_FILE, flush, write_manifest
@@ -113,13 +114,14 @@ class CheckpointWriter:
             **self.extras.data_identity,
         }
 
-    def write_model(self, model: nn.Module, folder: str | Path, sharded: bool) -> None:
-        """Write what is trained, and the extras.
+    def write_model(self, model: nn.Module, folder: str | Path, sharded: bool, state: TrainerState) -> None:
+        """Write what is trained, the extras and README.md.
 
         Args:
             model: without the wrappers of DDP or DeepSpeed.
             folder: made where it is missing.
             sharded: the processes share the parameters out, so each is gathered first. The frozen ones are not.
+            state: the trainer's, for README.md.
         """
         weights = trainable_state(model, writer=self.args.should_save) if sharded else None
         if not self.args.should_save:
@@ -129,6 +131,9 @@ class CheckpointWriter:
         else:
             save_projector(model, folder, self.base_path, weights)
         self.extras.write(folder)
+        # After PEFT, which leaves an empty form there.
+        extras = self.extras
+        write_run_card(Path(folder), extras.recipe, self.base_path, extras.cluster_model, model, state)
 
     def write_engine(self, engine: Any, schedule: Any, folder: str | Path) -> None:
         """Write DeepSpeed's state, each process its share and no frozen weights, and the learning-rate schedule."""

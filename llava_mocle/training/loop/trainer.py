@@ -321,7 +321,8 @@ class MocleTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what is trained, and what a model folder needs besides, into `output_dir` (default: the run's)."""
         model = self.accelerator.unwrap_model(self.model)
-        self.checkpoints.write_model(model, output_dir or self.checkpoints.output_dir, self.is_deepspeed_enabled)
+        folder = output_dir or self.checkpoints.output_dir
+        self.checkpoints.write_model(model, folder, self.is_deepspeed_enabled, self.state)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_deepspeed_enabled:

@@ -15,6 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from llava_mocle.errors import ConfigError, UserError
+from llava_mocle.io.libraries import quiet_deepspeed
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.training.processes.death_watch import DeathWatch
 
@@ -29,12 +30,9 @@ def prepare_deepspeed(config: Any) -> None:
     Raises:
         ConfigError: DeepSpeed is not installed, or the file is not there.
     """
-    deepspeed_logger = logging.getLogger("DeepSpeed")
+    quiet_deepspeed(not config)
     if not config:
-        # accelerate imports DeepSpeed in every run where it is installed; its remarks on this machine concern nobody.
-        deepspeed_logger.addFilter(_errors_alone)
         return
-    deepspeed_logger.removeFilter(_errors_alone)
     try:
         import deepspeed.ops
     except ImportError as error:
@@ -55,10 +53,6 @@ def prepare_deepspeed(config: Any) -> None:
     if not torch.cuda.is_available():
         # DeepSpeed would compile this for a minute at the first collective; gloo works without it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def _errors_alone(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
 
 
 def on_main(function: Callable[[], T]) -> T:

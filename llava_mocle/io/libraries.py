@@ -1,0 +1,36 @@
+"""What other libraries say while our commands run."""
+
+import logging
+import os
+import sys
+
+from llava_mocle.io.progress import shows_bars
+
+
+def quiet_libraries() -> None:
+    """Have libraries say only what concerns the user; call it when a command starts, before they are imported."""
+    quiet_deepspeed()
+    if shows_bars():
+        return
+    # A log file shall hold no bars: transformers and the hub read this when they are imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+
+
+def quiet_deepspeed(quiet: bool = True) -> None:
+    """Keep DeepSpeed's remarks on the machine out of a run that does not use it; errors are let through.
+
+    accelerate imports DeepSpeed wherever it is installed, to see whether a model is one of its engines.
+    """
+    logger = logging.getLogger("DeepSpeed")
+    if quiet:
+        logger.addFilter(_is_error)
+    else:
+        logger.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
