@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.errors import DataError, UserError
 from llava_mocle.evaluation.answering.question import GenerationSettings, check_questions
 from llava_mocle.evaluation.answering.together import Part, PartnerLost, answer_together, describe_failure
@@ -183,7 +184,11 @@ def score_task(task: Task, items: Sequence[Item], answers: Answers, *, limit: in
     """One task's entry of `results.json`: its metrics with intervals, unparsed answers, each cluster's headline."""
     scores = task.score(items, answers)
     cluster_metric = task.cluster_metric or scores.headline
-    asked = [(item.question, item.reference) for item in items]
+    # Marks in front of a prompt stand for nothing: without them, the images are in front as well.
+    asked = [
+        (q.unique_id, q.prompt.replace(f"{IMAGE_TOKEN}\n", ""), q.candidates, item.reference)
+        for item, q in ((item, item.question) for item in items)
+    ]
     return {
         "title": task.title,
         "split": task.split,
@@ -193,7 +198,7 @@ def score_task(task: Task, items: Sequence[Item], answers: Answers, *, limit: in
         "n": len(items),
         "official_n": task.published_n(len(items)),
         "limit": limit,
-        "items_digest": items_digest([(q.question_id, q.prompt, q.candidates, reference) for q, reference in asked]),
+        "items_digest": items_digest(asked),
         "unparsed": scores.unparsed,
         "unparsed_as": task.unparsed_as,
         "metrics": {name: plain_metric(metric) for name, metric in scores.metrics.items()},

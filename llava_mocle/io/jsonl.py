@@ -25,7 +25,7 @@ def read_json(
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise error_class(f"{path}: no such file; {remedy}.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise error_class(f"{path}: cannot be read as JSON ({error}); {remedy}.") from error
     if not isinstance(value, dict):
         raise error_class(f"{path}: holds a {type(value).__name__}, expected a JSON object; {remedy}.")
@@ -61,5 +61,12 @@ def parse_jsonl(
             place = f"{path}, line {number}"
             try:
                 yield place, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise error_class(f"{place}: not JSON ({error.msg} at column {error.colno}); {remedy}") from error
+            except (ValueError, RecursionError) as error:
+                raise error_class(f"{place}: not JSON ({json_fault(error)}); {remedy}") from error
+
+
+def json_fault(error: ValueError | RecursionError) -> str:
+    """What `json.loads` found wrong, in a few words. It refuses numbers of thousands of digits and deep nesting too."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number with thousands of digits"

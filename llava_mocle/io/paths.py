@@ -33,5 +33,6 @@ def why_no_file(path: str | os.PathLike[str]) -> str | None:
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         return "it is a folder"
-    # A pipe or a device could be waited for without end.
-    return None if stat.S_ISREG(mode) else "it is no regular file"
+    if not stat.S_ISREG(mode):  # a pipe or a device could be waited for without end
+        return "it is no regular file"
+    return None if os.access(path, os.R_OK) else "permission denied"

@@ -239,6 +239,6 @@ def test_a_missing_image_and_a_duplicate_id_stop_before_the_first_answer(root, t
         evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path / "out")
     records[1]["image"] = "gone.png"
     (root / "letters.json").write_text(json.dumps(records))
-    with pytest.raises(DataError, match=r"gone\.png'?: no such file or directory"):
+    with pytest.raises(DataError, match=r"gone\.png: no such file or directory \(1 missing of 5\)"):
         evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.question import Question
+from llava_mocle.evaluation.answering.question import Question, check_id
 from llava_mocle.io.files import lock
 from llava_mocle.io.jsonl import parse_jsonl, to_jsonl
 
@@ -26,8 +26,12 @@ def make_answer(
 
     `answer_id` follows from the model and the question. So a run that was stopped, or divided into parts, writes the
     same bytes as one that was not.
+
+    Args:
+        metadata: what else belongs to the answer; `key` is the question's, where it has one.
     """
-    answer_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{model_id}\n{question_id}\n{prompt}").hex
+    named = "\n".join(map(str, (model_id, question_id, prompt, *_key(metadata or {}))))
+    answer_id = uuid.uuid5(uuid.NAMESPACE_OID, named).hex
     return {
         "question_id": question_id,
         "prompt": prompt,
@@ -44,21 +48,21 @@ def read_answers(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     A killed run leaves a last line without a newline. Such a line is left out; it is no error.
 
     Raises:
-        DataError: a line is not JSON, misses a field, or answers a question (its id and its prompt) that an earlier
+        DataError: a line is not JSON, misses a field, or answers a question (its id, prompt and key) that an earlier
             line answered.
     """
     answers: list[dict[str, Any]] = []
-    answered: dict[tuple[Any, str], str] = {}
+    answered: dict[tuple[Any, ...], str] = {}
     remedy = (
         "an answers file has one JSON object a line: repair the line, or pass --overwrite to answer everything again."
     )
     for place, value in parse_jsonl(_complete_lines(Path(path)), path, remedy):
         record = _checked(value, place)
-        question = (record["question_id"], record["prompt"])
+        question = (str(record["question_id"]), record["prompt"], *_key(record["metadata"]))
         if question in answered:
             raise DataError(
-                f"{place}: question_id {question[0]!r} was already answered on {answered[question]}. Each question may "
-                "stand once: remove one line, or pass --overwrite."
+                f"{place}: question_id {record['question_id']!r} was already answered on {answered[question]}. Each "
+                "question may stand once: remove one line, or pass --overwrite."
             )
         answered[question] = place.removeprefix(f"{path}, ")
         answers.append(record)
@@ -112,7 +116,15 @@ class AnswerRun:
                     f"{path}, answer {number}: given by the expert of dataset {used!r}, but this run takes that of "
                     f"{question.dataset!r}. Choose another answers file, or pass --overwrite to start anew."
                 )
-            if (record["question_id"], record["prompt"]) != (question.question_id, question.prompt):
+            asked = (question.question_id, question.prompt, *_key({"key": question.key}))
+            answered = (record["question_id"], record["prompt"], *_key(record["metadata"]))
+            if answered == (question.unique_id, question.prompt) != asked:
+                raise DataError(
+                    f"{path}, answer {number}: has the question_id {answered[0]!r} of an earlier version, which is now "
+                    f"{question.question_id!r} as in LLaVA's files. `llava-mocle eval --answers {path}` scores these "
+                    "answers as they are; to answer anew, choose another answers file, or pass --overwrite."
+                )
+            if answered != asked:
                 raise DataError(
                     f"{path}, answer {number}: answers question {record['question_id']!r} ({record['prompt']!r}), but "
                     f"question {number} is now {question.question_id!r} ({question.prompt!r}). The questions have "
@@ -182,13 +194,20 @@ def _checked(record: Any, place: str) -> dict[str, Any]:
     missing = [field for field in FIELDS if not isinstance(record, dict) or field not in record]
     if missing:
         raise DataError(f"{place}: no field {missing[0]!r}; an answer has {', '.join(FIELDS)}. {remedy}")
-    for name, kinds, expected in (("question_id", (str, int), "a text or a number"), ("prompt", str, "a text")):
-        if not isinstance(record[name], kinds):
-            raise DataError(f"{place}: {name!r} is {record[name]!r:.60}, expected {expected}. {remedy}")
+    check_id(record["question_id"], place)
+    for name in ("prompt", "text", "model_id"):
+        if not isinstance(record[name], str):
+            raise DataError(f"{place}: {name!r} is {record[name]!r:.60}, expected a text. {remedy}")
     if not isinstance(record["metadata"], dict):
         record["metadata"] = {}
     checked: dict[str, Any] = record
     return checked
+
+
+def _key(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """The key of the question that an answer is to, as text; nothing where it has none."""
+    key = metadata.get("key")
+    return () if key is None else (str(key),)
 
 
 def _complete_lines(path: Path) -> str:

@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.errors import DataError
 from llava_mocle.io.paths import why_no_file
-from llava_mocle.io.text import one_line
+from llava_mocle.io.text import not_unicode, one_line
 
 
 @dataclass(frozen=True)
@@ -15,13 +17,14 @@ class Question:
     """One thing to ask a model.
 
     Attributes:
-        question_id: unique among the questions of a run.
+        question_id: the id in the answers file, as LLaVA's scripts know it; see `check_id`. Questions may share one.
         prompt: the question; `<image>` is put in front where it is missing and there are images.
         images: image files.
         route_text: the text that chooses the cluster; None: the prompt itself.
         dataset: the dataset that it belongs to; models routed by dataset need it.
         source: its file and row, for error messages.
         candidates: answers to rank by likelihood; empty where the answer is generated.
+        key: tells the question from all others of its benchmark; None: its id does.
     """
 
     question_id: str | int
@@ -31,6 +34,12 @@ class Question:
     dataset: str | None = None
     source: str = ""
     candidates: tuple[str, ...] = ()
+    key: str | int | None = None
+
+    @property
+    def unique_id(self) -> str | int:
+        """The key, or the id where that does."""
+        return self.question_id if self.key is None else self.key
 
 
 @dataclass(frozen=True)
@@ -47,37 +56,99 @@ class GenerationSettings:
         return " ".join(f"{name}={value}" for name, value in asdict(self).items() if value is not None)
 
 
+def check_id(value: Any, place: str, name: str = "question_id") -> str | int:
+    """The one rule for ids: a whole number, or a text that is not blank and that UTF-8 can hold.
+
+    An answers file gives such an id back exactly as it was. True and false are no numbers, and 1.0 is not whole.
+
+    Raises:
+        DataError: it is something else; names place, field and value.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        fault = f"{value!r:.60}"
+    elif isinstance(value, str) and not value.strip():
+        fault = f"{value!r}, which is blank"
+    elif isinstance(value, str) and (broken := not_unicode(value)):
+        fault = f"{value!a:.60}, which has {broken}"
+    else:
+        return value
+    raise DataError(f"{place}: field {name!r} is {fault}, expected a text or a whole number; give every question one.")
+
+
 def check_questions(questions: Sequence[Question], *, shared_ids: bool = False) -> None:
-    """Refuse repeated questions, empty candidates and missing images before any work is done.
+    """Refuse what cannot be asked, or cannot be told apart, before any work is done.
+
+    Ids are compared as texts: 1 and "1" are the same.
 
     Args:
         shared_ids: questions with different prompts may share an id. In LLaVA's files for MME and TextVQA, questions
-            about one image do. Scores and submissions need an id a question.
+            about one image do. Scores and submissions need a `unique_id` a question.
 
     Raises:
-        DataError: naming the first offenders.
+        DataError: an id against the rule (`check_id`); a repeated question; a text that is blank or that UTF-8 cannot
+            hold; `<image>` marks that are not one an image; or a missing image. Names the first.
     """
-    names = [(question.question_id, question.prompt if shared_ids else "") for question in questions]
+    for question in questions:
+        check_id(question.question_id, question.source or "questions")
+        _check_texts(question)
+    _check_repeated(questions, shared_ids)
+    _check_images(questions)
+
+
+def _check_texts(question: Question) -> None:
+    texts = {"question": question.prompt, "route_text": question.route_text}
+    texts |= {f"candidate {number}": text for number, text in enumerate(question.candidates)}
+    for name, text in texts.items():
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            fault = f"{name} is {text!r:.60}, expected a text"
+        elif broken := not_unicode(text):
+            fault = f"{name} has {broken}, which no file or tokenizer takes; write the whole character"
+        elif not text.strip() and name != "route_text":
+            fault = f"{name} is {text!r:.60}, expected a text that is not blank"
+        else:
+            continue
+        raise DataError(f"{_name(question)}: its {fault}.")
+    marks, images = question.prompt.count(IMAGE_TOKEN), len(question.images)
+    if marks not in (0, images):
+        raise DataError(
+            f"{_name(question)}: {marks} {IMAGE_TOKEN} marks for {images} images; use one mark an image, or none at "
+            "all."
+        )
+
+
+def _check_repeated(questions: Sequence[Question], shared_ids: bool) -> None:
+    names: list[Any]
+    names = [
+        (str(question.question_id), question.prompt, question.key) if shared_ids else str(question.unique_id)
+        for question in questions
+    ]
     counts = Counter(names)
     repeated = [(name, question) for name, question in zip(names, questions, strict=True) if counts[name] > 1]
     if repeated:
         name, question = repeated[0]
         needed = "Questions may share an id, but not the text too." if shared_ids else "Every question needs its own."
         raise DataError(
-            f"{question.source or 'questions'}: question_id {name[0]!r} stands {counts[name]} times "
+            f"{question.source or 'questions'}: question_id {question.unique_id!r} stands {counts[name]} times "
             f"({len({name for name, _ in repeated})} ids are duplicated). {needed}"
         )
-    for question in questions:
-        if any(not candidate.strip() for candidate in question.candidates):
-            raise DataError(
-                f"{question.source or 'questions'}: question {question.question_id!r} has an empty candidate among "
-                f"{list(question.candidates)!r}; every answer to rank needs a text."
-            )
-    missing = [(question, image) for question in questions for image in question.images if why_no_file(image)]
+
+
+def _check_images(questions: Sequence[Question]) -> None:
+    missing = [
+        (question, image, reason)
+        for question in questions
+        for image in question.images
+        if (reason := why_no_file(image)) is not None
+    ]
     if missing:
-        question, image = missing[0]
+        question, image, reason = missing[0]
         raise DataError(
-            f"{question.source or 'questions'}: question {question.question_id!r} needs the image "
-            f"{one_line(image)}: {why_no_file(image)} ({len(missing)} missing of "
-            f"{sum(len(q.images) for q in questions)}). Check the image folder."
+            f"{_name(question)} needs the image {one_line(image)}: {reason} ({len(missing)} missing of "
+            f"{sum(len(question.images) for question in questions)}). Check the image folder."
         )
+
+
+def _name(question: Question) -> str:
+    return f"{question.source or 'questions'}: question {question.question_id!r}"

@@ -72,8 +72,8 @@ def _answer_batch(
             text, routed, found = prediction.text, prediction, {"generation": settings.describe()}
         metadata = {"cluster_id": routed.cluster_id, "cluster_distance": routed.cluster_distance} | found
         metadata["predictor"] = predictor.settings
-        if question.dataset is not None:
-            metadata["dataset"] = question.dataset
+        optional = {"dataset": question.dataset, "key": question.key}
+        metadata |= {name: value for name, value in optional.items() if value is not None}
         records.append(make_answer(question.question_id, question.prompt, text, predictor.model_id, metadata))
     return records
 

@@ -70,7 +70,10 @@ class MMVet(JudgedTask):
         for name, record in content.items():
             place = f"{path}, {name}"
             image = root / FOLDER / "images" / field(record, "imagename", place, str)
-            question = Question(name, field(record, "question", place, str), (image,), source=place)
+            # LLaVA's ids are the numbers, and its converter puts v1_ in front.
+            number = re.fullmatch(r"v1_(0|[1-9]\d*)", name, re.ASCII)
+            question_id = int(number.group(1)) if number else name
+            question = Question(question_id, field(record, "question", place, str), (image,), source=place, key=name)
             answer = str(field(record, "answer", place, TEXT_OR_NUMBER))
             truth = answer.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
             keys = {"capabilities": tuple(field(record, "capability", place, list[str])), "grading": prompt}
@@ -101,5 +104,5 @@ class MMVet(JudgedTask):
         return metrics
 
     def submission_files(self, items: Sequence[Item], answers: Answers) -> Files:
-        ids = [str(item.question.question_id) for item in items]
+        ids = [str(item.question.key) for item in items]
         return {"mm-vet.json": {name: answer["text"] for name, answer in zip(ids, answers, strict=True)}}

@@ -51,7 +51,8 @@ class Mme(Task):
             for place, image, number, asked, label in _questions(folder, subtask):
                 prompt = asked.replace(REQUEST, "").strip() + SHORT_ANSWER if prompts == "llava" else asked
                 shown = image.relative_to(folder).as_posix()
-                question = Question(f"{shown}-{number}", prompt, (image,), source=place)
+                # LLaVA's id is the image's; its converter finds the question by its text.
+                question = Question(shown, prompt, (image,), source=place, key=f"{shown}-{number}")
                 yield Item(question, label, {"subtask": subtask, "image": shown})
 
     def read(self, item: Item, answer: Mapping[str, Any]) -> Any:

@@ -15,10 +15,12 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.binary import f1, yes_no_pope
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
-from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric, resampled_metric
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, jsonl_records, one_of
+from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, Task, mean_metric, resampled_metric
+from llava_mocle.evaluation.tasks.shared.official_files import field, jsonl_records, one_of, whole_number
 
 SPLITS = ("adversarial", "popular", "random")
+# The files count from 1 in each split; in LLaVA's llava_pope_test.jsonl this is added, so that every id stands once.
+LLAVA_IDS = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
 FILE = "pope/coco/coco_pope_{}.json"
 
 
@@ -41,17 +43,18 @@ class Pope(Task):
     older_n = (8910,)  # the random split had 2,910 questions until October 2023; LLaVA's instructions point at that one
 
     def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
-        """Question ids repeat between the splits, so the split is put in front."""
         suffix = SHORT_ANSWER if prompts == "llava" else ""
         made = []
         for split in SPLITS:
             path = root / FILE.format(split)
             for place, record in jsonl_records(path):
+                number = whole_number(record, "question_id", place)
                 question = Question(
-                    question_id=f"{split}-{field(record, 'question_id', place, ID)}",
+                    question_id=LLAVA_IDS[split] + number,
                     prompt=field(record, "text", place, str) + suffix,
                     images=(root / "pope/val2014" / field(record, "image", place, str),),
                     source=place,
+                    key=f"{split}-{number}",
                 )
                 made.append(Item(question, one_of(record, "label", place, "yes", "no"), {"split": split}))
         _check_splits(root, made)
@@ -72,6 +75,20 @@ class Pope(Task):
             metrics[f"f1_{split}"] = resampled_metric(rows, lambda drawn: f1(drawn[:, 0], drawn[:, 1]))
             metrics[f"accuracy_{split}"] = mean_metric((rows[:, 0] == rows[:, 1]).astype(float).tolist())
         return metrics
+
+    def submission_files(self, items: Sequence[Item], answers: Answers) -> Files:
+        """The question file that LLaVA's eval_pope.py takes with these answers. LLaVA's own has 2,910 random ones."""
+        return {
+            "llava_pope_test.jsonl": [
+                {
+                    "question_id": item.question.question_id,
+                    "image": item.question.images[0].name,
+                    "text": item.question.prompt,
+                    "category": item.keys["split"],
+                }
+                for item in items
+            ]
+        }
 
 
 def _check_splits(root: Path, items: Sequence[Item]) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.evaluation.metrics.options import scienceqa_letter
 from llava_mocle.evaluation.task import Item, Metric, Source, mean_metric
 from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, record_item, split_problems
@@ -43,6 +44,9 @@ class ScienceQA(ChoiceTask):
             name, hint = field(problem, "image", place, str | None), field(problem, "hint", place, str)
             image = folder / "images/test" / pid / name if name else None
             item = record_item(pid, problem, place, prompts, image, rewrite=partial(_with_context, hint, prompts))
+            # LLaVA's scorer knows the questions with an image by the mark in their prompt.
+            marked = f"{IMAGE_TOKEN}\n" * len(item.question.images) + item.question.prompt
+            item = replace(item, question=replace(item.question, prompt=marked))
             yield replace(item, keys={**item.keys, "image": bool(image)})
 
     def option(self, text: str, options: Sequence[str]) -> int | None:

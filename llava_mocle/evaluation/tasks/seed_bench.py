@@ -48,14 +48,18 @@ class SeedBench(ChoiceTask):
         for place, record in places(path, field(content, "questions", str(path))):
             kind, type_id = one_of(record, "data_type", place, *KINDS), field(record, "question_type_id", place, ID)
             if kind in self.kinds:
+                official_id = field(record, "question_id", place, ID)
+                # LLaVA's converter looks for a number where the id is one.
+                digits = str(official_id).isascii() and str(official_id).isdecimal()
                 yield choice_item(
-                    field(record, "question_id", place, ID),
+                    int(official_id) if digits else official_id,
                     field(record, "question", place, str),
                     [field(record, f"choice_{letter}", place, TEXT_OR_NUMBER) for letter in "abcd"],
                     field(record, "answer", place, str),
                     images=_images(root, record, place),
                     place=place,
                     prompts=prompts,
+                    key=official_id,
                     keys={"kind": kind, "dimension": names.get(type_id, str(type_id))},
                 )
 
@@ -77,7 +81,7 @@ class SeedBench(ChoiceTask):
         for item, answer in zip(items, answers, strict=True):
             index = self.read(item, answer)
             text = answer["text"] if index is None else "ABCD"[index]
-            lines.append({"question_id": item.question.question_id, "prediction": text})
+            lines.append({"question_id": item.question.key, "prediction": text})
         return {"results.jsonl": lines}
 
 

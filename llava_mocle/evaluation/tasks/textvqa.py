@@ -54,7 +54,8 @@ class TextVqa(Task):
             # LLaVA's question file starts the questions, which the official one has in lower case, with a capital.
             text = text[:1].upper() + text[1:] if prompts == "llava" else text
             question = Question(
-                question_id=field(record, "question_id", place, ID),
+                question_id=image,  # as in LLaVA's question file; its scorer finds the question by image and prompt
+                key=field(record, "question_id", place, ID),
                 prompt=prompt_with_tokens(text, tokens[image], prompts),
                 images=(root / IMAGES / f"{image}.jpg",),
                 route_text=short_question(text, prompts),

@@ -4,6 +4,7 @@
  "answers": [{"answer": "unanswerable", "answer_confidence": "yes"}], "answer_type": "unanswerable", "answerable": 0}
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class _VizWizSplit(Task):
     """What both splits share."""
 
     def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
-        """An image has one question, and its name is the question's id. Those of test have no answers."""
+        """An image has one question, and its name is the question's key. Those of test have no answers."""
         folder, split = root / "vizwiz", self.split
         path = folder / f"{split}.json"
         for place, record in json_records(path):
@@ -36,7 +37,9 @@ class _VizWizSplit(Task):
                 raise DataError(f"{place}: image is {image!r}, expected one of {split}: the file of another split.")
             # The model may say that it can't tell only where it was told so: LLaVA's line for this benchmark.
             prompt = text + INSUFFICIENT + SHORT_ANSWER if prompts == "llava" else short_question(text, prompts)
-            question = Question(image, prompt, (folder / split / image,), source=place)
+            number = re.fullmatch(rf"VizWiz_{split}_(\d{{8}})\.\w+", image, re.ASCII)
+            question_id = int(number.group(1)) if number else image  # as in LLaVA's question file
+            question = Question(question_id, prompt, (folder / split / image,), source=place, key=image)
             reference, keys = None, {}
             if split != "test":
                 reference = given_answers(record, place)
@@ -64,7 +67,7 @@ class VizWiz(_VizWizSplit):
     def submission_files(self, items: Sequence[Item], answers: Answers) -> Files:
         """The upload, answers normalised as LLaVA does."""
         said = zip(items, (normalize_evalai(answer["text"]) for answer in answers), strict=True)
-        return {"vizwiz_test.json": [{"image": item.question.question_id, "answer": text} for item, text in said]}
+        return {"vizwiz_test.json": [{"image": item.question.key, "answer": text} for item, text in said]}
 
 
 class VizWizVal(_VizWizSplit):

@@ -96,7 +96,10 @@ def test_other_questions_are_refused(tmp_path):
         ("not json\n", "line 1: not JSON"),
         ('{"question_id": 1}\n', "no field 'prompt'"),
         ("[1]\n", "no field 'question_id'"),
-        (json.dumps(answer(1) | {"question_id": [1]}) + "\n", r"line 1: 'question_id' is \[1\], expected a text or a"),
+        (
+            json.dumps(answer(1) | {"question_id": [1]}) + "\n",
+            r"line 1: field 'question_id' is \[1\], expected a text or a",
+        ),
         (json.dumps(answer(1)) + "\n\n" + json.dumps(answer(1)) + "\n", r"line 3: question_id 1 .* line 1"),
     ],
 )

@@ -19,13 +19,14 @@ def test_both_layouts_and_prompts(tmp_path):
     root = data_root(tmp_path, "MME")
     items = ready_items(Mme(), root, IMAGES)
     assert len(items) == 30
-    assert [item.question.question_id for item in items[:4]] == [
+    assert items[3].question.question_id == "existence/0002.jpg"
+    assert [item.question.key for item in items[:4]] == [
         "existence/0001.png-0",
         "existence/0001.png-1",
         "existence/0002.jpg-0",
         "existence/0002.jpg-1",
     ]
-    assert {item.question.question_id for item in items} >= {"artwork/images/10.jpg-0", "OCR/0001.png-1"}
+    assert {item.question.key for item in items} >= {"artwork/images/10.jpg-0", "OCR/0001.png-1"}
     # LLaVA's suffix instead of the request, which one file has behind two spaces.
     assert items[2].question.prompt == (
         "Is there a cup in this image?\nAnswer the question using a single word or phrase."
@@ -38,17 +39,17 @@ def test_both_layouts_and_prompts(tmp_path):
 def test_one_more_folder(tmp_path):
     root = data_root(tmp_path, "MME")
     make_images(*(root / image for image in IMAGES))
-    expected = [item.question.question_id for item in Mme().items(root)]
+    expected = [item.question.key for item in Mme().items(root)]
     shutil.move(root / FOLDER, root / "MME/all")
     shutil.move(root / "MME/all", root / FOLDER / "MME_Benchmark")
     items = Mme().items(root)
-    assert [item.question.question_id for item in items] == expected
+    assert [item.question.key for item in items] == expected
     assert all(item.question.images[0].is_file() for item in items)
 
 
 def test_scores(tmp_path):
     items = ready_items(Mme(), data_root(tmp_path, "MME"), IMAGES)
-    right = {item.question.question_id: "Yes" if item.reference == "yes" else "No." for item in items}
+    right = {item.question.key: "Yes" if item.reference == "yes" else "No." for item in items}
     texts = right | {
         "existence/0001.png-0": "yes, it is",
         "existence/0001.png-1": "Not at all",  # "not " holds no
@@ -56,7 +57,7 @@ def test_scores(tmp_path):
         "artwork/images/10.jpg-0": "",  # unparsed, wrong
         "artwork/images/10.jpg-1": "Yes",
     }
-    scores = Mme().score(items, answers_to(items, [texts[item.question.question_id] for item in items]))
+    scores = Mme().score(items, answers_to(items, [texts[item.question.key] for item in items]))
     # existence: 3 of 4 questions, 1 of 2 images: 75 + 50. artwork: 0. The twelve others: 200 each.
     assert scores.metrics["existence"].value == pytest.approx(125)
     assert scores.metrics["artwork"].value == 0

@@ -13,11 +13,8 @@ IMAGES = ["pope/val2014/COCO_val2014_000000000007.jpg", "pope/val2014/COCO_val20
 def test_prompts_and_ids(tmp_path):
     root = data_root(tmp_path, "pope")
     items = ready_items(Pope(), root, IMAGES)
-    assert [item.question.question_id for item in items] == [
-        *(f"adversarial-{number}" for number in (1, 2, 3, 4)),
-        "popular-1",
-        "random-1",
-    ]
+    assert [item.question.question_id for item in items] == [1, 2, 3, 4, 20000001, 10000001]  # LLaVA's
+    assert [item.question.key for item in items[3:]] == ["adversarial-4", "popular-1", "random-1"]
     assert items[0].question.prompt.endswith("in the image?\nAnswer the question using a single word or phrase.")
     assert Pope().items(root, "instructblip")[0].question.prompt == "Is there a kite in the image?"
 

@@ -15,14 +15,14 @@ def test_prompts(tmp_path):
     assert items[0].question.prompt == "Which of these is a mammal?\nA. frog\nB. whale" + LETTER
     assert items[0].question.images == ()
     assert items[1].question.prompt == (
-        "Context: A parachute hangs in a wind tunnel.\nFigure: a parachute.\nWhich could the test show?\n"
+        "<image>\nContext: A parachute hangs in a wind tunnel.\nFigure: a parachute.\nWhich could the test show?\n"
         "A. its weight\nB. how it swings\nC. its colour" + LETTER
     )
     paper = ScienceQA().items(root, "instructblip")
     assert paper[0].question.prompt == "Question: Which of these is a mammal? Options: (a) frog (b) whale. Answer:"
     assert paper[1].question.prompt == (
-        "Context: A parachute hangs in a wind tunnel.\nFigure: a parachute. Question: Which could the test show? "
-        "Options: (a) its weight (b) how it swings (c) its colour. Answer:"
+        "<image>\nContext: A parachute hangs in a wind tunnel.\nFigure: a parachute. Question: Which could the test "
+        "show? Options: (a) its weight (b) how it swings (c) its colour. Answer:"
     )
     assert paper[3].question.candidates == ("0:4", "1:3", "2:2", "3:1", "4:0")
 

@@ -24,7 +24,7 @@ def test_images_and_frames(tmp_path):
     root = root_with_pictures(tmp_path)
     items = SeedBench().items(root)
     SeedBench().check(root)
-    assert [item.question.question_id for item in items] == ["101669", "5", "v1738", "v1962"]
+    assert [item.question.question_id for item in items] == [101669, 5, "v1738", "v1962"]
     assert items[0].question.prompt == (
         "How many towels are there?\nA. One\nB. Two\nC. Three\nD. Four\n"
         "Answer with the option's letter from the given choices directly."
@@ -47,7 +47,7 @@ def test_images_and_frames(tmp_path):
 def test_images_alone_need_no_videos(tmp_path):
     root = data_root(tmp_path, "seed_bench")
     items = SeedBenchImage().items(root)
-    assert [item.question.question_id for item in items] == ["101669", "5"]
+    assert [item.question.question_id for item in items] == [101669, 5]
     scores = SeedBenchImage().score(items, answers_to(items, ["A", "C"]))
     assert list(scores.metrics) == [
         "accuracy",

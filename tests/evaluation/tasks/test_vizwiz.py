@@ -14,7 +14,7 @@ TEST = [f"vizwiz/test/VizWiz_test_0000000{number}.jpg" for number in range(2)]
 def test_val_is_scored(tmp_path):
     root = data_root(tmp_path, "vizwiz")
     items = ready_items(VizWizVal(), root, VAL)
-    assert items[1].question.question_id == "VizWiz_val_00000001.jpg"
+    assert (items[1].question.question_id, items[1].question.key) == (1, "VizWiz_val_00000001.jpg")
     assert items[1].question.prompt == (
         "What is this?\nWhen the provided information is insufficient, respond with 'Unanswerable'.\n"
         "Answer the question using a single word or phrase."

@@ -60,6 +60,7 @@ def choice_item(
     place: str,
     prompts: str,
     rewrite: Callable[[str], str] = str,
+    key: str | int | None = None,
     keys: Mapping[str, Any] | None = None,
 ) -> Item:
     """A multiple-choice question; its reference is the right option's index.
@@ -68,7 +69,8 @@ def choice_item(
         answer: the right option's index or letter.
         prompts: "llava" asks for a letter; with "instructblip" the options are ranked.
         rewrite: last change to the prompt of `choice_question`.
-        keys: further keys; `options` is always among them.
+        key: the question's (see `Question`).
+        keys: further keys of the item; `options` is always among them.
 
     Raises:
         DataError: see `gold_index`.
@@ -80,6 +82,7 @@ def choice_item(
         images=images,
         source=place,
         candidates=tuple(filter(None, texts)) if prompts == "instructblip" else (),
+        key=key,
     )
     return Item(asked, gold_index(answer, texts, place), {**(keys or {}), "options": texts})
 

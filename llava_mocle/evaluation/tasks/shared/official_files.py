@@ -10,7 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from llava_mocle.errors import DataError
-from llava_mocle.io.jsonl import parse_jsonl
+from llava_mocle.io.jsonl import json_fault, parse_jsonl
 
 ID = str | int
 TEXT_OR_NUMBER = str | int | float
@@ -50,6 +50,8 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); fetch the file again.") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({json_fault(error)}); fetch the file again.") from error
 
 
 def json_records(path: Path, key: str | None = None) -> Iterator[tuple[str, Any]]:
@@ -115,6 +117,17 @@ def field(record: Mapping[str, Any], key: str, place: str, kind: Any = object) -
 def field_or(record: Mapping[str, Any], key: str, place: str, kind: Any, default: Any) -> Any:
     """`field` of a key that some versions of a file lack: `default` where it is not there."""
     return field(record, key, place, kind) if key in record else default
+
+
+def whole_number(record: Mapping[str, Any], key: str, place: str) -> int:
+    """`field`, which has to be a whole number of at least 0, or a text of its digits."""
+    value = field(record, key, place, ID)
+    if not (str(value).isascii() and str(value).isdecimal()):
+        raise DataError(
+            f"{place}: field {key!r} is {value!r:.60}, expected a whole number; is this the file of another split or "
+            "version?"
+        )
+    return int(value)
 
 
 def one_of(record: Mapping[str, Any], key: str, place: str, *allowed: Any) -> Any:
