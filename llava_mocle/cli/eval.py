@@ -73,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, help="default: each benchmark's own; 32 for rows")
     parser.add_argument("--num-beams", type=int, default=1)
     add_model_flags(parser)
+    parser.add_argument(
+        "--skip-unaskable",
+        action="store_true",
+        help="a question that is too long, or whose image cannot be read, gets an empty answer (default: an error)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="answer and score everything anew")
 
 
@@ -113,6 +118,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens,
         dataset=args.dataset,
         overwrite=args.overwrite,
+        skip_unaskable=args.skip_unaskable,
     )
     # What is asked is read before the model, which takes longer.
     tasks = _benchmarks(args) if args.tasks else []

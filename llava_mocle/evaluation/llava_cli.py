@@ -14,6 +14,7 @@ from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.io.libraries import quiet_libraries
 
 Asked = TypeVar("Asked", bound=Question)
+SKIP_HELP = "a question that is too long, or whose image cannot be read, gets an empty answer (default: an error)"
 
 
 def make_parser(program: str, description: str | None) -> argparse.ArgumentParser:
@@ -44,6 +45,7 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument("--max_new_tokens", type=int, default=1024, help="longest answer (LLaVA's default)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--limit", type=int, help="only the first N questions")
+    parser.add_argument("--skip-unaskable", action="store_true", help=SKIP_HELP)
     parser.add_argument("--overwrite", action="store_true", help="start the answers file anew")
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
@@ -107,5 +109,6 @@ def _answer(args: argparse.Namespace, questions: Sequence[Question]) -> None:
         batch_size=args.batch_size,
         settings=settings,
         overwrite=args.overwrite,
+        skip_unaskable=args.skip_unaskable,
         description=Path(args.question_file).name,
     )

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.errors import DataError, UserError
+from llava_mocle.evaluation.answering.lengths import check_lengths
+from llava_mocle.evaluation.answering.parts import part_of
 from llava_mocle.evaluation.answering.question import GenerationSettings, check_questions
 from llava_mocle.evaluation.answering.together import Part, PartnerLost, answer_together, describe_failure
 from llava_mocle.evaluation.scores.provenance import items_digest
@@ -35,6 +37,7 @@ class SuiteSettings:
         max_new_tokens: None: each task's own.
         dataset: the training dataset whose expert answers every question, for models routed by dataset.
         overwrite: answer and score everything anew.
+        skip_unaskable: what cannot be asked gets an empty answer, see `answer_questions`.
     """
 
     limit: int | None = None
@@ -44,6 +47,7 @@ class SuiteSettings:
     max_new_tokens: int | None = None
     dataset: str | None = None
     overwrite: bool = False
+    skip_unaskable: bool = False
 
     def new_tokens(self, task: Task) -> int:
         """How long the task's answers may be."""
@@ -94,7 +98,7 @@ def evaluate_tasks(
     """
     settings, part, folder = settings or SuiteSettings(), part or Part(), Path(out_dir)
     results = results or BenchmarkResults(folder, predictor.model_id, str(predictor.path), overwrite=settings.overwrite)
-    prepared = part.together(lambda: _prepare(tasks, Path(root), settings, part, results))
+    prepared = part.together(lambda: _prepare(predictor, tasks, Path(root), settings, part, results))
     recorded: dict[str, Any] = {}
     failures: dict[str, str] = {}  # not the exceptions, whose frames would keep tensors in memory
     for task, items in prepared:
@@ -132,6 +136,7 @@ def _run(
         batch_size=settings.batch_size,
         settings=GenerationSettings(settings.new_tokens(task), settings.num_beams),
         overwrite=settings.overwrite,
+        skip_unaskable=settings.skip_unaskable,
         description=task.name,
     )
     if answers is None:
@@ -139,22 +144,34 @@ def _run(
     # Submission files first: they are there even if a judge cannot be reached.
     files = task.submission(items, answers, folder / "submissions" / task.name)
     entry = score_task(task, items, answers, limit=settings.limit)
+    entry["skipped"] = sum("skipped" in answer["metadata"] for answer in answers)
+    if entry["skipped"]:
+        logger.warning("%s: %d questions could not be asked and have an empty answer.", task.name, entry["skipped"])
     entry["submission"] = [str(path.relative_to(folder)) for path in files]
     # The settings that took effect, under the names that the answers carry.
     effective = asdict(replace(settings, max_new_tokens=settings.new_tokens(task)))
-    del effective["overwrite"]
+    del effective["overwrite"], effective["skip_unaskable"]
     entry["settings"] = effective | {"predictor": predictor.settings, "judge": task.judged_by(items)}
     return results.record(task, items, answers, entry)
 
 
 def _prepare(
-    tasks: Sequence[Task], root: Path, settings: SuiteSettings, part: Part, results: BenchmarkResults
+    predictor: "Predictor",
+    tasks: Sequence[Task],
+    root: Path,
+    settings: SuiteSettings,
+    part: Part,
+    results: BenchmarkResults,
 ) -> list[tuple[Task, list[Item]]]:
     for task in tasks:
         task.check(root)
     prepared = [(task, _items(task, root, settings)) for task in tasks]
     for task, items in prepared:
-        check_questions([item.question for item in items])
+        questions = [item.question for item in items]
+        check_questions(questions)
+        # Of processes that run together, each looks at its share.
+        own = part_of(questions, part.count, part.index) if part.has_partners else questions
+        check_lengths(predictor, own, skip=settings.skip_unaskable)
         published = task.published_n(len(items))
         if part.index == 0 and settings.limit is None and published not in (None, len(items)):
             logger.warning(

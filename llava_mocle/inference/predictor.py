@@ -102,6 +102,12 @@ class Predictor:
         return f"template={self._loaded.template} dtype={str(self.model.dtype).removeprefix('torch.')}"
 
     @property
+    def context_length(self) -> int | None:
+        """How many tokens the model reads at most, those of images and of the answer included; None: not known."""
+        limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
@@ -201,23 +207,20 @@ class Predictor:
         for candidate in candidates:
             check_text("candidate", candidate)
         clusters, distances = self._prompt_router.route([request])
-        prompt = self._marked(request)
-        rows = [
-            tokenize_row(
-                {
-                    "image": [""] * prompt.count(IMAGE_TOKEN),
-                    "conversations": [{"from": HUMAN, "value": prompt}, {"from": ASSISTANT, "value": candidate}],
-                },
-                self.template,
-                self.tokenizer,
-                image_token_id=self._loaded.image_token_id,
-                image_tokens_per_image=self._loaded.image_tokens_per_image,
-            )
-            for candidate in candidates
-        ]
+        rows = self._candidate_rows(request, candidates)
         self._check_length(request, max(len(row["input_ids"]) for row in rows))
         scores = log_likelihoods(self.model, rows, self._pixels([request]), self._routing_inputs([request], clusters))
         return Ranking(tuple(scores), clusters[0], distances[0])
+
+    def length(self, request: Request, candidates: Sequence[str] = ()) -> int:
+        """How many tokens a request takes, those of its images included; with candidates, with the longest of them.
+
+        Raises:
+            DataError: `<image>` marks and images differ in number.
+        """
+        if candidates:
+            return max(len(row["input_ids"]) for row in self._candidate_rows(request, candidates))
+        return len(self._input_ids(request))
 
     def explain(self, prompt: str, *, route_text: str | None = None, cluster_id: int | None = None) -> Explanation:
         """Which cluster a prompt takes, what that cluster is about, and what its gates do.
@@ -258,19 +261,38 @@ class Predictor:
         """The prompt with one `<image>` mark for each image."""
         return marked_prompt(request.prompt, len(request.image_list))
 
+    def _candidate_rows(self, request: Request, candidates: Sequence[str]) -> list[dict[str, Tensor]]:
+        prompt = self._marked(request)
+        return [
+            tokenize_row(
+                {
+                    "image": [""] * prompt.count(IMAGE_TOKEN),
+                    "conversations": [{"from": HUMAN, "value": prompt}, {"from": ASSISTANT, "value": candidate}],
+                },
+                self.template,
+                self.tokenizer,
+                image_token_id=self._loaded.image_token_id,
+                image_tokens_per_image=self._loaded.image_tokens_per_image,
+            )
+            for candidate in candidates
+        ]
+
     def _tokenize(self, request: Request) -> Tensor:
-        input_ids = tokenize_prompt(
+        input_ids = self._input_ids(request)
+        self._check_length(request, len(input_ids))
+        return input_ids
+
+    def _input_ids(self, request: Request) -> Tensor:
+        return tokenize_prompt(
             [Turn(HUMAN, place_images(self._marked(request)))],
             self.template,
             self.tokenizer,
             image_token_id=self._loaded.image_token_id,
             image_tokens_per_image=self._loaded.image_tokens_per_image,
         )
-        self._check_length(request, len(input_ids))
-        return input_ids
 
     def _check_length(self, request: Request, length: int) -> None:
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = self.context_length
         if limit is not None and length >= limit:
             raise DataError(
                 f"prompt {request.prompt[:60]!r}...: {length} tokens with its images, but the model reads at most "

@@ -17,6 +17,7 @@ class FakePredictor:
         self.delay = delay
         self.path = Path("fake")
         self.settings = "template=fake dtype=float32"
+        self.context_length: int | None = None
         self.batches: list[list[Request]] = []
 
     def predict_batch(self, requests: Sequence[Request], **settings: Any) -> list[Prediction]:
@@ -26,6 +27,11 @@ class FakePredictor:
             Prediction(self.answers.get(r.prompt, f"{len(r.prompt)} letters"), len(r.prompt) % 3, 0.25, 2)
             for r in requests
         ]
+
+    def length(self, request: Request, candidates: Sequence[str] = ()) -> int:
+        """A letter is a token, and an image ten."""
+        longest = max((len(candidate) for candidate in candidates), default=0)
+        return len(request.prompt) + 10 * len(request.image_list) + longest
 
     def rank(self, request: Request, candidates: Sequence[str]) -> Ranking:
         """The longer a candidate, the less likely."""

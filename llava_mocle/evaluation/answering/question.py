@@ -4,12 +4,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.errors import DataError
 from llava_mocle.io.paths import why_no_file
 from llava_mocle.io.text import not_unicode, one_line
+
+if TYPE_CHECKING:
+    from llava_mocle.inference.request import Request
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,11 @@ def _check_texts(question: Question) -> None:
             fault = f"{name} is {text!r:.60}, expected a text that is not blank"
         else:
             continue
-        raise DataError(f"{_name(question)}: its {fault}.")
+        raise DataError(f"{name_of(question)}: its {fault}.")
     marks, images = question.prompt.count(IMAGE_TOKEN), len(question.images)
     if marks not in (0, images):
         raise DataError(
-            f"{_name(question)}: {marks} {IMAGE_TOKEN} marks for {images} images; use one mark an image, or none at "
+            f"{name_of(question)}: {marks} {IMAGE_TOKEN} marks for {images} images; use one mark an image, or none at "
             "all."
         )
 
@@ -145,10 +148,18 @@ def _check_images(questions: Sequence[Question]) -> None:
     if missing:
         question, image, reason = missing[0]
         raise DataError(
-            f"{_name(question)} needs the image {one_line(image)}: {reason} ({len(missing)} missing of "
+            f"{name_of(question)} needs the image {one_line(image)}: {reason} ({len(missing)} missing of "
             f"{sum(len(question.images) for question in questions)}). Check the image folder."
         )
 
 
-def _name(question: Question) -> str:
+def name_of(question: Question) -> str:
+    """How messages name a question: its file and row, and its id."""
     return f"{question.source or 'questions'}: question {question.question_id!r}"
+
+
+def request_of(question: Question) -> "Request":
+    """What a `Predictor` is asked."""
+    from llava_mocle.inference.request import Request
+
+    return Request(question.prompt, question.images, route_text=question.route_text, dataset=question.dataset)

@@ -5,9 +5,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_mocle.errors import ConfigError
+from llava_mocle.errors import ConfigError, DataError
 from llava_mocle.evaluation.answering.file import AnswerFile, AnswerRun, make_answer
-from llava_mocle.evaluation.answering.question import GenerationSettings, Question, check_questions
+from llava_mocle.evaluation.answering.lengths import check_lengths
+from llava_mocle.evaluation.answering.question import (
+    GenerationSettings,
+    Question,
+    check_questions,
+    name_of,
+    request_of,
+)
 from llava_mocle.io.progress import progress
 
 if TYPE_CHECKING:
@@ -29,30 +36,56 @@ def answer_questions(
     batch_size: int = 8,
     settings: GenerationSettings | None = None,
     overwrite: bool = False,
+    skip_unaskable: bool = False,
     description: str = "answers",
 ) -> list[dict[str, Any]]:
     """Answer `questions` in order into `answers_file`, from where an earlier run stopped.
+
+    Args:
+        skip_unaskable: a question that is too long for the model, or has an image that cannot be read, gets an empty
+            answer, whose `metadata.skipped` says why.
 
     Returns:
         The answer records of exactly these questions, in their order.
 
     Raises:
-        DataError: a question stands twice, an image is missing, another process is writing the answers file, or the
-            file's answers are of another model, other settings or other questions.
+        DataError: a question stands twice or is too long, an image is missing or cannot be read, another process is
+            writing the answers file, or the file's answers are of another model, other settings or other questions.
     """
     if batch_size < 1:
         raise ConfigError(f"--batch-size {batch_size}: must be at least 1.")
     settings = settings or GenerationSettings()
     check_questions(questions, shared_ids=True)
+    check_lengths(predictor, questions, settings.max_new_tokens, skip=skip_unaskable)
     with AnswerFile(answers_file, answer_run(predictor, settings), overwrite=overwrite) as file:
         done = file.check_prefix(questions)
         with progress(len(questions), description, "question", initial=done) as bar:
             while done < len(questions):
                 batch = questions[done : done + batch_size]
-                file.append(_answer_batch(predictor, batch, settings))
+                file.append(_answer_or_skip(predictor, batch, settings, skip_unaskable))
                 done += len(batch)
                 bar.update(len(batch))
         return file.answers[: len(questions)]
+
+
+def _answer_or_skip(
+    predictor: "Predictor", batch: Sequence[Question], settings: GenerationSettings, skip: bool
+) -> list[dict[str, Any]]:
+    """`_answer_batch`; if one of the questions cannot be asked, each is asked alone, and that one skipped or named."""
+    try:
+        return _answer_batch(predictor, batch, settings)
+    except DataError as error:
+        if len(batch) > 1:
+            return [record for one in batch for record in _answer_or_skip(predictor, [one], settings, skip)]
+        (question,) = batch
+        if not skip:
+            raise DataError(
+                f"{name_of(question)} cannot be asked: {error}. The answers before it are kept. Mend it, or pass "
+                "--skip-unaskable, which gives it an empty answer; the same command goes on."
+            ) from error
+        # No candidate is likelier than another.
+        found = {"scores": [0.0] * len(question.candidates)} if question.candidates else {}
+        return [_record(predictor, question, "", {"skipped": str(error)} | found)]
 
 
 def _answer_batch(
@@ -60,25 +93,23 @@ def _answer_batch(
 ) -> list[dict[str, Any]]:
     """Generate the answers of a batch together; questions with candidates are ranked one by one."""
     asked = [question for question in batch if not question.candidates]
-    predictions = iter(predictor.predict_batch([_request(question) for question in asked], **asdict(settings)))
+    predictions = iter(predictor.predict_batch([request_of(question) for question in asked], **asdict(settings)))
     records = []
     for question in batch:
         if question.candidates:
-            ranking = predictor.rank(_request(question), question.candidates)
+            ranking = predictor.rank(request_of(question), question.candidates)
             text, routed = question.candidates[ranking.best], ranking
             found: dict[str, Any] = {"scores": [round(score, _SCORE_DIGITS) for score in ranking.scores]}
         else:
             prediction = next(predictions)
             text, routed, found = prediction.text, prediction, {"generation": settings.describe()}
-        metadata = {"cluster_id": routed.cluster_id, "cluster_distance": routed.cluster_distance} | found
-        metadata["predictor"] = predictor.settings
-        optional = {"dataset": question.dataset, "key": question.key}
-        metadata |= {name: value for name, value in optional.items() if value is not None}
-        records.append(make_answer(question.question_id, question.prompt, text, predictor.model_id, metadata))
+        routing = {"cluster_id": routed.cluster_id, "cluster_distance": routed.cluster_distance}
+        records.append(_record(predictor, question, text, routing | found))
     return records
 
 
-def _request(question: Question) -> Any:
-    from llava_mocle.inference import Request
-
-    return Request(question.prompt, question.images, route_text=question.route_text, dataset=question.dataset)
+def _record(predictor: "Predictor", question: Question, text: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    optional = {"dataset": question.dataset, "key": question.key}
+    whole = metadata | {"predictor": predictor.settings}
+    whole |= {name: value for name, value in optional.items() if value is not None}
+    return make_answer(question.question_id, question.prompt, text, predictor.model_id, whole)

@@ -138,6 +138,7 @@ def answer_together(
     batch_size: int = 8,
     settings: GenerationSettings | None = None,
     overwrite: bool = False,
+    skip_unaskable: bool = False,
     description: str = "answers",
 ) -> list[dict[str, Any]] | None:
     """Answer this process's part of the questions; the process that joins then puts all parts together.
@@ -148,6 +149,7 @@ def answer_together(
     Args:
         overwrite: remove the answers that are there. A part that the user started by hand removes only its own file;
             `answers_file` then stays until the new parts are joined.
+        skip_unaskable: see `answer_questions`.
 
     Returns:
         The answers to these questions, in their order; None where another process joins them.
@@ -157,7 +159,12 @@ def answer_together(
     """
     settings, whole = settings or GenerationSettings(), Path(answers_file)
     run = answer_run(predictor, settings)
-    options: dict[str, Any] = {"batch_size": batch_size, "settings": settings, "description": description}
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "settings": settings,
+        "skip_unaskable": skip_unaskable,
+        "description": description,
+    }
 
     def prepare() -> None:
         if overwrite:

@@ -4,6 +4,7 @@
           "imagesource": "https://...", "capability": ["ocr", "math"]}}
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
