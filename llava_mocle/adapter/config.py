@@ -9,7 +9,7 @@ from typing import Any
 
 from peft.config import PeftConfig
 
-from llava_mocle.errors import ConfigError
+from llava_mocle.errors import ConfigError, RoutingError
 from llava_mocle.io.files import write_text
 
 PEFT_TYPE = "MOCLE"
@@ -150,6 +150,27 @@ class MocleConfig(PeftConfig):
             )
         if self.bias != "none":
             raise ConfigError(f"bias={self.bias!r} is not supported; only 'none' is.")
+
+    def check_cluster(self, cluster: int | None) -> None:
+        """Check the cluster whose gates are asked for (the dataset of router="dataset"); it needs no weights.
+
+        Raises:
+            RoutingError: none was given, there is no such one, or one was given for router="none".
+        """
+        if self.router == "none":
+            if cluster is not None:
+                raise RoutingError(f"cluster is {cluster!r}, but this adapter is a plain LoRA: leave the cluster out.")
+            return
+        last = (self.num_clusters or 0) - 1
+        if cluster is None:
+            raise RoutingError(
+                f"the gates of one {self.router} are needed, 0 to {last}: pass cluster=c (--cluster on the command "
+                "line)."
+            )
+        if isinstance(cluster, int) and not 0 <= cluster <= last:
+            raise RoutingError(
+                f"cluster is {cluster}, but this adapter has {self.router}s 0 to {last}: choose one of them."
+            )
 
     @property
     def scaling(self) -> float:

@@ -234,20 +234,10 @@ class MocleModel(BaseTuner):
             RoutingError: no cluster was given, there is no such cluster, or one was given for router="none".
         """
         router, config = self._router(adapter_name), self._config(adapter_name)
+        config.check_cluster(cluster)
         if router.id_name is None:
-            if cluster is not None:
-                raise RoutingError(f"cluster is {cluster!r}, but this adapter is a plain LoRA: leave the cluster out.")
             return None
-        kind, count = router.id_name.removesuffix("_ids"), cast(int, config.num_clusters)
-        if cluster is None:
-            raise RoutingError(
-                f"the gates of one {kind} are needed, 0 to {count - 1}: pass cluster=c (--cluster on the command line)."
-            )
-        if isinstance(cluster, int) and not 0 <= cluster < count:
-            raise RoutingError(
-                f"cluster is {cluster}, but this adapter has {kind}s 0 to {count - 1}: choose one of them."
-            )
-        ids = check_ids("cluster", [cluster], count, 1)
+        ids = check_ids("cluster", [cluster], cast(int, config.num_clusters), 1)
         with torch.no_grad():
             return Routing(router(ids, noisy=False), config.gate_mode, config.universal_expert)
 

@@ -6,11 +6,19 @@ example:
 
 import argparse
 
+from llava_mocle.io.paths import user_path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--language-model", required=True, metavar="DIR", help="folder of a causal language model")
-    parser.add_argument("--vision-tower", required=True, metavar="DIR", help="folder of a CLIP, SigLIP or grid tower")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to create; never overwritten")
+    parser.add_argument(
+        "--language-model", type=user_path, required=True, metavar="DIR", help="folder of a causal language model"
+    )
+    parser.add_argument(
+        "--vision-tower", type=user_path, required=True, metavar="DIR", help="folder of a CLIP, SigLIP or grid tower"
+    )
+    parser.add_argument(
+        "--output", type=user_path, required=True, metavar="DIR", help="folder to create; never overwritten"
+    )
     parser.add_argument(
         "--template", help="prompt template: vicuna_v1, llama_2, mistral, chat, ...; default: found in the tokenizer"
     )
@@ -29,12 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_mocle.data.templates import TEMPLATE_NAMES
+    from llava_mocle.data.template_names import TEMPLATE_NAMES
     from llava_mocle.errors import ConfigError
+    from llava_mocle.io.folders import refuse_to_overwrite
     from llava_mocle.io.jsonl import read_json
     from llava_mocle.model import build_llava
     from llava_mocle.model.folders import TEMPLATE_FILE
 
+    refuse_to_overwrite(args.output)
     if args.template is not None and args.template not in TEMPLATE_NAMES:
         raise ConfigError(f"--template is {args.template!r}; use one of {', '.join(TEMPLATE_NAMES)}")
     folder = build_llava(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mocle.clustering.instruction import TURNS
 from llava_mocle.errors import ClusterModelError, ConfigError, DataError
+from llava_mocle.io.paths import user_path
 from llava_mocle.recipe.keys import ClusterArguments
 
 if TYPE_CHECKING:
@@ -46,8 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     parser.usage = f"{parser.prog} (--recipe YAML | --rows FILE...) [options]\n       {parser.prog} inspect DIR"
     source = parser.add_argument_group("what to cluster (one of the two)")
-    source.add_argument("--recipe", metavar="YAML", help="a recipe: its datasets, weighted by their `repeat`")
-    source.add_argument("--rows", metavar="FILE", nargs="+", help="LLaVA JSON or JSONL files")
+    source.add_argument(
+        "--recipe", type=user_path, metavar="YAML", help="a recipe: its datasets, weighted by their `repeat`"
+    )
+    source.add_argument("--rows", type=user_path, metavar="FILE", nargs="+", help="LLaVA JSON or JSONL files")
     how = parser.add_argument_group("how (each wins over the recipe)")
     where = parser.add_argument_group("where")
     # The destination of a flag that wins over the recipe is the recipe's key.
@@ -55,9 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         (how, "--num-clusters", "K", "num_clusters", int, "number of clusters"),
         (how, "--seed", "S", "cluster_seed", int, "seed of k-means++"),
         (how, "--n-init", "N", "cluster_n_init", int, "restarts of k-means; the best is kept"),
-        (how, "--encoder", "NAME", "cluster_encoder", str, "sentence encoder, a name or a folder"),
-        (where, "--output", "DIR", "cluster_model", str, "cluster model folder"),
-        (where, "--cache-dir", "DIR", "cluster_cache_dir", str, "where embeddings are kept"),
+        (how, "--encoder", "NAME", "cluster_encoder", user_path, "sentence encoder, a name or a folder"),
+        (where, "--output", "DIR", "cluster_model", user_path, "cluster model folder"),
+        (where, "--cache-dir", "DIR", "cluster_cache_dir", user_path, "where embeddings are kept"),
     ):
         default = _UNSET.get(key) or getattr(_DEFAULTS, key)
         group.add_argument(flag, metavar=metavar, dest=key, type=kind, help=f"{text} (default: {default})")
@@ -77,7 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         epilog=_INSPECT_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    inspect.add_argument("folder", metavar="DIR", help="a cluster model folder, or a checkpoint's clusters/ folder")
+    inspect.add_argument(
+        "folder", type=user_path, metavar="DIR", help="a cluster model folder, or a checkpoint's clusters/ folder"
+    )
     inspect.add_argument(
         "--examples", metavar="N", type=int, default=_EXAMPLES_SHOWN, help="instructions a cluster (default: 3)"
     )

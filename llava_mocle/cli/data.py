@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from llava_mocle.io.paths import user_path
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,9 +24,15 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="read every row and image of a recipe, or of one file", allow_abbrev=False)
-    check.add_argument("recipe", nargs="?", metavar="RECIPE", help="the recipe whose datasets are checked")
-    check.add_argument("--rows", metavar="FILE", help="a file of rows (JSON or JSONL) in place of a recipe")
-    check.add_argument("--image-folder", metavar="DIR", help="with --rows: what image paths are relative to")
+    check.add_argument(
+        "recipe", type=user_path, nargs="?", metavar="RECIPE", help="the recipe whose datasets are checked"
+    )
+    check.add_argument(
+        "--rows", type=user_path, metavar="FILE", help="a file of rows (JSON or JSONL) in place of a recipe"
+    )
+    check.add_argument(
+        "--image-folder", type=user_path, metavar="DIR", help="with --rows: what image paths are relative to"
+    )
     check.add_argument("--no-images", action="store_true", help="don't open the images")
     check.add_argument("--workers", type=int, default=4, metavar="N", help="threads that open images (default: 4)")
     check.add_argument("--limit", type=int, default=10, metavar="N", help="offenders shown a dataset (default: 10)")
@@ -57,7 +65,6 @@ def _specs(args: argparse.Namespace) -> "tuple[list[DatasetSpec], str]":
     """The datasets to check, and the `image_aspect_ratio` to check their images for: LLaVA's where none is given."""
     from llava_mocle.data.mixture import DatasetSpec
     from llava_mocle.errors import ConfigError
-    from llava_mocle.recipe.recipe import load_recipe
 
     if bool(args.recipe) == bool(args.rows):
         raise ConfigError("give either a recipe or --rows FILE (with --image-folder DIR)")
@@ -65,6 +72,8 @@ def _specs(args: argparse.Namespace) -> "tuple[list[DatasetSpec], str]":
         return [DatasetSpec.single(args.rows, args.image_folder or "")], "pad"
     if args.image_folder:
         raise ConfigError("--image-folder goes with --rows; a recipe names its image folders itself")
+    from llava_mocle.recipe.recipe import load_recipe
+
     data = load_recipe(args.recipe).data
     return data.dataset_specs(), data.image_aspect_ratio or "pad"
 

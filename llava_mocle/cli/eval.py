@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.cli.model_flags import add_model_flags, check_dataset, load_predictor
+from llava_mocle.io.paths import user_path
 
 if TYPE_CHECKING:
     from llava_mocle.evaluation.task import Task
@@ -28,14 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "action", nargs="?", choices=["prepare"], help="check the benchmarks' files, and say what is missing"
     )
     parser.add_argument("prepared", nargs="?", metavar="TASKS", help="with prepare: benchmarks to read, or all")
-    parser.add_argument("--model", help="a trained checkpoint, a stage-1 folder or a base folder")
+    parser.add_argument("--model", type=user_path, help="a trained checkpoint, a stage-1 folder or a base folder")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--tasks", help="benchmarks, separated by commas, or all")
-    source.add_argument("--recipe", help="score the held-out rows (eval_data_path) of this recipe's datasets")
-    source.add_argument("--rows", help="score this file of LLaVA rows (JSON or JSONL)")
-    parser.add_argument("--image-folder", default="", help="with --rows: the folder its image paths start from")
-    parser.add_argument("--train-rows", help="with --rows: training rows, for the majority answer")
-    parser.add_argument("--data-root", default="playground/data/eval", help="with --tasks: where the benchmarks lie")
+    source.add_argument(
+        "--recipe", type=user_path, help="score the held-out rows (eval_data_path) of this recipe's datasets"
+    )
+    source.add_argument("--rows", type=user_path, help="score this file of LLaVA rows (JSON or JSONL)")
+    parser.add_argument(
+        "--image-folder", type=user_path, default="", help="with --rows: the folder its image paths start from"
+    )
+    parser.add_argument("--train-rows", type=user_path, help="with --rows: training rows, for the majority answer")
+    parser.add_argument(
+        "--data-root", type=user_path, default="playground/data/eval", help="with --tasks: where the benchmarks lie"
+    )
     parser.add_argument(
         "--prompts", choices=["llava", "instructblip"], default="llava", help="with --tasks: LLaVA's, or Table 11's"
     )
@@ -67,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="2024",
         help="mmbench, mmbench_cn: which version of MMBench's own matcher reads the answers; published: 2024",
     )
-    parser.add_argument("--output", help="folder for answers and results.json")
+    parser.add_argument("--output", type=user_path, help="folder for answers and results.json")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each benchmark or domain")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, help="default: each benchmark's own; 32 for rows")

@@ -9,6 +9,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.cli.model_flags import add_model_flags, check_dataset, load_predictor
+from llava_mocle.errors import DataError
+from llava_mocle.io.paths import looked_for, user_path, why_missing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,11 +19,15 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="a trained checkpoint, a stage-1 folder or a base folder")
+    parser.add_argument(
+        "--model", type=user_path, required=True, help="a trained checkpoint, a stage-1 folder or a base folder"
+    )
     parser.add_argument(
         "--prompt", required=True, help="the question; <image> marks where images go (default: in front)"
     )
-    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="image files; leave out for text only")
+    parser.add_argument(
+        "--image", type=user_path, nargs="+", default=[], metavar="FILE", help="image files; leave out for text only"
+    )
     parser.add_argument("--explain", action="store_true", help="also show the cluster's instructions and mean gates")
     parser.add_argument("--cluster-id", type=int, help="use this cluster instead of the prompt's own")
     parser.add_argument("--dataset", help="for a model routed by dataset: the dataset's name")
@@ -37,6 +43,9 @@ def run(args: argparse.Namespace) -> int:
     from llava_mocle.inference.request import check_text
 
     check_text("--prompt", args.prompt)
+    for image in args.image:  # before the model, which takes longer
+        if (trouble := why_missing(image)) is not None:
+            raise DataError(f"--image {image}: {trouble}{looked_for(image)}")
     predictor = load_predictor(args)
     check_dataset(args, predictor)
     # Explained first: a model that can't be explained says so before the answer is waited for.

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from llava_mocle.errors import RoutingError
+from llava_mocle.io.paths import user_path
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
@@ -13,11 +14,13 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add `--device`, `--dtype` and the flags that replace a part which has moved."""
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--base", help="base folder, if the one named in the checkpoint has moved")
+    parser.add_argument("--base", type=user_path, help="base folder, if the one named in the checkpoint has moved")
     add_other_base_flag(parser)
     parser.add_argument("--template", help="prompt template; default: the one that the model was trained with")
-    parser.add_argument("--vision-tower", help="for an original LLaVA folder: its CLIP tower, if it has moved")
-    parser.add_argument("--encoder", help="the cluster model's sentence encoder, if it has moved")
+    parser.add_argument(
+        "--vision-tower", type=user_path, help="for an original LLaVA folder: its CLIP tower, if it has moved"
+    )
+    parser.add_argument("--encoder", type=user_path, help="the cluster model's sentence encoder, if it has moved")
 
 
 def add_other_base_flag(parser: argparse.ArgumentParser) -> None:

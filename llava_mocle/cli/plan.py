@@ -11,6 +11,8 @@ examples:
 
 import argparse
 
+from llava_mocle.io.paths import user_path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(takes_overrides=True)
@@ -53,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="G",
         help="Gbit/s between nodes, of a whole node; default: that of the vendor's own system of eight (docs/plan.md)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers to this file as well")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="write the numbers to this file as well")
 
 
 def run(args: argparse.Namespace) -> int:

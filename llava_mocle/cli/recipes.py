@@ -17,12 +17,14 @@ import argparse
 import json
 from pathlib import Path, PurePosixPath
 
+from llava_mocle.io.paths import user_path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     copy = actions.add_parser("copy", help="copy a recipe, with the files that it names", allow_abbrev=False)
     copy.add_argument("name", metavar="NAME", help="as `llava-mocle recipes` lists it")
-    copy.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where to (default: here)")
+    copy.add_argument("folder", type=user_path, nargs="?", default=".", metavar="DIR", help="where to (default: here)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,10 +11,14 @@ examples:
 import argparse
 from pathlib import Path
 
+from llava_mocle.io.paths import user_path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a folder with results.json, or NAME=FOLDER")
-    parser.add_argument("--output", help="folder for benchmarks.md or held_out.md, and .html; without it, print only")
+    parser.add_argument(
+        "--output", type=user_path, help="folder for benchmarks.md or held_out.md, and .html; without it, print only"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _name_and_folder(word: str) -> tuple[str, str]:
     """NAME and FOLDER of NAME=FOLDER. NAME is "" where there is a folder alone. Both may hold "=" (runs/lr=1e-4)."""
-    whole = ("", word)
-    splits = [(word[:place], word[place + 1 :]) for place, letter in enumerate(word[:-1]) if letter == "="]
+    whole = ("", user_path(word))
+    splits = [(word[:place], user_path(word[place + 1 :])) for place, letter in enumerate(word[:-1]) if letter == "="]
     for name, folder in (whole, *splits):
         if Path(folder).exists():
             return name, folder

@@ -19,6 +19,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from llava_mocle.errors import ConfigError
+from llava_mocle.io.paths import user_path
 from llava_mocle.recipe.keys import GROUPS
 from llava_mocle.training.processes.early_signals import leaving_early, protect_tracker
 
@@ -38,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="build the model without weights or data, print what would be trained, and stop",
     )
     parser.add_argument(
-        "--resolve", metavar="FILE", help="write the recipe with all overrides in it to this file, and stop"
+        "--resolve",
+        type=user_path,
+        metavar="FILE",
+        help="write the recipe with all overrides in it to this file, and stop",
     )
     parser.add_argument(
         "--as-llava",
@@ -93,7 +97,9 @@ def _show(args: argparse.Namespace) -> int:
         return 0
     from llava_mocle.training.dry_run import dry_run
 
-    print(dry_run(recipe))
+    shown = dry_run(recipe)
+    print(shown.text, flush=True)
+    shown.found.refuse()
     return 0
 
 

@@ -42,7 +42,7 @@ class Template(ABC):
     """How turns become text. Frozen: the same turns give the same characters forever.
 
     Attributes:
-        name: its key in `templates.TEMPLATE_NAMES`.
+        name: its key in `template_names.TEMPLATE_NAMES`.
         adds_bos: whether the tokenizer's start-of-text token goes in front; False if the template writes its own.
     """
 

@@ -9,6 +9,11 @@ import numpy as np
 
 from llava_mocle.data.rows import read_rows
 from llava_mocle.errors import ConfigError
+from llava_mocle.io.paths import why_no_file_name
+from llava_mocle.io.text import not_unicode
+
+# An epoch of more passes over one dataset is a slip of the keyboard; and its samples still fit into 64 bit.
+MOST_REPEATS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,20 @@ class DatasetSpec:
     eval_data_path: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.repeat, bool) or not isinstance(self.repeat, int) or self.repeat < 1:
-            raise ConfigError(f"dataset {self.name!r}: repeat is {self.repeat!r}, expected a whole number from 1")
+        if (trouble := why_no_file_name(self.name)) is not None:
+            raise ConfigError(f"dataset {self.name!r}: the name {trouble}; answers and scores are filed under it")
+        for key in ("data_path", "image_folder", "eval_data_path"):
+            value = getattr(self, key)
+            if value is None and key == "eval_data_path":
+                continue
+            if not isinstance(value, str) or (key == "data_path" and not value):
+                raise ConfigError(f"dataset {self.name!r}: {key} is {value!r}, expected a path")
+            if (trouble := not_unicode(value)) is not None:
+                raise ConfigError(f"dataset {self.name!r}: {key} is {value!r}, which holds {trouble}; expected a path")
+        if isinstance(self.repeat, bool) or not isinstance(self.repeat, int) or not 1 <= self.repeat <= MOST_REPEATS:
+            raise ConfigError(
+                f"dataset {self.name!r}: repeat is {self.repeat!r}, expected a whole number from 1 to {MOST_REPEATS}"
+            )
 
     @classmethod
     def single(cls, data_path: str, image_folder: str = "", eval_data_path: str | None = None) -> "DatasetSpec":

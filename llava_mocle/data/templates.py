@@ -6,6 +6,7 @@ from typing import Any
 
 from llava_mocle.data.chat_template import ChatTemplate
 from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, Rendered, Template, Turn
+from llava_mocle.data.template_names import template_name
 from llava_mocle.data.tokenize import start_of_text
 from llava_mocle.errors import ConfigError, DataError
 
@@ -132,9 +133,6 @@ MISTRAL = TurnTemplate(
 PLAIN = PlainTemplate()
 
 _TURN_TEMPLATES = {template.name: template for template in (VICUNA_V1, LLAMA_2, MISTRAL)}
-TEMPLATE_NAMES = (*_TURN_TEMPLATES, "plain", "chat")
-# LLaVA's `--version v1`.
-_ALIASES = {"v1": "vicuna_v1"}
 
 
 def get_template(name: str, tokenizer: Any = None, system: str | None = None) -> Template:
@@ -149,15 +147,13 @@ def get_template(name: str, tokenizer: Any = None, system: str | None = None) ->
     Raises:
         ConfigError: unknown name, a system prompt for `plain`, or a tokenizer that lacks what the template needs.
     """
-    name = _ALIASES.get(name, name)
+    name = template_name(name)
     if name == "chat":
         return ChatTemplate.from_tokenizer(tokenizer, system)
     if name == "plain":
         if system:
             raise ConfigError("template plain has no place for a system prompt; leave it out or use another template")
         return PLAIN
-    if name not in _TURN_TEMPLATES:
-        raise ConfigError(f"unknown template {name!r}; expected one of {', '.join(TEMPLATE_NAMES)}")
     template = _TURN_TEMPLATES[name]
     if system is not None:
         template = replace(template, system=system)

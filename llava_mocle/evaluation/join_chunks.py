@@ -12,6 +12,7 @@ from pathlib import Path
 from llava_mocle.errors import UserError
 from llava_mocle.evaluation.answering.parts import check_part, join_parts
 from llava_mocle.evaluation.model_vqa import read_questions
+from llava_mocle.io.paths import user_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--answers-file", required=True)
-    parser.add_argument("--question-file", required=True)
-    parser.add_argument("--image-folder", default="")
+    parser.add_argument("--answers-file", type=user_path, required=True)
+    parser.add_argument("--question-file", type=user_path, required=True)
+    parser.add_argument("--image-folder", type=user_path, default="")
     parser.add_argument("--num-chunks", type=int, required=True)
     parser.add_argument("--limit", type=int, help="only the first N questions were asked")
     parser.add_argument("--overwrite", action="store_true", help="replace another model's answers")

@@ -12,6 +12,7 @@ from llava_mocle.evaluation.answering.question import GenerationSettings, Questi
 from llava_mocle.evaluation.answering.run import answer_questions
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.io.libraries import quiet_libraries
+from llava_mocle.io.paths import user_path
 
 Asked = TypeVar("Asked", bound=Question)
 SKIP_HELP = "a question that is too long, or whose image cannot be read, gets an empty answer (default: an error)"
@@ -24,18 +25,26 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model-path", required=True, help="a trained checkpoint, a stage-1 folder or a base folder")
-    parser.add_argument("--model-base", help="base folder, if the one named in the checkpoint has moved")
+    parser.add_argument(
+        "--model-path", type=user_path, required=True, help="a trained checkpoint, a stage-1 folder or a base folder"
+    )
+    parser.add_argument(
+        "--model-base", type=user_path, help="base folder, if the one named in the checkpoint has moved"
+    )
     parser.add_argument(
         "--allow-other-base",
         action="store_true",
         help="go on, with a warning, on another base than the checkpoint was trained on",
     )
-    parser.add_argument("--vision-tower", help="for an original LLaVA folder: its CLIP tower, if it has moved")
-    parser.add_argument("--encoder", help="the cluster model's sentence encoder, if it has moved")
-    parser.add_argument("--image-folder", default="", help="folder that the questions' image paths start from")
-    parser.add_argument("--question-file", required=True)
-    parser.add_argument("--answers-file", required=True)
+    parser.add_argument(
+        "--vision-tower", type=user_path, help="for an original LLaVA folder: its CLIP tower, if it has moved"
+    )
+    parser.add_argument("--encoder", type=user_path, help="the cluster model's sentence encoder, if it has moved")
+    parser.add_argument(
+        "--image-folder", type=user_path, default="", help="folder that the questions' image paths start from"
+    )
+    parser.add_argument("--question-file", type=user_path, required=True)
+    parser.add_argument("--answers-file", type=user_path, required=True)
     parser.add_argument("--conv-mode", help="prompt template; default: the one that the model was trained with")
     parser.add_argument("--num-chunks", type=int, default=1, help="divide the questions into so many parts")
     parser.add_argument("--chunk-idx", type=int, default=0, help="which part to answer, from 0")

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from llava_mocle.clustering.instruction import instruction_text
 from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, Turn, marked_prompt, place_images
 from llava_mocle.data.images import load_image, process_image, to_rgb
+from llava_mocle.data.template_names import template_name
 from llava_mocle.data.templates import get_template
 from llava_mocle.data.tokenize import tokenize_prompt, tokenize_row
 from llava_mocle.errors import CheckpointError, DataError
@@ -76,8 +77,10 @@ class Predictor:
 
         Raises:
             CheckpointError: the folder is not a model, or misses a part, or its base is another one.
-            ConfigError: the device cannot be used.
+            ConfigError: the device cannot be used, or there is no such template.
         """
+        if template is not None:
+            template = template_name(template)
         place, dtype = choose_placement(device, dtype)
         loaded = load_model(
             os.fspath(path),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def find_snapshot(name: str, ignore: Sequence[str] = ()) -> tuple[Path | None, str]:
+def find_snapshot(name: str, ignore: Sequence[str] = (), download: bool = True) -> tuple[Path | None, str]:
     """The local folder of a model on the hub, or the reason why there is none.
 
     The hub is asked first, which completes a partial download and updates an old one: the local cache alone cannot tell
@@ -13,6 +13,7 @@ def find_snapshot(name: str, ignore: Sequence[str] = ()) -> tuple[Path | None, s
     Args:
         name: `ORG/NAME`, or `NAME` of a model without an organisation.
         ignore: patterns of files that are not needed.
+        download: off: the hub is not asked, and the cache is used as it is.
 
     Returns:
         (folder, ""), or (None, the reason).
@@ -23,8 +24,8 @@ def find_snapshot(name: str, ignore: Sequence[str] = ()) -> tuple[Path | None, s
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     ignored = list(ignore) or None
-    reason = "HF_HUB_OFFLINE is set"
-    if not HF_HUB_OFFLINE:
+    reason = "HF_HUB_OFFLINE is set" if download else "nothing is downloaded for a check"
+    if download and not HF_HUB_OFFLINE:
         try:
             return Path(snapshot_download(name, ignore_patterns=ignored)), ""
         except Exception as error:

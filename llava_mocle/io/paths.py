@@ -3,6 +3,11 @@
 import os
 import stat
 
+from llava_mocle.io.text import not_unicode
+
+# Bytes of a name that becomes a file's: 255 are allowed, and endings such as ".part-0-of-8.jsonl" are added.
+_NAME_BYTES = 200
+
 
 def user_path(path: str | os.PathLike[str]) -> str:
     """A path with a leading `~` or `~name` replaced by the home folder; a relative path stays relative.
@@ -36,3 +41,28 @@ def why_no_file(path: str | os.PathLike[str]) -> str | None:
     if not stat.S_ISREG(mode):  # a pipe or a device could be waited for without end
         return "it is no regular file"
     return None if os.access(path, os.R_OK) else "permission denied"
+
+
+def why_no_file_name(name: object) -> str | None:
+    """Why a name, such as a dataset's, cannot become a file's, ready for "the name ..."; None if it can.
+
+    Spaces and other scripts are fine; slashes, control characters and a leading dot are not.
+    """
+    if not isinstance(name, str):
+        return f"is {type(name).__name__}, expected text"
+    if not name.strip():
+        return "is empty"
+    if (trouble := not_unicode(name)) is not None:
+        return f"holds {trouble}"
+    if (wrong := next((letter for letter in name if letter in "/\\" or not letter.isprintable()), None)) is not None:
+        return f"holds {wrong!r}, which no file name should have"
+    if name.startswith(".") or name != name.strip():
+        return "begins with a dot, or begins or ends with a space"
+    if len(name.encode()) > _NAME_BYTES:
+        return f"has {len(name.encode())} bytes, and a file name has room for {_NAME_BYTES}"
+    return None
+
+
+def looked_for(path: str | os.PathLike[str]) -> str:
+    """Where a relative path was looked for, ready to follow "no such file"; nothing for an absolute one."""
+    return "" if os.path.isabs(path) else f" (looked for at {os.path.abspath(path)})"

@@ -1,11 +1,13 @@
 """Model folders: finding them, and telling their kinds apart by their files."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from llava_mocle.errors import CheckpointError
 from llava_mocle.io.hub import find_snapshot
 from llava_mocle.io.jsonl import read_json
+from llava_mocle.io.paths import looked_for
 
 Kind = Literal["base", "stage1", "adapter", "legacy"]
 
@@ -34,7 +36,9 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     return recipe
 
 
-def find_folder(name: str | Path, what: str, remedy: str = "", beside: Path | None = None) -> Path:
+def find_folder(
+    name: str | Path, what: str, remedy: str = "", beside: Path | None = None, download: bool = True
+) -> Path:
     """The local folder a path or a hub name stands for.
 
     Args:
@@ -44,20 +48,21 @@ def find_folder(name: str | Path, what: str, remedy: str = "", beside: Path | No
         what: what the folder is, for the message.
         remedy: a sentence that says what to do, for the message.
         beside: a folder that relative paths may also start from.
+        download: off: the hub is not asked.
 
     Raises:
         CheckpointError: there is no such folder.
     """
     for candidate in (Path(name), *([beside / name] if beside else [])):
-        if candidate.is_dir():
+        if os.path.isdir(candidate):  # unlike `Path.is_dir`, it takes any text
             return candidate
     # A name without a slash is more likely a folder, misspelt, than a model on the hub.
     if str(name).count("/") == 1:
-        snapshot, reason = find_snapshot(str(name))
+        snapshot, reason = find_snapshot(str(name), download=download)
         if snapshot is not None:
             return snapshot
         remedy = remedy or f"As the name of a hub model: {reason}; on a machine with access: hf download {name}"
-    raise CheckpointError(f"{name}: no such folder; expected {what}. {remedy}".rstrip())
+    raise CheckpointError(f"{name}: no such folder{looked_for(name)}; expected {what}. {remedy}".rstrip())
 
 
 def detect_kind(folder: Path) -> Kind:

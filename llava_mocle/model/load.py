@@ -229,7 +229,7 @@ def find_whole(folder: Path) -> Path:
     return folder if mark is None else find_whole(find_base(folder, mark))
 
 
-def find_base(folder: Path, config_file: str, base: Any = None) -> Path:
+def find_base(folder: Path, config_file: str, base: Any = None, download: bool = True) -> Path:
     """The base that a stage-1 folder or an adapter was trained on: `base`, or what its configuration names.
 
     Raises:
@@ -248,6 +248,7 @@ def find_base(folder: Path, config_file: str, base: Any = None) -> Path:
         f"the base folder that {folder / config_file} names",
         "If it has moved, pass its new place as base=... (--base on the command line).",
         beside=folder,
+        download=download,
     )
 
 

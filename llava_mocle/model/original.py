@@ -57,9 +57,8 @@ def load_original(
     image_token_id = prepare_tokenizer(tokenizer)
     tower = load_vision_tower(tower_folder)
     image_processor = image_processor_for(tower_folder, tower.config)
-    text = {k: v for k, v in settings.items() if not k.startswith("mm_") and k not in ("model_type", "architectures")}
     config: Any = llava_config(
-        AutoConfig.for_model(_LANGUAGE_MODELS[settings["model_type"]], **text),
+        text_config_of(settings),
         tower.config,
         image_token_id,
         settings.get("mm_vision_select_layer", -2),
@@ -99,6 +98,19 @@ def original_tower(folder: Path, vision_tower: str | Path | None = None) -> Path
         "Pass its place as vision_tower=...",
         beside=folder,
     )
+
+
+def text_config_of(settings: dict[str, Any]) -> Any:
+    """The configuration of the language model inside an original folder, from the folder's config.json.
+
+    Raises:
+        CheckpointError: a language model that LLaVA-1.5 does not have.
+    """
+    kind = settings.get("model_type")
+    if kind not in _LANGUAGE_MODELS:
+        raise CheckpointError(f"config.json: model_type is {kind!r}; LLaVA-1.5 has {', '.join(_LANGUAGE_MODELS)}.")
+    text = {k: v for k, v in settings.items() if not k.startswith("mm_") and k not in ("model_type", "architectures")}
+    return AutoConfig.for_model(_LANGUAGE_MODELS[kind], **text)
 
 
 def _weights(folder: Path, tower: nn.Module) -> dict[str, torch.Tensor]:

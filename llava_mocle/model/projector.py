@@ -1,6 +1,7 @@
 """The projector on its own: what stage 1 trains and saves."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from llava_mocle.errors import CheckpointError
 from llava_mocle.io.files import write_text, written_aside
+from llava_mocle.io.paths import looked_for
 from llava_mocle.model.folders import LEGACY_PROJECTOR_WEIGHTS, PROJECTOR_CONFIG, PROJECTOR_WEIGHTS
 from llava_mocle.model.gathering import gathered, whole_shape
 from llava_mocle.model.weights import read_weights
@@ -71,7 +73,7 @@ def load_projector(model: nn.Module, path: str | Path) -> None:
     Raises:
         CheckpointError: no such file, or its names or shapes are not this projector's.
     """
-    file = _projector_file(Path(path))
+    file = projector_file(Path(path))
     weights = {_plain_name(name): value for name, value in read_weights(file).items()}
     target = dict(get_projector(model).named_parameters())
     expected = {name: whole_shape(value) for name, value in target.items()}
@@ -86,14 +88,21 @@ def load_projector(model: nn.Module, path: str | Path) -> None:
             parameter.copy_(weights[name])
 
 
-def _projector_file(path: Path) -> Path:
-    if path.is_file():
+def projector_file(path: Path) -> Path:
+    """The file of a projector: the path itself, or the one in that folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if os.path.isfile(path):  # unlike `Path.is_file`, it takes any text
         return path
     candidates = [path / PROJECTOR_WEIGHTS, path / LEGACY_PROJECTOR_WEIGHTS]
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             return candidate
-    raise CheckpointError(f"{path}: no projector there; expected {PROJECTOR_WEIGHTS} or {LEGACY_PROJECTOR_WEIGHTS}.")
+    raise CheckpointError(
+        f"{path}: no projector there{looked_for(path)}; expected {PROJECTOR_WEIGHTS} or {LEGACY_PROJECTOR_WEIGHTS}."
+    )
 
 
 def _plain_name(name: str) -> str:

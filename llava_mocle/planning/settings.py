@@ -1,14 +1,14 @@
 """What a recipe says about the shape of a run, read without starting one: no device, no DeepSpeed."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import ConfigError
 from llava_mocle.planning.memory import DDP, OFFLOAD, ZERO2, ZERO3, Strategy
 from llava_mocle.planning.precision import FLOAT16, FLOAT32
+from llava_mocle.recipe.deepspeed_config import read_deepspeed
+from llava_mocle.recipe.keys import USUAL_LENGTH
 from llava_mocle.recipe.recipe import Recipe
 
 _WEIGHT_BYTES = {"float32": FLOAT32, "bfloat16": FLOAT16, "float16": FLOAT16}
@@ -72,7 +72,7 @@ def read_settings(recipe: Recipe) -> Settings:
         attention="sdpa" if attention == "auto" else attention,
         epochs=float(keys["num_train_epochs"]),
         max_steps=max(int(keys["max_steps"]), 0),
-        max_length=recipe.data.model_max_length,
+        max_length=recipe.data.model_max_length or USUAL_LENGTH,
     )
 
 
@@ -84,14 +84,9 @@ def checkpointing_key(keys: Mapping[str, Any]) -> str:
 
 def _strategy(config: Any) -> Strategy:
     """What a DeepSpeed configuration (a path, JSON or its contents) amounts to."""
+    config = read_deepspeed(config)
     if not config:
         return DDP
-    if not isinstance(config, dict):
-        try:
-            text = str(config)
-            config = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"deepspeed is {config!r}, which cannot be read as JSON: {error}") from error
     zero = config.get("zero_optimization", {})
     if zero.get("stage", 0) < 3:
         return ZERO2 if zero.get("stage", 0) else DDP

@@ -9,6 +9,7 @@ from llava_mocle.data.conversation import IMAGE_TOKEN, row_images, row_turns
 from llava_mocle.data.mixture import DatasetSpec, Mixture
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.processing import has_tokenizer, load_tokenizer
+from llava_mocle.recipe.keys import USUAL_LENGTH
 from llava_mocle.recipe.recipe import Recipe
 
 # Assumed where neither rows nor a number are given: text of a sample, its prompt's frame included.
@@ -88,7 +89,7 @@ def _from_rows(recipe: Recipe, specs: Sequence[DatasetSpec], image_tokens: int) 
             length = _text_tokens(row, tokenizer) + shown * image_tokens
             weights += weight
             images += weight * shown
-            tokens += weight * min(length, recipe.data.model_max_length)
+            tokens += weight * min(length, recipe.data.model_max_length or USUAL_LENGTH)
     by = "the model's tokenizer" if tokenizer else f"{CHARACTERS_PER_TOKEN} characters a token"
     origin = f"samples counted; tokens estimated from {read:,} rows by {by}"
     return Workload(len(mixture), tokens / weights, images / weights, origin)

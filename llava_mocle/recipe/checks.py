@@ -1,9 +1,13 @@
 """Recipes that cannot work, or keys that would do nothing or the wrong thing: refused before anything is loaded."""
 
+from importlib.util import find_spec
+
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
-from llava_mocle.errors import ConfigError
+from llava_mocle.errors import ConfigError, UserError
+from llava_mocle.recipe.deepspeed_config import read_deepspeed
 from llava_mocle.recipe.recipe import Recipe, trainer_defaults
+from llava_mocle.recipe.rehearsal import rehearse
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
 from llava_mocle.recipe.validation_metrics import check_best_checkpoint
 
@@ -18,12 +22,13 @@ def check_recipe(recipe: Recipe, args: MocleTrainingArguments) -> None:
         ConfigError: names the key, its value, and what to do.
     """
     refuse_unsupported(recipe, args)
-    _check_numbers(recipe, args)
-    _check_trainer(args)
+    _check_trainer(recipe, args)
     _check_dtype(recipe, args)
     _check_validation(recipe, args)
     check_best_checkpoint(recipe, args)
     _check_trackers(args)
+    _check_deepspeed(recipe, args)
+    rehearse(args)
     for key in ("mm_vision_select_layer", "mm_vision_select_feature"):
         value = getattr(recipe.model, key)
         if value is not None and not recipe.model.vision_tower:
@@ -56,22 +61,8 @@ def refuse_unsupported(recipe: Recipe, args: MocleTrainingArguments) -> None:
             )
 
 
-def _check_numbers(recipe: Recipe, args: MocleTrainingArguments) -> None:
-    values = {
-        "per_device_train_batch_size": args.per_device_train_batch_size,
-        "per_device_eval_batch_size": args.per_device_eval_batch_size,
-        "gradient_accumulation_steps": args.gradient_accumulation_steps,
-        "model_max_length": recipe.data.model_max_length,
-        "stop_after_steps": args.stop_after_steps,
-    }
-    for key, value in values.items():
-        if value is not None and value < 1:
-            switch = "; leave it out to train to the end" if key == "stop_after_steps" else ""
-            raise ConfigError(f"{key} is {value}, expected a whole number from 1{switch}")
-
-
-def _check_trainer(args: MocleTrainingArguments) -> None:
-    if args.deepspeed and args.load_best_model_at_end:
+def _check_trainer(recipe: Recipe, args: MocleTrainingArguments) -> None:
+    if recipe.trainer.get("deepspeed") and args.load_best_model_at_end:
         raise ConfigError("load_best_model_at_end cannot be used with deepspeed; take the best checkpoint's folder")
     options = args.activation_checkpointing_kwargs
     if isinstance(options, dict) and options.get("use_reentrant"):
@@ -98,6 +89,36 @@ def _check_validation(recipe: Recipe, args: MocleTrainingArguments) -> None:
                 f"{key} is {str(value).lower()}, but no dataset names held-out rows; give one an eval_data_path, or "
                 f"leave {key} out"
             )
+    if args.eval_strategy == "no" and (steps := recipe.trainer.get("eval_steps")) is not None:
+        raise ConfigError(
+            f"eval_steps is {steps:g}, but eval_strategy is no, so nothing is validated; set eval_strategy to steps, "
+            "or leave eval_steps out"
+        )
+
+
+def _check_deepspeed(recipe: Recipe, args: MocleTrainingArguments) -> None:
+    """transformers would notice after the model is loaded."""
+    asked = recipe.trainer.get("deepspeed")
+    if not asked or find_spec("deepspeed") is None:
+        return
+    read = getattr(args, "hf_deepspeed_config", None)
+    if read is None:  # a dry run, whose arguments are made without DeepSpeed
+        from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+        try:
+            read = HfTrainerDeepSpeedConfig(read_deepspeed(asked))
+            read.trainer_config_process(args)
+        except UserError:
+            return  # a file that is not there: reported with all others that are not
+        except Exception as error:
+            raise ConfigError(f"deepspeed: the configuration cannot be used: {' '.join(str(error).split())}") from error
+    # The batch depends on the number of processes, which only a run knows.
+    differ = [text.removeprefix("- ") for text in read.mismatches if args.deepspeed or "train_batch_size=" not in text]
+    if differ:
+        raise ConfigError(
+            f'deepspeed: its configuration (ds) and the recipe (hf) differ: {"; ".join(differ)}; write "auto" into the '
+            "configuration, which then takes the recipe's value"
+        )
 
 
 def _check_trackers(args: MocleTrainingArguments) -> None:

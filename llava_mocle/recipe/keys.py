@@ -10,12 +10,22 @@ import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llava_mocle.data.template_names import ALIASES, TEMPLATE_NAMES
 from llava_mocle.errors import ConfigError
-from llava_mocle.recipe.policy import by_content, free, same
+from llava_mocle.recipe.policy import ABOVE_0, FROM_0, FROM_1, SEED, Range, by_content, free, same
 
 if TYPE_CHECKING:
     from llava_mocle.data.mixture import DatasetSpec
 
+# The keys of an entry of `datasets` that are paths.
+PATH_FIELDS = ("data_path", "image_folder", "eval_data_path")
+# Keys that a recipe may leave to its base, its stage 1 or the checkpoint that it goes on from.
+LEFT_TO_BASE = (
+    "version", "image_aspect_ratio", "model_max_length", "mm_vision_select_layer", "mm_vision_select_feature",
+)  # fmt: skip
+# `model_max_length` where neither the recipe nor the base says another one.
+USUAL_LENGTH = 2048
+ASPECT_RATIOS = ("pad", "square")
 ADAPTERS = ("mocle", "cluster", "dataset", "lora")
 
 
@@ -24,13 +34,15 @@ class ModelArguments:
     """Where the model comes from."""
 
     model_name_or_path: str | None = same(
-        None, "A LLaVA folder, a stage-1 folder, or a language model when `vision_tower` is given."
+        None, "A LLaVA folder, a stage-1 folder, or a language model when `vision_tower` is given.", path=True
     )
     vision_tower: str | None = same(
-        None, "A vision tower (folder or name) to join to the language model, or that of an original LLaVA folder."
+        None,
+        "A vision tower (folder or name) to join to the language model, or that of an original LLaVA folder.",
+        path=True,
     )
     pretrain_mm_mlp_adapter: str | None = same(
-        None, "A trained projector: mm_projector.safetensors, LLaVA's mm_projector.bin, or a stage-1 folder."
+        None, "A trained projector: mm_projector.safetensors, LLaVA's mm_projector.bin, or a stage-1 folder.", path=True
     )
     mm_vision_select_layer: int | None = same(
         None, "Which layer of `vision_tower` feeds the projector; none: -2, LLaVA's (-1 for a grid tower)."
@@ -44,13 +56,17 @@ class ModelArguments:
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     attn_implementation: str = free(
-        "auto", "The attention's implementation; auto: flash_attention_2 where it can run, else sdpa."
+        "auto",
+        "The attention's implementation; auto: flash_attention_2 where it can run, else sdpa.",
+        choices=("auto", "flash_attention_2", "sdpa", "eager"),
     )
     allow_other_base: bool = free(
         False, "Go on, with a warning, on another base than a checkpoint or a stage-1 projector was trained on."
     )
     model_config: str | None = free(
-        None, "A LLaVA config.json that `--dry-run` builds on the meta device when the weights are not at hand."
+        None,
+        "A LLaVA config.json that `--dry-run` builds on the meta device when the weights are not at hand.",
+        path=True,
     )
 
 
@@ -63,21 +79,31 @@ class DataArguments:
         "List of {name, data_path, image_folder, repeat, eval_data_path} in the recipe; as JSON on the command line.",
     )
     data_path: str | None = by_content(
-        None, "Shorthand for one dataset: its rows (LLaVA JSON or JSONL).", excludes="datasets"
+        None, "Shorthand for one dataset: its rows (LLaVA JSON or JSONL).", excludes="datasets", path=True
     )
     image_folder: str | None = by_content(
-        None, "Shorthand for one dataset: the folder its image paths start from.", belongs_to="data_path"
+        None, "Shorthand for one dataset: the folder its image paths start from.", belongs_to="data_path", path=True
     )
     eval_data_path: str | None = by_content(
-        None, "Shorthand for one dataset: held-out rows for the validation loss.", belongs_to="data_path"
+        None, "Shorthand for one dataset: held-out rows for the validation loss.", belongs_to="data_path", path=True
     )
-    version: str = same("vicuna_v1", "Prompt template: vicuna_v1, plain, llama_2, mistral or chat.")
-    image_aspect_ratio: str = same(
-        "pad",
-        "pad: pads images to a square with the processor's mean colour; square: leaves them to the processor.",
-        choices=("pad", "square"),
+    version: str | None = same(
+        None,
+        "The prompt template; none: the one that the base was made for.",
+        choices=(*TEMPLATE_NAMES, *ALIASES),
     )
-    model_max_length: int = same(2048, "Longest sample in tokens; a row whose image would be cut is dropped.")
+    image_aspect_ratio: str | None = same(
+        None,
+        "pad: pads images to a square with the processor's mean colour; square: leaves them to the processor; none: as "
+        "the base (or stage 1) was trained, else pad.",
+        choices=ASPECT_RATIOS,
+    )
+    model_max_length: int | None = same(
+        None,
+        "Longest sample in tokens; a row whose image would be cut is dropped. None: 2048, or what the base takes if "
+        "that is less.",
+        numbers=FROM_1,
+    )
     corrupt_images: str = free(
         "error", "What to do with an unreadable image met while training.", choices=("error", "skip")
     )
@@ -90,7 +116,7 @@ class DataArguments:
         """
         from llava_mocle.data.mixture import DatasetSpec
 
-        entries = self._entries()
+        entries = self.entries()
         known = DatasetSpec.__dataclass_fields__
         for position, entry in enumerate(entries):
             if not isinstance(entry, dict):
@@ -105,9 +131,15 @@ class DataArguments:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"datasets: the name {name!r} is used twice; every dataset needs its own")
-        return [DatasetSpec(**entry) for entry in entries]
+        left_out = [{key: value for key, value in entry.items() if value is not None} for entry in entries]
+        return [DatasetSpec(**entry) for entry in left_out]
 
-    def _entries(self) -> list[Any]:
+    def entries(self) -> list[Any]:
+        """The datasets as they were given, of whatever kinds.
+
+        Raises:
+            ConfigError: none given, both ways used, or `datasets` is no list.
+        """
         if self.datasets and self.data_path:
             raise ConfigError("both `datasets` and `data_path` are set; keep one of them")
         if self.datasets:
@@ -126,7 +158,7 @@ class DataArguments:
         if isinstance(entries, str):
             try:
                 entries = json.loads(entries)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ConfigError(f"datasets: not JSON ({error}); on the command line it is a JSON list") from error
         if not isinstance(entries, list):
             raise ConfigError(f"datasets: found {type(entries).__name__}, expected a list of datasets")
@@ -137,24 +169,29 @@ class DataArguments:
 class ClusterArguments:
     """How instructions become clusters."""
 
-    cluster_model: str | None = by_content(None, "The cluster model folder: written by `cluster`, read by `train`.")
+    cluster_model: str | None = by_content(
+        None, "The cluster model folder: written by `cluster`, read by `train`.", path=True
+    )
     cluster_assignments: str | None = by_content(
-        None, "The rows' assignment table; default: assignments.parquet in the cluster model folder."
+        None, "The rows' assignment table; default: assignments.parquet in the cluster model folder.", path=True
     )
     num_clusters: int = by_content(
-        4, "K: 4 for LLaVA-1.5, 64 for InstructBLIP in the paper.", clustering="num_clusters"
+        4, "K: 4 for LLaVA-1.5, 64 for InstructBLIP in the paper.", clustering="num_clusters", numbers=FROM_1
     )
     cluster_encoder: str = by_content(
         "sentence-transformers/all-MiniLM-L6-v2",
         "The sentence encoder: any sentence-transformers model, a name or a folder.",
         clustering="encoder",
+        path=True,
     )
     instruction_turns: str = by_content(
         "first", "Which human turns route a sample.", choices=("first", "all"), clustering="instruction_turns"
     )
-    cluster_seed: int = by_content(0, "Seed of k-means++.", clustering="seed")
-    cluster_n_init: int = by_content(10, "Restarts of k-means; the lowest inertia wins.", clustering="n_init")
-    cluster_cache_dir: str | None = free(None, "Where embeddings are kept between runs.")
+    cluster_seed: int = by_content(0, "Seed of k-means++.", clustering="seed", numbers=SEED)
+    cluster_n_init: int = by_content(
+        10, "Restarts of k-means; the lowest inertia wins.", clustering="n_init", numbers=FROM_1
+    )
+    cluster_cache_dir: str | None = free(None, "Where embeddings are kept between runs.", path=True)
 
 
 @dataclass
@@ -166,17 +203,19 @@ class AdapterArguments:
         "mocle; cluster (no universal expert); dataset (routes by dataset); lora (one plain LoRA).",
         choices=ADAPTERS,
     )
-    lora_r: int = same(128, "Rank of every expert.")
-    lora_alpha: int = same(256, "The scaling is lora_alpha / lora_r.")
-    lora_dropout: float = same(0.0, "Dropout in front of the experts.")
+    lora_r: int = same(128, "Rank of every expert.", numbers=FROM_1)
+    lora_alpha: int = same(256, "The scaling is lora_alpha / lora_r.", numbers=FROM_1)
+    lora_dropout: float = same(0.0, "Dropout in front of the experts.", numbers=Range(0, 1, below=True))
     lora_target_modules: str = same(
         "up_proj,down_proj", "Names of the language model's linears to adapt: a list, or separated by commas."
     )
-    num_experts: int = same(4, "E: task experts a site, besides the universal one.")
-    top_k: int = same(1, "Task experts a sample activates; 2 only without the universal expert.")
-    gate_temperature: float = same(0.1, "tau: 0.1 for LLaVA-1.5, 0.05 for InstructBLIP in the paper.")
+    num_experts: int = same(4, "E: task experts a site, besides the universal one.", numbers=FROM_1)
+    top_k: int = same(1, "Task experts a sample activates; 2 only without the universal expert.", numbers=Range(1, 2))
+    gate_temperature: float = same(0.1, "tau: 0.1 for LLaVA-1.5, 0.05 for InstructBLIP in the paper.", numbers=ABOVE_0)
     gate_noise_std: float | None = same(
-        None, "Noise on the gates while training; none: num_experts ** -0.5, or 0.1 under gate_mode released."
+        None,
+        "Noise on the gates while training; none: num_experts ** -0.5, or 0.1 under gate_mode released.",
+        numbers=FROM_0,
     )
     gate_mode: str = same("paper", "`released` reproduces the authors' inference code.", choices=("paper", "released"))
 
@@ -188,14 +227,20 @@ class StageArguments:
     stage: str = same(
         "finetune", "pretrain: the projector alone; finetune: it and the adapter.", choices=("pretrain", "finetune")
     )
-    mm_projector_lr: float | None = same(None, "Learning rate of the projector; none: `learning_rate`.")
+    mm_projector_lr: float | None = same(None, "Learning rate of the projector; none: `learning_rate`.", numbers=FROM_0)
     gate_learning_rate: float | None = same(
-        None, "Learning rate of gates and cluster embedding; none: `learning_rate`. Short runs need a larger one."
+        None,
+        "Learning rate of gates and cluster embedding; none: `learning_rate`. Short runs need a larger one.",
+        numbers=FROM_0,
     )
     group_by_modality_length: bool = same(True, "Make batches of one modality and similar length.")
-    resume: str = free("auto", "auto: from the newest checkpoint in output_dir, if any; never; or a checkpoint folder.")
+    resume: str = free(
+        "auto", "auto: from the newest checkpoint in output_dir, if any; never; or a checkpoint folder.", path=True
+    )
     stop_after_steps: int | None = free(
-        None, "Save a checkpoint and stop at this step, leaving the schedule as it is; `--resume auto` goes on."
+        None,
+        "Save a checkpoint and stop at this step, leaving the schedule as it is; `--resume auto` goes on.",
+        numbers=FROM_1,
     )
     universal_checkpoint: bool = free(
         False,
@@ -203,7 +248,7 @@ class StageArguments:
         "Without it the weights and the schedule go on, and the optimizer starts afresh.",
     )
     vision_feature_cache: int = free(
-        0, "Keep this many images' frozen vision features in memory (towers that offer it); 0: off."
+        0, "Keep this many images' frozen vision features in memory (towers that offer it); 0: off.", numbers=FROM_0
     )
 
 

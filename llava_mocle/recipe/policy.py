@@ -11,6 +11,41 @@ Resume = Literal["same", "free", "data"]
 
 
 @dataclass(frozen=True)
+class Range:
+    """The numbers that a key takes.
+
+    Attributes:
+        low, high: the least and the greatest; None: no limit.
+        above: `low` itself is too little.
+        below: `high` itself is too much.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
+    below: bool = False
+
+    def holds(self, value: float) -> bool:
+        if self.low is not None and (value < self.low or (self.above and value == self.low)):
+            return False
+        return self.high is None or value < self.high or (value == self.high and not self.below)
+
+    def words(self) -> str:
+        """As a message says it: "from 1", "above 0 and below 1"."""
+        low = None if self.low is None else f"{'above' if self.above else 'from'} {self.low}"
+        high = None if self.high is None else f"{'below' if self.below else 'to'} {self.high}"
+        return (
+            " and ".join(filter(None, (low, high))) if self.above or self.below else " ".join(filter(None, (low, high)))
+        )
+
+
+FROM_0, FROM_1, ABOVE_0 = Range(0), Range(1), Range(0, above=True)
+SHARE = Range(0, 1)
+# numpy and torch take no other seeds.
+SEED = Range(0, 2**32 - 1)
+
+
+@dataclass(frozen=True)
 class Policy:
     """How a recipe treats one key.
 
@@ -22,6 +57,8 @@ class Policy:
         clustering: the name of this setting in the cluster model's config.json; None: it is not about clustering.
         refused: why a value other than the default is refused, and what to do instead.
         secret: never written into a file, never printed.
+        path: a text is a path (or may be one): a leading `~` becomes the home folder when the recipe is read.
+        numbers: the numbers that it takes; None: any that fits its type.
     """
 
     resume: Resume
@@ -30,6 +67,8 @@ class Policy:
     clustering: str | None = None
     refused: str | None = None
     secret: bool = False
+    path: bool = False
+    numbers: Range | None = None
 
 
 def option(default: Any, help: str, *, resume: Resume, choices: tuple[str, ...] | None = None, **policy: Any) -> Any:

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,11 +16,12 @@ from transformers.utils import is_torch_tf32_available
 
 from llava_mocle.errors import ConfigError
 from llava_mocle.io.files import write_text
+from llava_mocle.io.paths import looked_for, user_path, why_missing
 from llava_mocle.io.secrets import without_secrets
 from llava_mocle.recipe.keys import GROUPS, OWN_KEYS, KeyGroups, StageArguments
 from llava_mocle.recipe.llava_flags import translate, translate_keys
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
-from llava_mocle.recipe.values import allow_none, checked_value, drop_replaced, refuse_excluded
+from llava_mocle.recipe.values import allow_none, checked_value, drop_replaced, refuse_excluded, settled
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,11 @@ class Recipe(KeyGroups):
     given: frozenset[str] = frozenset()
 
     def training_arguments(self, **changes: Any) -> MocleTrainingArguments:
-        """Build the arguments `Trainer` takes. This initialises the device, so only training calls it."""
+        """Build the arguments `Trainer` takes. This initialises the device, so only training calls it.
+
+        Raises:
+            ConfigError: transformers, accelerate or DeepSpeed does not take a value; names the key.
+        """
         import torch
 
         values = self.trainer | dataclasses.asdict(self.stage) | changes
@@ -60,8 +65,9 @@ class Recipe(KeyGroups):
             values["tf32"] = None
         try:
             return MocleTrainingArguments(**values)
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{self.source or 'command line'}: {error}") from error
+        except Exception as error:  # whatever a library raises, it is a value that it does not take
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ConfigError(f"{self.source or 'command line'}: {_culprit(values, reason)}{reason}") from error
 
     def as_dict(self) -> dict[str, Any]:
         """All our keys, and Trainer's keys that differ from their defaults, ready for `yaml.safe_dump`; no secrets."""
@@ -78,6 +84,21 @@ class Recipe(KeyGroups):
             values |= dataclasses.asdict(getattr(self, group))
         defaults = trainer_defaults()
         return values | {key: value for key, value in self.trainer.items() if value != defaults[key]}
+
+
+def _culprit(values: Mapping[str, Any], reason: str) -> str:
+    """The key that `MocleTrainingArguments` refuses, for a message that does not name it: without it, all is well."""
+    changed = {key: default for key, default in trainer_defaults().items() if values.get(key) != default}
+    if any(key in reason for key in changed):
+        return ""
+    for key, default in changed.items():
+        try:
+            MocleTrainingArguments(**{**values, key: default})
+        except Exception:
+            continue
+        shown = "" if policies()[key].secret else f" is {without_secrets(values[key])!r}"
+        return f"{key}{shown}: "
+    return ""
 
 
 def _make_parser() -> _Parser:
@@ -102,12 +123,20 @@ def known_keys() -> list[str]:
     return sorted({*OWN_KEYS, *trainer_defaults()})
 
 
+# How much closer a key of transformers must be than one of ours to be offered in its place.
+_NEAR_TIE = 0.05
+
+
 def _nearest(key: str) -> str:
-    # Our own keys first: transformers has so many that one of them is always near.
-    close = difflib.get_close_matches(key, OWN_KEYS, n=1) or difflib.get_close_matches(
-        key, known_keys(), n=1, cutoff=0.0
-    )
-    return f"did you mean {close[0]!r}?"
+    """The known key that is most like a misspelt one; one of ours where one of transformers is hardly closer."""
+    matcher = difflib.SequenceMatcher(b=key)
+
+    def likeness(known: str) -> float:
+        matcher.set_seq1(known)
+        return matcher.ratio() + (_NEAR_TIE if known in OWN_KEYS else 0)
+
+    taken = [known for known in known_keys() if not policies()[known].refused]
+    return f"did you mean {max(taken, key=likeness)!r}?"
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -116,11 +145,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, not YAML, not a mapping, or an unknown key (names the nearest known one).
     """
-    path = Path(path)
+    path = Path(user_path(path))
+    if (trouble := why_missing(path)) is not None:
+        raise ConfigError(
+            f"{path}: no such recipe{looked_for(path)} ({trouble}); `llava-mocle recipes` lists those that ship"
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such recipe; `llava-mocle recipes` lists those that ship") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: not readable: {error.strerror}; expected a YAML file") from error
     except yaml.MarkedYAMLError as error:  # whose text quotes the file, which may hold a secret
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}: not a YAML recipe: {error.problem}{line}") from None
@@ -157,6 +190,7 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     # Text goes through argparse's own conversion (YAML reads 1e-4 as text); other values stay as they are.
     parser.set_defaults(**values)
     parsed = vars(parser.parse_args(list(overrides)))
+    parsed = {key: settled("command line" if key in flags else str(path), key, parsed[key]) for key in parsed}
     made = {
         name: group(**{item.name: parsed[item.name] for item in dataclasses.fields(group)})
         for name, group in GROUPS.items()

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from llava_mocle.io.secrets import without_secrets
 from llava_mocle.recipe.keys import GROUPS, StageArguments
-from llava_mocle.recipe.policy import Policy, declared, free, same
+from llava_mocle.recipe.policy import ABOVE_0, FROM_0, FROM_1, SEED, SHARE, Policy, Range, declared, free, same
 
 _NO_METRICS = "validation gives losses, per dataset and per cluster, and no other metrics; leave it out"
 _SHARDED = "trained parameters are sharded by DeepSpeed here; set `deepspeed` to a file in zero_configs/"
@@ -72,10 +72,20 @@ _FREE = (
     "restore_callback_states_from_checkpoint", "hub_model_id", "hub_strategy", "hub_private_repo",
     "hub_always_push", "hub_revision",
 )  # fmt: skip
+_PATHS = ("output_dir", "deepspeed", "accelerator_config")
+_BELOW_1 = Range(0, 1, below=True)
+_NUMBERS = {
+    "seed": SEED, "data_seed": SEED, "max_steps": Range(-1), "warmup_steps": FROM_0, "adam_beta1": _BELOW_1,
+    "adam_beta2": _BELOW_1, "adam_epsilon": ABOVE_0, "max_grad_norm": FROM_0, "neftune_noise_alpha": ABOVE_0,
+    "per_device_train_batch_size": FROM_1, "per_device_eval_batch_size": FROM_1, "gradient_accumulation_steps": FROM_1,
+    "eval_accumulation_steps": FROM_1, "torch_empty_cache_steps": FROM_1, "save_total_limit": FROM_1,
+    "eval_steps": ABOVE_0, "save_steps": ABOVE_0, "eval_delay": FROM_0, "dataloader_num_workers": FROM_0,
+    "dataloader_prefetch_factor": FROM_1, "ddp_bucket_cap_mb": FROM_1, "ddp_timeout": FROM_1,
+}  # fmt: skip
 # Every field of `transformers.TrainingArguments` that `MocleTrainingArguments` does not declare anew.
 TRAINER_POLICIES: dict[str, Policy] = {
-    **dict.fromkeys(_SAME, Policy("same")),
-    **dict.fromkeys(_FREE, Policy("free")),
+    **{key: Policy("same", numbers=_NUMBERS.get(key)) for key in _SAME},
+    **{key: Policy("free", path=key in _PATHS, numbers=_NUMBERS.get(key)) for key in _FREE},
     # LLaVA's names of `activation_checkpointing` and its options.
     "gradient_checkpointing": Policy("free", excludes="activation_checkpointing"),
     "gradient_checkpointing_kwargs": Policy("free", excludes="activation_checkpointing_kwargs"),
@@ -93,12 +103,14 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
     1 and `activation_checkpointing` now.
     """
 
-    learning_rate: float = same(1e-4, "Learning rate of the experts.")
-    weight_decay: float = same(0.0, "Weight decay.")
+    learning_rate: float = same(1e-4, "Learning rate of the experts.", numbers=FROM_0)
+    weight_decay: float = same(0.0, "Weight decay.", numbers=FROM_0)
     lr_scheduler_type: str = same("cosine", "Learning rate schedule.")
-    warmup_ratio: float | None = same(None, "Warm-up as a share of all steps: 0.03.", excludes="warmup_steps")
-    num_train_epochs: float = same(1.0, "Passes over the mixture.")
-    logging_steps: float = free(1, "Log every so many steps.")
+    warmup_ratio: float | None = same(
+        None, "Warm-up as a share of all steps: 0.03.", excludes="warmup_steps", numbers=SHARE
+    )
+    num_train_epochs: float = same(1.0, "Passes over the mixture.", numbers=ABOVE_0)
+    logging_steps: float = free(1, "Log every so many steps.", numbers=ABOVE_0)
     logging_nan_inf_filter: bool = free(False, "Off: a loss of nan is logged as it is.")
     # Not `str | None`: `none` is a value of its own here, and not an unset key.
     report_to: str = free("auto", "auto: tensorboard when installed; wandb, tensorboard or none.")

@@ -3,18 +3,30 @@
 import argparse
 import dataclasses
 import functools
+import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
+from enum import Enum
 from functools import cache
 from typing import Any
 
+from llava_mocle.data.template_names import ALIASES
 from llava_mocle.errors import ConfigError
-from llava_mocle.recipe.keys import GROUPS, OWN_KEYS
+from llava_mocle.io.paths import user_path
+from llava_mocle.io.text import not_unicode
+from llava_mocle.recipe.keys import GROUPS, OWN_KEYS, PATH_FIELDS
+from llava_mocle.recipe.policy import Range
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
 
 _NONE_WORDS = ("", "none", "null")
-_EXPECTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+_EXPECTED: dict[Any, str] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "key: value lines",
+    list: "a list",
+}  # fmt: skip
+# More than any count of a run, and what every library's whole numbers hold.
+_MOST = 2**31 - 1
 
 
 @cache
@@ -69,39 +81,131 @@ def checked_value(parser: argparse.ArgumentParser, place: str, key: str, value: 
         return ",".join(value)
     if value is None:
         if not is_optional(key):
-            raise ConfigError(f"{place}: {key} is empty, expected {_kind(key)}; give one, or leave the key out")
+            raise ConfigError(f"{place}: {key} is empty, expected {_expected(key)}; give one, or leave the key out")
         return None
     if action.choices and value not in list(action.choices) and (is_set(value) or not is_optional(key)):
         choices = ", ".join(str(choice) for choice in action.choices if choice is not None)
         hint = '; quote it, as YAML reads a bare no as false: "no"' if value is False and "no" in action.choices else ""
         raise ConfigError(f"{place}: {key} is {value!r}, expected one of {choices}{hint}")
-    if not _fits(key, value):
-        raise ConfigError(f"{place}: {key} is {value!r}, expected {_kind(key)}")
+    off = policies()[key].refused and not value  # whatever says "off" in a key that is not here
+    if not off and not _fits(key, value):
+        raise ConfigError(f"{place}: {key} is {value!r}, expected {_expected(key)}")
     return value
 
 
-def _type_name(key: str) -> str | None:
-    """`int`, `float`, `bool` or `str`; None where the field takes several kinds, or `datasets`, which has checks."""
+def settled(place: str, key: str, value: Any) -> Any:
+    """A value of the right type as the recipe keeps it: paths without `~`, `datasets` as a list, LLaVA's `v1` by name.
+
+    Args:
+        place: what gave the value, for messages.
+
+    Raises:
+        ConfigError: a number out of its range, text that UTF-8 cannot hold, or text where some is needed and none is.
+    """
+    policy = policies()[key]
+    if key == "datasets":
+        return _settled_datasets(place, value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        _check_number(place, key, value, policy.numbers or Range())
+    _check_texts(place, key, value)
+    if not isinstance(value, str):
+        return value
+    if key in OWN_KEYS and not value.strip() and not is_optional(key):
+        raise ConfigError(f"{place}: {key} is empty, expected {_expected(key)}; give one, or leave the key out")
+    if dict in map(_origin, _kinds(key)) and not policy.path and value.strip():
+        _check_json_object(place, key, value)
+    return ALIASES.get(value, value) if key == "version" else user_path(value) if policy.path else value
+
+
+def _settled_datasets(place: str, value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{place}: datasets is not JSON ({error}); as text it is a JSON list") from error
+    _check_texts(place, "datasets", value)
+    if not isinstance(value, list):
+        return value  # `dataset_specs` says what is wrong with it
+    return [
+        {key: user_path(item) if key in PATH_FIELDS and isinstance(item, str) else item for key, item in entry.items()}
+        if isinstance(entry, dict)
+        else entry
+        for entry in value
+    ]
+
+
+def _check_json_object(place: str, key: str, text: str) -> None:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{place}: {key} is {text!r}, expected key: value lines, or JSON as text ({error})"
+        ) from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{place}: {key} is {text!r}, expected a JSON object")
+
+
+def _check_number(place: str, key: str, value: float, numbers: Range) -> None:
+    whole = int in _kinds(key) and float not in _kinds(key)
+    if numbers.high is None:
+        numbers = dataclasses.replace(numbers, high=_MOST)
+    if not math.isfinite(value) or not numbers.holds(value):
+        limits = f" {words}" if (words := numbers.words()) else ""
+        raise ConfigError(f"{place}: {key} is {value}, expected {_EXPECTED[int if whole else float]}{limits}")
+
+
+def _check_texts(place: str, key: str, value: Any) -> None:
+    """Refuse text that no file and no tokenizer takes, wherever in a value it is."""
+    parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    for part in parts:
+        _check_texts(place, key, part)
+    if not isinstance(value, str):
+        return
+    trouble = "a NUL character" if "\0" in value else not_unicode(value)
+    if trouble is not None:
+        raise ConfigError(f"{place}: {key} holds {trouble}: {value!r}; expected text that a file can hold")
+
+
+@cache
+def _kinds(key: str) -> tuple[Any, ...]:
+    """The types that the key's field takes, without None."""
+    if key == "report_to":
+        return str, list[str]  # `Trainer` says `str`, and takes a list
+    if key == "datasets":
+        return list, str
     hint = _hints()[key]
-    kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not types.NoneType]
-    name = kinds[0].__name__ if len(kinds) == 1 and kinds[0] in (int, float, bool, str) else None
-    # Trainer says `str` of some fields that it takes lists for.
-    return None if key == "datasets" or (name == "str" and key not in OWN_KEYS) else name
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return tuple(kind for kind in (typing.get_args(hint) if union else (hint,)) if kind is not types.NoneType)
+
+
+def _origin(kind: Any) -> Any:
+    return typing.get_origin(kind) or kind
 
 
 def _fits(key: str, value: Any) -> bool:
-    name = _type_name(key)
-    if name is None or isinstance(value, str):
-        return True
-    if name == "bool":
-        return isinstance(value, bool) or value in (0, 1)
-    if name == "str" or isinstance(value, bool):
-        return False
-    return isinstance(value, int) or (name == "float" and isinstance(value, float))
+    """Whether a value is of a type that the key takes; text is left to the parser wherever it converts text."""
+    converts = any(kind in (int, float, bool) for kind in _kinds(key))
+    return (isinstance(value, str) and converts) or any(_is_a(kind, value) for kind in _kinds(key))
 
 
-def _kind(key: str) -> str:
-    return _EXPECTED.get(_type_name(key) or "", "a value")
+def _is_a(kind: Any, value: Any) -> bool:
+    origin, inside = _origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return any(value is choice for choice in inside)
+    if origin is bool:
+        return isinstance(value, bool) or (isinstance(value, int) and value in (0, 1))
+    if origin in (int, float):
+        return isinstance(value, (int, origin)) and not isinstance(value, bool)
+    if origin is list:
+        return isinstance(value, list) and all(_is_a(kind, item) for item in value for kind in inside)
+    if issubclass(origin, Enum):
+        return isinstance(value, str)
+    return isinstance(value, origin)
+
+
+def _expected(key: str) -> str:
+    named = dict.fromkeys(_EXPECTED[kind] for kind in map(_origin, _kinds(key)) if kind in _EXPECTED)
+    return " or ".join(named) or "a value"
 
 
 def refuse_excluded(place: str, values: Mapping[str, Any]) -> None:

@@ -1,32 +1,46 @@
 """Resolve a recipe and build its model on the meta device: no weights, no data, no device."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import get_peft_model
 from torch import nn
-from transformers import AutoConfig, LlavaForConditionalGeneration
+from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import llava_mocle.model  # noqa: F401  (registers the grid tower with AutoConfig)
-from llava_mocle.errors import ConfigError
+from llava_mocle.clustering.cluster_config import ClusterConfig
+from llava_mocle.clustering.cluster_files import CONFIG_FILE
+from llava_mocle.errors import CheckpointError, ClusterModelError, ConfigError, UserError
+from llava_mocle.io.paths import why_missing
 from llava_mocle.model.folders import PROJECTOR_CONFIG
 from llava_mocle.model.load import find_base
 from llava_mocle.recipe.checks import check_recipe
 from llava_mocle.recipe.keys import ModelArguments
 from llava_mocle.recipe.recipe import Recipe
-from llava_mocle.training.processes.device import unseen_gpus
+from llava_mocle.training.preflight import Findings, look_up
+from llava_mocle.training.processes.device import unseen_gpus, unusable_half
 from llava_mocle.training.setup.adapter import (
     adapter_config,
     check_targets,
     count_parameters,
     freeze_all_but_projector,
 )
+from llava_mocle.training.setup.base_defaults import base_of, settle
 
 logger = logging.getLogger(__name__)
 
 # D of all-MiniLM-L6-v2; a dry run loads no encoder to ask.
 DEFAULT_ENCODER_DIM = 384
+
+
+@dataclass
+class DryRun:
+    """What a recipe would train, as text, and what stands in its way."""
+
+    text: str
+    found: Findings
 
 
 def meta_model(recipe: Recipe) -> nn.Module:
@@ -37,7 +51,7 @@ def meta_model(recipe: Recipe) -> nn.Module:
         CheckpointError: the base that a stage-1 folder names is not there.
     """
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(AutoConfig.from_pretrained(_config_source(recipe.model)))
+        model = LlavaForConditionalGeneration(_config(recipe.model))
         if recipe.stage.stage == "pretrain":
             freeze_all_but_projector(model)
             return model
@@ -46,42 +60,91 @@ def meta_model(recipe: Recipe) -> nn.Module:
             recipe.adapter,
             num_datasets=len(recipe.data.dataset_specs()),
             centroids=None,
-            cluster_shape=(recipe.cluster.num_clusters, DEFAULT_ENCODER_DIM),
+            cluster_shape=_cluster_shape(recipe),
         )
         return get_peft_model(model, config)
 
 
-def dry_run(recipe: Recipe) -> str:
-    """What a recipe would train, as text. Warns if it could not be trained on this machine.
+def dry_run(recipe: Recipe) -> DryRun:
+    """Look up what a run would start from, and count what it would train. Warns if it could not be trained here.
 
     Raises:
-        UserError: as `meta_model`, or as `check_recipe`.
+        ConfigError: a key that no machine takes, as `check_recipe`.
     """
-    args = recipe.training_arguments(report_to="none")
+    # Without DeepSpeed, which would bring processes together.
+    args = recipe.training_arguments(report_to="none", deepspeed=None)
     check_recipe(recipe, args)
-    trouble = unseen_gpus(recipe)
-    if trouble is not None:
+    for trouble in filter(None, (unseen_gpus(recipe), unusable_half(args))):
         logger.warning("training would be refused here: %s", trouble)
-    model = meta_model(recipe)
-    counts = count_parameters(model)
+    found = look_up(recipe, dry=True)
     lines = [f"recipe      {recipe.source or 'command line'}", f"stage       {recipe.stage.stage}"]
+    lines += _settled_lines(recipe, found)
     if recipe.stage.stage == "finetune":
         lines.append(f"adapter     {recipe.adapter.adapter}: {recipe.adapter.lora_target_modules}")
     for spec in recipe.data.dataset_specs():
         lines.append(f"dataset     {spec.name} x {spec.repeat}: {spec.data_path}")
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
     lines.append(f"batch       {batch} a process; learning rate {args.learning_rate:g}")
-    lines += [f"parameters  {kind:<10} {count:>14,}" for kind, count in counts.items()]
-    return "\n".join(lines)
+    if found.checkpoint is not None:
+        lines.append(f"resumes     {found.checkpoint}")
+    try:
+        counts = count_parameters(meta_model(recipe))
+        lines += [f"parameters  {kind:<10} {count:>14,}" for kind, count in counts.items()]
+    except UserError as error:
+        found.problems.append(error)
+    lines += [f"not checked {line}" for line in found.unchecked]
+    return DryRun("\n".join(lines), found)
+
+
+def _settled_lines(recipe: Recipe, found: Findings) -> list[str]:
+    """What the base, stage 1 or the checkpoint decides."""
+    if not recipe.model.model_name_or_path:
+        return []
+    try:
+        base_of(recipe, download=False)
+    except CheckpointError:  # reported already: missing, or not looked up
+        asked = recipe.data.version
+        return [f"template    {asked or 'the base has it'} (the base is not here, so its own is not known)"]
+    try:
+        settled = settle(recipe, found.checkpoint, download=False)
+    except UserError as error:
+        found.problems.append(error)
+        return []
+    for warning in settled.warnings:
+        logger.warning("%s", warning)
+    return settled.lines
+
+
+def _cluster_shape(recipe: Recipe) -> tuple[int, int]:
+    """(K, D) of the recipe's cluster model; what the recipe says where it is not here."""
+    try:
+        config = ClusterConfig.read(Path(str(recipe.cluster.cluster_model)) / CONFIG_FILE)
+    except ClusterModelError:
+        return recipe.cluster.num_clusters, DEFAULT_ENCODER_DIM
+    return config.num_clusters, config.dim
+
+
+def _config(model: ModelArguments) -> LlavaConfig:
+    source = _config_source(model)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{source}: cannot be used as a config.json ({type(error).__name__}: {error})") from error
+    if not isinstance(config, LlavaConfig):
+        raise ConfigError(
+            f"{source}: is the configuration of a {config.model_type}, expected LLaVA's in transformers' layout; give "
+            "such a config.json as --model_config"
+        )
+    return config
 
 
 def _config_source(model: ModelArguments) -> Path:
     for source in (model.model_config, model.model_name_or_path):
         place = Path(source) if source else None
-        if place is None:
+        if place is None or why_missing(place) is not None:
             continue
         if (place / PROJECTOR_CONFIG).is_file():
-            place = find_base(place, PROJECTOR_CONFIG)
+            place = find_base(place, PROJECTOR_CONFIG, download=False)
         if place.is_file() or (place / "config.json").is_file():
             return place
     raise ConfigError(

@@ -6,14 +6,16 @@ from torch import nn
 from transformers import set_seed
 
 from llava_mocle.recipe.recipe import Recipe
+from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.recipe.validation_metrics import check_metric
-from llava_mocle.training.checkpoints.resume import find_resumption
+from llava_mocle.training.checkpoints.resume import Resumption, find_resumption
 from llava_mocle.training.loop.gate_check import describe_start
 from llava_mocle.training.loop.preemption import Preemption
 from llava_mocle.training.loop.trainer import MocleTrainer
 from llava_mocle.training.loop.validation import metrics_of
 from llava_mocle.training.processes.start import started
 from llava_mocle.training.setup.adapter import adapt, count_parameters
+from llava_mocle.training.setup.base_defaults import settle
 from llava_mocle.training.setup.data import TrainingData, prepare_data
 from llava_mocle.training.setup.model import load_start
 
@@ -31,6 +33,7 @@ def train(recipe: Recipe) -> MocleTrainer:
     preemption = Preemption(recipe.stage.resume)
     with preemption.watching(), started(recipe) as args:
         resumption = find_resumption(recipe, args)
+        recipe = _settled(recipe, args, resumption)
         set_seed(args.seed)
         loaded = load_start(recipe, args, resumption.folder if resumption else None)
         data = prepare_data(recipe, loaded, resumption.folder if resumption else None)
@@ -52,6 +55,16 @@ def train(recipe: Recipe) -> MocleTrainer:
         elif resumption is None or not resumption.is_result:
             trainer.save_result()
         return trainer
+
+
+def _settled(recipe: Recipe, args: MocleTrainingArguments, resumption: Resumption | None) -> Recipe:
+    """The recipe with what it leaves to its base, which rank 0 says."""
+    settled = settle(recipe, resumption.folder if resumption else None)
+    if args.process_index == 0:
+        print("\n".join(settled.lines), flush=True)
+        for warning in settled.warnings:
+            logger.warning("%s", warning)
+    return settled.recipe
 
 
 def _announce(model: nn.Module, data: TrainingData, output_dir: str, gates: str | None) -> None:

@@ -2,7 +2,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from llava_mocle.data.conversation import Template, Turn
-from llava_mocle.data.templates import LLAMA_2_SYSTEM, TEMPLATE_NAMES, get_template
+from llava_mocle.data.template_names import TEMPLATE_NAMES
+from llava_mocle.data.templates import LLAMA_2_SYSTEM, get_template
 from llava_mocle.errors import ConfigError, DataError
 
 TWO_ROUNDS = [

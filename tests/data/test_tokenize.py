@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, processors
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from llava_mocle.data.conversation import Turn, place_images, row_turns
-from llava_mocle.data.templates import TEMPLATE_NAMES, get_template
+from llava_mocle.data.template_names import TEMPLATE_NAMES
+from llava_mocle.data.templates import get_template
 from llava_mocle.data.tokenize import IGNORE_INDEX, RowTooLong, _extents, tokenize_prompt, tokenize_row
 from llava_mocle.errors import ConfigError, DataError
 from tests.data.conftest import make_row

@@ -9,7 +9,9 @@ from llava_mocle.model.folders import detect_kind, find_folder, is_original
 def test_hub_names_are_looked_for_in_the_local_cache_only():
     with pytest.raises(CheckpointError, match="hf download lmsys/none-such"):
         find_folder("lmsys/none-such", "a language model")
-    with pytest.raises(CheckpointError, match=r"none-such: no such folder; expected a language model\.$"):
+    with pytest.raises(
+        CheckpointError, match=r"none-such: no such folder \(looked for at /.*none-such\); expected a language model\.$"
+    ):
         find_folder("none-such", "a language model")  # a folder, misspelt
 
 

@@ -103,7 +103,7 @@ def test_a_recipe_with_deepspeed_is_recognized():
     assert strategy("--deepspeed", "zero_configs/zero2.json") == ZERO2
     assert strategy("--deepspeed", "zero_configs/zero3.json") == ZERO3
     assert strategy("--deepspeed", OFFLOAD.config) == OFFLOAD
-    with pytest.raises(ConfigError, match=r"deepspeed is 'none\.json'"):
+    with pytest.raises(ConfigError, match=r"deepspeed: none\.json: no such file"):
         strategy("--deepspeed", "none.json")
     # Where the recommendation does without, it has to say so.
     plan = plan_of("h200", overrides=("--deepspeed", "zero_configs/zero3.json"))

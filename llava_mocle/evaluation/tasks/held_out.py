@@ -6,7 +6,6 @@ most frequent training answer, given to every question), and the question prior 
 the same question text).
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -33,6 +32,7 @@ from llava_mocle.evaluation.scores.results import (
 from llava_mocle.evaluation.scores.statistics import bootstrap_interval
 from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks, plain_metric, score_clusters
 from llava_mocle.evaluation.task import Answers, Item, Metric, Task
+from llava_mocle.io.paths import why_no_file_name
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
@@ -104,8 +104,10 @@ class HeldOutRows(Task):
         train_rows: Sequence[Row] | None = None,
         routing_text: Callable[[Row], str | None] | None = None,
     ) -> None:
-        if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
-            raise DataError(f"Domain {name!r}: the name becomes a file name; use letters, digits, '_', '-' and '.'.")
+        if (trouble := why_no_file_name(name)) is not None:
+            raise DataError(
+                f"Domain {name!r}: the name {trouble}; it becomes a file's. Rename the dataset, or the file."
+            )
         self.name = self.title = name
         self.rows = rows
         self.image_root = image_root

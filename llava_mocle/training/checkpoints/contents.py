@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from llava_mocle.adapter.config import BASE_RECORD
+from llava_mocle.data.template_names import ALIASES
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.io.files import write_text
 from llava_mocle.model.folders import CLUSTERS_FOLDER, RECIPE_FILE
 from llava_mocle.recipe.comparison import differences
+from llava_mocle.recipe.keys import LEFT_TO_BASE
 from llava_mocle.recipe.recipe import Recipe, load_recipe, write_recipe
 from llava_mocle.training.checkpoints.manifest import flaw, read_facts
 
@@ -90,11 +92,14 @@ def set_aside_after(checkpoint: Path) -> list[Path]:
     return sorted(later, key=checkpoint_step)
 
 
-def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> None:
+def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int | None) -> None:
     """Refuse to resume under a recipe that would change what is trained.
 
     How the global batch is split over processes, device batches and accumulation steps may change; its size may not.
     Rows and a cluster model whose digests the manifest has may lie elsewhere: `check_data_identity` compares them.
+
+    Args:
+        global_batch: samples of an optimizer step; None: not known, and not compared.
 
     Raises:
         ConfigError: names every key that differs, with both values.
@@ -107,9 +112,11 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int) -> No
     before = defaults.trainer | defaults.as_dict() | yaml.safe_load(path.read_text(encoding="utf-8"))
     manifest = read_facts(checkpoint)
     now = recipe.trainer | recipe.as_dict()
+    before["version"] = ALIASES.get(before["version"], before["version"])
+    now |= {key: before[key] for key in LEFT_TO_BASE if now[key] is None}  # what is left out stays as it was
     differ = differences(before, now, manifest.get("rows"), manifest.get("held_out_rows", ()))
     batch_before = manifest.get("global_batch", global_batch)
-    if batch_before != global_batch:
+    if global_batch is not None and batch_before != global_batch:
         differ.append(
             f"global batch (per_device_train_batch_size x gradient_accumulation_steps x processes): "
             f"{batch_before} then, {global_batch} now"

@@ -14,6 +14,7 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.model.folders import RECIPE_FILE
+from llava_mocle.recipe.keys import LEFT_TO_BASE
 from llava_mocle.recipe.recipe import Recipe, recipe_text
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.recipe.validation_metrics import full_name
@@ -81,10 +82,8 @@ def find_resumption(recipe: Recipe, args: MocleTrainingArguments) -> Resumption 
     found = on_main(lambda: _place_to_resume(recipe, args, output_dir))
     if found is None:
         return None
-    check_same_recipe(found, recipe, global_batch(args))
+    _check_goes_on(found, recipe, global_batch(args))
     state = TrainerState.load_from_json(str(found / TRAINER_STATE_NAME))
-    if args.stop_after_steps and state.global_step >= args.stop_after_steps:
-        raise ConfigError(f"stop_after_steps is {args.stop_after_steps}, and {found} is there already")
     start = read_facts(found).get("start", "auto") if args.resume == "auto" else start_name(args.resume)
     if state.global_step >= state.max_steps:
         return Resumption(found, "as_saved", found, finished=True, start=start, is_result=found == output_dir)
@@ -124,12 +123,33 @@ def _is_same_command(recipe: Recipe, args: MocleTrainingArguments, output_dir: P
     There is nothing that another command could go on from: it trains anew, and replaces the result.
     """
     then, now = (yaml.safe_load(text) for text in ((output_dir / RECIPE_FILE).read_text(), recipe_text(recipe)))
-    changed = sorted(key for key in {*then, *now} - _ONLY_THIS_START if then.get(key) != now.get(key))
+    left_out = {key for key in LEFT_TO_BASE if now.get(key) is None}  # the result's recipe says what was taken
+    compared = {*then, *now} - _ONLY_THIS_START - left_out
+    changed = sorted(key for key in compared if then.get(key) != now.get(key))
     if changed or read_manifest(output_dir, FINISHED_FILE).get("global_batch") != global_batch(args):
         what = ", ".join(changed) or "the global batch"
         logger.warning("%s: holds the result of another command (%s), which this run replaces", output_dir, what)
         return False
     return True
+
+
+def checkpoint_to_go_on_from(recipe: Recipe, output_dir: Path) -> Path | None:
+    """What `find_resumption` would go on from, for one process that starts nothing; the global batch is not compared.
+
+    Raises:
+        CheckpointError, ConfigError: as `find_resumption`.
+    """
+    found = checkpoint_to_resume(recipe.stage.resume, output_dir)
+    if found is not None:
+        _check_goes_on(found, recipe, None)
+    return found
+
+
+def _check_goes_on(checkpoint: Path, recipe: Recipe, batch: int | None) -> None:
+    check_same_recipe(checkpoint, recipe, batch)
+    stop = recipe.stage.stop_after_steps
+    if stop and TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step >= stop:
+        raise ConfigError(f"stop_after_steps is {stop}, and {checkpoint} is there already")
 
 
 def start_name(resume: str) -> str:

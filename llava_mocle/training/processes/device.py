@@ -37,6 +37,13 @@ def unseen_gpus(recipe: Recipe) -> str | None:
     return f"this machine has GPUs ({sign}), but {cause}; {remedy}, or train on the CPU on purpose: --use_cpu true"
 
 
+def unusable_half(args: MocleTrainingArguments) -> str | None:
+    """What is wrong, if the run is to compute in float16 on a device that accelerate does not do it on; else None."""
+    if args.fp16 and args.device.type == "cpu":
+        return "fp16 is true, and this run is on the CPU, which computes in bfloat16 at most; set `bf16: true` instead"
+    return None
+
+
 def _sign_of_gpus() -> str | None:
     """The sign that there are GPUs for this process, in words; None without one."""
     # This variable can only hide GPUs: DeepSpeed's launcher sets it to 0 on a machine without any.

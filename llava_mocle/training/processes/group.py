@@ -6,7 +6,6 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -16,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from llava_mocle.errors import ConfigError, UserError
 from llava_mocle.io.libraries import quiet_deepspeed
+from llava_mocle.recipe.deepspeed_config import read_deepspeed
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.training.processes.death_watch import DeathWatch
 
@@ -28,7 +28,7 @@ def prepare_deepspeed(config: Any) -> None:
     """Set up what DeepSpeed takes for granted; call it before `TrainingArguments` are made.
 
     Raises:
-        ConfigError: DeepSpeed is not installed, or the file is not there.
+        ConfigError: DeepSpeed is not installed, or the file is not there or no JSON.
     """
     quiet_deepspeed(not config)
     if not config:
@@ -39,8 +39,7 @@ def prepare_deepspeed(config: Any) -> None:
         raise ConfigError(
             "the recipe's `deepspeed` key needs DeepSpeed: pip install 'llava_mocle[deepspeed]', or pass --deepspeed ''"
         ) from error
-    if isinstance(config, str) and not config.lstrip().startswith("{") and not Path(config).is_file():
-        raise ConfigError(f"deepspeed: {config}: no such file; `llava-mocle recipes` lists those that ship")
+    read_deepspeed(config)
     # Without these variables, which launchers set, it would look for MPI.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

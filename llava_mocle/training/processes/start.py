@@ -7,7 +7,8 @@ from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.checks import check_recipe
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
-from llava_mocle.training.processes.device import unseen_gpus, warn_of_idle_gpus
+from llava_mocle.training.preflight import look_up
+from llava_mocle.training.processes.device import unseen_gpus, unusable_half, warn_of_idle_gpus
 from llava_mocle.training.processes.group import prepare_deepspeed, start_collectives, watched
 from llava_mocle.training.processes.launcher_watch import ending_with_launcher
 from llava_mocle.training.processes.loader_workers import end_workers, start_workers_safely
@@ -24,8 +25,6 @@ def started(recipe: Recipe) -> Iterator[MocleTrainingArguments]:
     Raises:
         ConfigError: the recipe cannot run here, before anything is loaded.
     """
-    if not recipe.trainer.get("output_dir"):
-        raise ConfigError("output_dir is not set; it is where checkpoints and the result go")
     trouble = unseen_gpus(recipe)
     if trouble is not None:
         raise ConfigError(trouble)
@@ -33,6 +32,9 @@ def started(recipe: Recipe) -> Iterator[MocleTrainingArguments]:
     with ending_with_launcher():
         args = recipe.training_arguments()
         check_recipe(recipe, args)
+        if (trouble := unusable_half(args)) is not None:
+            raise ConfigError(trouble)
+        look_up(recipe).refuse()
         warn_of_idle_gpus(recipe, args)
         start_workers_safely(args)
         start_collectives(args)

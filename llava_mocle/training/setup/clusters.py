@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from accelerate import PartialState
 
 from llava_mocle.clustering import ClusterModel
@@ -40,15 +41,15 @@ def load_clusters(recipe: Recipe) -> ClusterModel | None:
     if recipe.stage.stage == "pretrain":
         return None
     if needs_clusters(recipe):
-        if not path:
-            raise ConfigError(
-                f"cluster_model is not set, and adapter {recipe.adapter.adapter!r} routes by cluster; name the folder "
-                "that `llava-mocle cluster --recipe ...` writes"
-            )
-        return _load(recipe, path)
+        return cluster_model_as_said(recipe, PartialState().device)
     if path and Path(path).is_dir():
-        return _or_without(recipe, lambda: _load(recipe, str(path)))
+        return _or_without(recipe, lambda: cluster_model_as_said(recipe, PartialState().device))
     return None
+
+
+def assignments_path(recipe: Recipe) -> Path:
+    """The rows' assignment table."""
+    return Path(recipe.cluster.cluster_assignments or Path(str(recipe.cluster.cluster_model)) / ASSIGNMENTS_FILE)
 
 
 def training_ids(recipe: Recipe, mixture: Mixture, model: ClusterModel | None) -> dict[str, np.ndarray] | None:
@@ -59,8 +60,7 @@ def training_ids(recipe: Recipe, mixture: Mixture, model: ClusterModel | None) -
     """
     if model is None or not needs_clusters(recipe):
         return None
-    path = recipe.cluster.cluster_assignments or Path(str(recipe.cluster.cluster_model)) / ASSIGNMENTS_FILE
-    return read_assignments(path, mixture.rows, model)
+    return read_assignments(assignments_path(recipe), mixture.rows, model)
 
 
 def held_out_ids(recipe: Recipe, mixture: Mixture, model: ClusterModel | None) -> dict[str, np.ndarray] | None:
@@ -91,12 +91,30 @@ def _or_without(recipe: Recipe, function: Callable[[], T]) -> T | None:
         return None
 
 
-def _load(recipe: Recipe, path: str) -> ClusterModel:
-    model = ClusterModel.load(path, device=PartialState().device)  # this rank's own, or the CPU under use_cpu
+def cluster_model_as_said(recipe: Recipe, device: torch.device | None = None, encoder: bool = True) -> ClusterModel:
+    """The cluster model that the recipe names, made as the recipe says. Its encoder is not loaded.
+
+    Args:
+        device: of an encoder that it loads later: this rank's own, or the CPU under use_cpu.
+        encoder: whether to compare an encoder that the recipe names, for which a hub may be asked.
+
+    Raises:
+        ConfigError: none is named, or it was made in another way.
+        ClusterModelError: it is missing or damaged.
+    """
+    path = recipe.cluster.cluster_model
+    if not path:
+        raise ConfigError(
+            f"cluster_model is not set, and adapter {recipe.adapter.adapter!r} routes by cluster; name the folder "
+            "that `llava-mocle cluster --recipe ...` writes"
+        )
+    model = ClusterModel.load(path, device=device)
     for key, policy in declared(ClusterArguments).items():
         if policy.clustering and key in recipe.given:
             asked, found = getattr(recipe.cluster, key), getattr(model.config, policy.clustering)
-            if asked != found and not (key == "cluster_encoder" and _same_weights(asked, model)):
+            if key == "cluster_encoder" and (not encoder or asked == found or _same_weights(asked, model)):
+                continue
+            if asked != found:
                 raise ConfigError(
                     f"{key} is {asked!r}, but the cluster model {path} was made with {found!r}; set {key} to "
                     f"{found!r}, name another folder as cluster_model, or replace this one: "

@@ -11,6 +11,7 @@ from llava_mocle.clustering import ClusterModel
 from llava_mocle.data.dataset import LlavaDataset
 from llava_mocle.data.mixture import Mixture
 from llava_mocle.model.load import LoadedModel
+from llava_mocle.recipe.keys import USUAL_LENGTH
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.training.checkpoints.data_identity import check_data_identity, data_identity
 from llava_mocle.training.setup.clusters import held_out_ids, load_clusters, needs_clusters, training_ids
@@ -77,11 +78,11 @@ def _dataset(
         mixture,
         loaded.tokenizer,
         loaded.image_processor,
-        data.version,
+        data.version or loaded.template,
         cluster_ids,
         image_token_id=loaded.image_token_id,
         image_tokens_per_image=loaded.image_tokens_per_image,
-        max_length=data.model_max_length,
-        aspect_ratio=data.image_aspect_ratio,
+        max_length=data.model_max_length or min(USUAL_LENGTH, loaded.model_max_length),
+        aspect_ratio=data.image_aspect_ratio or loaded.image_aspect_ratio,
         corrupt_images=data.corrupt_images,
     )

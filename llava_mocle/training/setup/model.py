@@ -53,10 +53,7 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments, checkpoint: Path | 
         dtype = "bfloat16" if args.bf16 and args.device.type == "cuda" else "float32"
     tower = source.vision_tower if original else None
     folder = find_folder(path, "a model folder")
-    if detect_kind(folder) == "adapter":
-        raise ConfigError(
-            f"{path}: is a trained adapter; start from its base folder, or use --resume to go on with its run"
-        )
+    refuse_adapter(folder)
     identity = identify(find_whole(folder), tower)
     for trained, remedy in _trained_before(source, checkpoint):
         refuse_other_base(trained, lambda: identity, allow=source.allow_other_base, remedy=remedy)
@@ -65,6 +62,7 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments, checkpoint: Path | 
         dtype=getattr(torch, dtype),
         device="cpu" if args.device.type == "cpu" else None,  # so that no kernel of a GPU is chosen
         attn=source.attn_implementation,
+        template=recipe.data.version,
         vision_tower=tower,
         allow_other_base=source.allow_other_base,
     )
@@ -87,6 +85,24 @@ def _trained_before(source: ModelArguments, checkpoint: Path | None) -> Iterator
         folder = place if place.is_dir() else place.parent
         if (folder / PROJECTOR_CONFIG).is_file():
             yield folder, f"start from that one, or give the projector of this one; {allow}"
+
+
+def refuse_adapter(folder: Path) -> None:
+    """
+    Raises:
+        ConfigError: the folder holds a trained adapter, which no run starts from.
+        CheckpointError: it holds no model.
+    """
+    if detect_kind(folder) == "adapter":
+        raise ConfigError(
+            f"{folder}: is a trained adapter; start from its base folder, or use --resume to go on with its run"
+        )
+
+
+def joined_base(recipe: Recipe) -> Path | None:
+    """The base in `output_dir` that an earlier start of this run has joined; None if there is none, or half of one."""
+    folder = Path(str(recipe.trainer.get("output_dir")), "base")
+    return folder if _read_stamp(folder)[1] is not None else None
 
 
 def _is_original(name: str) -> bool:
@@ -133,7 +149,7 @@ def _read_stamp(folder: Path) -> tuple[Path, dict[str, Any] | None]:
         stamp = folder.with_name(_STAMP)  # where earlier versions wrote it, after the folder
     try:
         return stamp, json.loads(stamp.read_text()) if (folder / "config.json").is_file() else None
-    except (FileNotFoundError, ValueError):  # such a version was killed before the file was there, or whole
+    except (OSError, ValueError):  # such a version was killed before the file was there, or whole
         return stamp, None
 
 

@@ -93,7 +93,7 @@ def test_exit_codes_and_a_dry_run(recipe_file, machine, base: Path, caplog, caps
     recipe = str(recipe_file(model_config=str(base)))
     assert main(["train", recipe]) == 2
     assert "nvidia-smi lists 2" in capsys.readouterr().err
-    assert "experts" in dry_run(load_recipe(recipe))
+    assert "experts" in dry_run(load_recipe(recipe)).text
     assert "training would be refused here: this machine has GPUs" in caplog.text
 
 

@@ -22,7 +22,9 @@ def test_deepspeed_needs_its_file_and_a_place_to_meet(monkeypatch: pytest.Monkey
     group.prepare_deepspeed(None)
     assert not any(name in os.environ for name in names)
     pytest.importorskip("deepspeed")
-    with pytest.raises(ConfigError, match=r"deepspeed: .*none\.json: no such file; `llava-mocle recipes` lists"):
+    with pytest.raises(
+        ConfigError, match=r"deepspeed: .*none\.json: no such file or directory; `llava-mocle recipes` lists"
+    ):
         group.prepare_deepspeed(str(tmp_path / "none.json"))
     monkeypatch.setenv("MASTER_ADDR", "node7")
     group.prepare_deepspeed('{"zero_optimization": {"stage": 2}}')
