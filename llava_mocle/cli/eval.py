@@ -64,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long the judge's replies may be, if it reasons first (officially 3 for mm_vet, 1024 for llava_bench)",
     )
     parser.add_argument(
+        "--judge-runs", type=int, default=1, metavar="N", help="mm_vet: grade each answer N times; the paper averages 5"
+    )
+    parser.add_argument(
         "--legacy-llava-med",
         action="store_true",
         help="vqa_rad, slake, pathvqa: show the scores as LLaVA-Med's scorer counted until December 2023",
@@ -91,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_mocle.errors import ConfigError
 
-    for flag in ("limit", "max_new_tokens", "num_beams", "batch_size", "num_chunks", "judge_max_tokens"):
+    for flag in ("limit", "max_new_tokens", "num_beams", "batch_size", "num_chunks", "judge_max_tokens", "judge_runs"):
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise ConfigError(f"--{flag.replace('_', '-')} {value}: must be at least 1.")
@@ -170,7 +173,8 @@ def _benchmarks(args: argparse.Namespace) -> "list[Task]":
     if args.judge_url:
         log = Path(args.output) / "judge.jsonl"
         log.parent.mkdir(parents=True, exist_ok=True)
-        judge = Judge(args.judge_url, args.judge_model, log=log, max_tokens=args.judge_max_tokens)
+        limits = {"max_tokens": args.judge_max_tokens, "runs": args.judge_runs}
+        judge = Judge(args.judge_url, args.judge_model, log=log, **limits)
     for task in tasks:
         task.check(Path(args.data_root))
         if isinstance(task, JudgedTask):

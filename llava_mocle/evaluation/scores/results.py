@@ -161,7 +161,8 @@ def judge_name(judge: Entry | None) -> str:
     if judge is None:
         return "a judge that is not named"
     words = f"{judge['model']} with {'the official' if judge['official_prompt'] else 'our'} prompt"
-    return words + (f" and max_tokens {judge['max_tokens']}" if "max_tokens" in judge else "")
+    own = [f"{key} {judge[key]}" for key in ("max_tokens", "runs") if key in judge]
+    return " and ".join([words, *own])
 
 
 def unparsed_words(entry: Entry, count: str) -> str:

@@ -13,7 +13,7 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.judge_replies import correctness_grade
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, mean_metric
-from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
+from llava_mocle.evaluation.tasks.shared.judge import Judge, JudgedTask
 from llava_mocle.evaluation.tasks.shared.official_files import TEXT_OR_NUMBER, field, read_json, read_text
 
 FOLDER = "mm-vet"
@@ -45,10 +45,11 @@ class MMVet(JudgedTask):
     split = "v1"
     metric = (
         "mean grade x 100 by a language model (Yu et al., MM-Vet, 2023), asked and read as by mm-vet_evaluator.py; one "
-        "run, where the paper averages five"
+        "run unless the judge's settings say more, where the paper averages five"
     )
     scorers = ("mm-vet_evaluator.py",)
     unparsed_as = "0"
+    averages_runs = True
     reviewer = "MM-Vet's evaluator"
     max_new_tokens = 1024
     official_n = 218
@@ -84,17 +85,13 @@ class MMVet(JudgedTask):
         return all(item.keys["grading"] != PROMPT for item in items)
 
     def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
-        """The judge's grade, asked for up to five times."""
+        """The judge's grade, averaged over its runs. A run without a grade counts as 0; None if none has one."""
         assert self.judge is not None
         # The blank line is the official evaluator's.
         table = item.keys["grading"].rstrip("\n")
         row = f"{table}\n\n{item.question.prompt} | {item.reference} | {answer['text']} | "
-        for time, temperature in enumerate(TEMPERATURES):
-            prompt = row + REMINDER if time else row
-            grade = correctness_grade(self.judge.ask(prompt, max_tokens=MAX_TOKENS, temperature=temperature))
-            if grade is not None:
-                return grade
-        return None
+        grades = [_grade(self.judge, row, run) for run in range(self.judge.runs)]
+        return None if grades == [None] * len(grades) else sum(grade or 0.0 for grade in grades) / len(grades)
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         values = [grade or 0.0 for grade in said]
@@ -107,3 +104,13 @@ class MMVet(JudgedTask):
     def submission_files(self, items: Sequence[Item], answers: Answers) -> Files:
         ids = [str(item.question.key) for item in items]
         return {"mm-vet.json": {name: answer["text"] for name, answer in zip(ids, answers, strict=True)}}
+
+
+def _grade(judge: Judge, row: str, run: int) -> float | None:
+    """The grade of one run, asked for up to five times."""
+    for time, temperature in enumerate(TEMPERATURES):
+        reply = judge.ask(row + REMINDER if time else row, MAX_TOKENS, temperature, run=run)
+        grade = correctness_grade(reply)
+        if grade is not None:
+            return grade
+    return None

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from llava_mocle.errors import DataError
+from llava_mocle.evaluation.scores.results import judge_name
 from llava_mocle.evaluation.tasks.mm_vet import PROMPT_FILE, MMVet
 from llava_mocle.evaluation.tasks.shared.judge import Judge
 from tests.evaluation.tasks.judge_server import judge_server
@@ -81,6 +82,20 @@ def test_a_judge_that_reasons_gets_more_tokens_and_the_grades_say_so(tmp_path):
         task.score(items, answers_to(items, TEXTS))
     assert {entry["body"]["max_tokens"] for entry in seen} == {512}
     assert task.judged_by(items) == {"model": "grader", "official_prompt": False, "max_tokens": 512}
+
+
+def test_runs_are_averaged_and_kept_apart(tmp_path):
+    """Three runs of one answer: 0.2, 0.7, and one without a grade, which is 0."""
+    replies = iter(["0.2", "0.7", *["no"] * 5])
+    (item,) = ready_items(MMVet(), data_root(tmp_path, "mm-vet"), IMAGES)[:1]
+    task, log = MMVet(), tmp_path / "judge.jsonl"
+    with judge_server(lambda prompt: (200, next(replies))) as (url, seen):
+        for _ in range(2):  # the second time, all replies come from the log
+            task.judge = Judge(url, "grader", log=log, runs=3)
+            assert task.score([item], answers_to([item], TEXTS[:1])).metrics["total"].items == pytest.approx((0.3,))
+    assert len(seen) == 7
+    assert task.judged_by([item]) == {"model": "grader", "official_prompt": False, "runs": 3}
+    assert judge_name(task.judged_by([item])) == "grader with our prompt and runs 3"
 
 
 @pytest.mark.parametrize(("end", "encoding"), [("\n", "utf-8"), ("", "utf-8-sig")])

@@ -43,6 +43,7 @@ class Judge:
         pause: seconds before the second attempt; doubled before each later one.
         max_tokens: how long its replies may be, instead of the benchmark's own number: models that reason before they
             reply need more. None: the benchmark's.
+        runs: how often each answer is graded, in benchmarks that average several runs.
 
     Raises:
         ConfigError: the url is no http(s) address or holds a user or a query; no model is named; or the key holds
@@ -58,6 +59,7 @@ class Judge:
     attempts: int = 5
     pause: float = 2.0
     max_tokens: int | None = None
+    runs: int = 1
     _replies: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -73,11 +75,12 @@ class Judge:
         if self.log is not None and self.log.is_file():
             self._replies = _logged_replies(self.log)
 
-    def ask(self, prompt: str, max_tokens: int = 1024, temperature: float = 0.0, system: str = "") -> str:
-        """The judge's reply to one prompt; the same prompt is asked once.
+    def ask(self, prompt: str, max_tokens: int = 1024, temperature: float = 0.0, system: str = "", run: int = 0) -> str:
+        """The judge's reply to one prompt; the same prompt is asked once a run.
 
         Args:
             system: the message that goes before the prompt, if any.
+            run: from 0 to `runs` - 1.
 
         Raises:
             UserError: no answer after all attempts, a refusal, or a reply of another form.
@@ -89,11 +92,12 @@ class Judge:
             "max_tokens": self.max_tokens or max_tokens,
             "temperature": temperature,
         }
-        key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        asked = body | {"run": run} if run else body
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         if key not in self._replies:
             self._replies[key] = self._post(body)
             if self.log is not None:
-                record = {"key": key, "reply": self._replies[key], **body}
+                record = {"key": key, "reply": self._replies[key], **asked}
                 append_line(self.log, json.dumps(record, ensure_ascii=False))
         return self._replies[key]
 
@@ -130,10 +134,12 @@ class JudgedTask(Task):
     """A benchmark that a judge scores. Without one it goes as far as its submission file.
 
     Attributes:
+        averages_runs: whether the judge's `runs` are averaged; otherwise there is one.
         judge: set before `score`.
         reviewer: the official program that grades the submission file; "": there is none.
     """
 
+    averages_runs: ClassVar[bool] = False
     judge: Judge | None = None
     reviewer: ClassVar[str] = ""
 
@@ -154,11 +160,15 @@ class JudgedTask(Task):
         """Whether the judge is asked in the official words, which lie beside the data, and not in ours."""
 
     def judged_by(self, items: Sequence[Item]) -> dict[str, Any] | None:
-        """The judge's `model`, and `official_prompt`; and its `max_tokens` where they are not the benchmark's own."""
+        """The judge's `model` and `official_prompt`; `max_tokens` and `runs` where they are not the usual ones."""
         if self.judge is None:
             return None
-        asked = {"model": self.judge.model, "official_prompt": self.official_prompt(items)}
-        return asked if self.judge.max_tokens is None else asked | {"max_tokens": self.judge.max_tokens}
+        asked: dict[str, Any] = {"model": self.judge.model, "official_prompt": self.official_prompt(items)}
+        if self.judge.max_tokens is not None:
+            asked["max_tokens"] = self.judge.max_tokens
+        if self.averages_runs and self.judge.runs > 1:
+            asked["runs"] = self.judge.runs
+        return asked
 
 
 def _is_address(url: str) -> bool:
