@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llava_mocle.clustering.instruction import RULE_VERSION, InstructionRule
+from llava_mocle.clustering.instruction import RULE_VERSION, InstructionRule, check_texts
 from llava_mocle.errors import ClusterModelError, DataError, UserError
 from llava_mocle.io.jsonl import read_json
 
@@ -86,7 +86,7 @@ def weigh(texts: Sequence[str], weights: Iterable[float] | None = None) -> dict[
     """Return distinct text -> summed weight, sorted by text, so that the order of rows changes nothing.
 
     Raises:
-        DataError: no text at all, or a weight that is not positive.
+        DataError: no text at all, one that UTF-8 cannot hold, or a weight that is not positive.
     """
     if not texts:
         raise DataError("there are no rows to cluster")
@@ -95,6 +95,7 @@ def weigh(texts: Sequence[str], weights: Iterable[float] | None = None) -> dict[
         if not weight > 0:
             raise DataError(f"a row weighs {weight}, expected more than 0")
         total[text] = total.get(text, 0.0) + float(weight)
+    check_texts(total)
     return dict(sorted(total.items()))
 
 

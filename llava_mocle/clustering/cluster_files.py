@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from llava_mocle.clustering.cluster_config import ClusterConfig, Example
-from llava_mocle.errors import ClusterModelError
+from llava_mocle.clustering.instruction import check_texts
+from llava_mocle.errors import ClusterModelError, DataError
 from llava_mocle.io.files import make_readable
 from llava_mocle.io.folders import folder_aside, is_new_or_empty
 from llava_mocle.io.jsonl import parse_jsonl, write_jsonl
@@ -116,10 +117,11 @@ def read_examples(path: Path, num_clusters: int) -> list[list[Example]]:
     for place, record in parse_jsonl(text, path, remedy, ClusterModelError):
         try:
             item = Example(**record)
+            check_texts([item.text])
             if item.cluster < 0:
                 raise IndexError("negative cluster")
             examples[item.cluster].append(item)
-        except (TypeError, IndexError) as error:
+        except (AttributeError, TypeError, IndexError, DataError) as error:
             raise ClusterModelError(
                 f"{place}: not an example of {num_clusters} clusters ({error}); {remedy}"
             ) from error

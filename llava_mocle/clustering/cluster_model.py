@@ -19,7 +19,7 @@ from llava_mocle.clustering import cluster_files, kmeans
 from llava_mocle.clustering.cluster_config import ClusterConfig, Example, fingerprint, fit_request, weigh
 from llava_mocle.clustering.encoder import Encoder, SentenceEncoder
 from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER
-from llava_mocle.clustering.instruction import InstructionRule
+from llava_mocle.clustering.instruction import InstructionRule, check_texts
 from llava_mocle.clustering.nearest import nearest_exact, nearest_with_margin
 from llava_mocle.errors import AssetError, ClusterModelError
 
@@ -107,6 +107,7 @@ class ClusterModel:
 
         Raises:
             ConfigError: K is larger than the number of distinct instructions.
+            DataError: as `weigh`.
         """
         rule = rule or InstructionRule()
         encoder = SentenceEncoder(encoder) if isinstance(encoder, (str, Path)) else encoder
@@ -155,8 +156,10 @@ class ClusterModel:
 
         Raises:
             ClusterModelError: the encoder is not the one that the centroids were fitted with.
+            DataError: a text that UTF-8 cannot hold.
         """
         distinct = sorted(set(texts))
+        check_texts(distinct)
         encoder = self._checked_encoder
         if not distinct:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)

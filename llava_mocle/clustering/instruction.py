@@ -12,7 +12,7 @@ hold routes nothing: it is an error.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,13 @@ def instruction_from_prompt(prompt: str | Sequence[str], rule: InstructionRule) 
 def instruction_hash(text: str) -> str:
     """Return 32 hexadecimal digits (the first half of SHA-256) that stand for an instruction in assignment tables."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
+
+
+def check_texts(texts: Iterable[str]) -> None:
+    """Raise DataError at the first text that UTF-8 cannot hold, so that no encoder takes it and no file can keep it."""
+    for text in texts:
+        if (wrong := not_unicode(text)) is not None:
+            raise DataError(f"the text {one_line(repr(text))} holds {wrong}; write the character in full")
 
 
 def _joined(turns: Sequence[str], rule: InstructionRule, name: str) -> str:

@@ -151,8 +151,8 @@ def _check_images(
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         for start in range(0, len(todo), _CHUNK):
             chunk = todo[start : start + _CHUNK]
-            for done, (path, found) in enumerate(zip(chunk, pool.map(probe, chunk), strict=True), start + 1):
-                seen[path] = found
+            for done, (path, troubles) in enumerate(zip(chunk, pool.map(probe, chunk), strict=True), start + 1):
+                seen[path] = troubles
                 if progress is not None:
                     progress(report.name, done, len(todo))
     for name, path in paths.items():
@@ -172,7 +172,7 @@ def _troubles(aspect_ratio: str, path: str) -> list[Trouble]:
         size = probe_image(path)
     except ImageUnreadable as error:
         return [(error, True)]
-    found = []
+    found: list[Trouble] = []
     for way in ASPECT_RATIOS:
         try:
             check_shape(size, way, LLAVA_EDGE, path)

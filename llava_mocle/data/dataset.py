@@ -204,7 +204,9 @@ class LlavaDataset(Dataset):
                 if not self._unreadable[place]:
                     self._unreadable[place] = 1
                     logger.warning("skipping a row, the next one takes its place: %s", error)
-        raise ImageUnreadable("none of the samples has images that can be read; run `llava-mocle data check`")
+        raise ImageUnreadable(
+            "none of the samples has images that can be read; `llava-mocle data check RECIPE` says why"
+        )
 
     def _load(self, dataset: int, row_index: int) -> dict[str, Any]:
         spec = self.mixture.specs[dataset]

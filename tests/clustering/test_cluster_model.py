@@ -256,6 +256,9 @@ def test_bad_requests():
         ClusterModel.fit(question_texts(5) * 4, 7, encoder=FakeEncoder())
     with pytest.raises(DataError, match="no rows"):
         ClusterModel.fit([], 1, encoder=FakeEncoder())
+    for broken in (["a", "b \ud83d"], ["a", "b"]):
+        with pytest.raises(DataError, match=r"'b \\ud83d' holds half a surrogate pair"):
+            ClusterModel.fit(broken, 1, encoder=FakeEncoder(), progress=False).assign(["b \ud83d"])
     with pytest.raises(DataError, match="weighs 0"):
         ClusterModel.fit(["a", "b"], 1, weights=[1, 0], encoder=FakeEncoder())
 

@@ -11,6 +11,7 @@ from llava_mocle.evaluation.tasks.shared.first_writable import first_writable
 from llava_mocle.io.cache import cache_root
 from llava_mocle.io.files import make_readable
 from llava_mocle.io.folders import folder_aside
+from llava_mocle.io.text import one_line
 
 # The number that LAVIS gives InstructBLIP. Eight frames of 576 tokens each would not fit into LLaVA-1.5's 4,096
 # positions.
@@ -99,8 +100,12 @@ def _read_frames(video: Path, beside: Path, count: int) -> list[Any]:
         wanted = set(sampled_indices(total, count))
         with av.open(str(video)) as container:
             chosen = [frame.to_image() for index, frame in enumerate(container.decode(video=0)) if index in wanted]
-    except (OSError, ValueError, IndexError) as error:
-        raise DataError(f"{video}: PyAV can't read it ({error}); fetch the file again.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # every decoder has errors of its own
+        raise DataError(
+            f"{video}: PyAV can't read it ({type(error).__name__}: {one_line(error)}); fetch the file again."
+        ) from error
     if not chosen:
         raise DataError(f"{video}: no frame in it; fetch the file again.")
     return chosen

@@ -25,6 +25,8 @@ class FakeContainer:
 
     def decode(self, video):
         assert video == 0
+        if self.total < 0:
+            raise NotImplementedError("no decoder for this codec")  # no kind that files and values raise
         for number in range(self.total):
             yield SimpleNamespace(to_image=lambda number=number: Image.new("RGB", (8, 8), (number, number, number)))
 
@@ -114,6 +116,9 @@ def test_videos_that_cannot_be_read(tmp_path, monkeypatch, fake_av):
     video = tmp_path / "videos/v.mp4"
     video.write_text("broken")
     with pytest.raises(DataError, match=r"v.mp4: PyAV can't read it"):
+        video_frames(tmp_path, "v")
+    video.write_text("-1")
+    with pytest.raises(DataError, match=r"v.mp4: PyAV can't read it \(NotImplementedError: no decoder"):
         video_frames(tmp_path, "v")
     video.write_text("0")
     with pytest.raises(DataError, match="no frame in it"):
