@@ -118,6 +118,8 @@ def read_examples(path: Path, num_clusters: int) -> list[list[Example]]:
         try:
             item = Example(**record)
             check_texts([item.text])
+            if not all(isinstance(number, (int, float)) for number in (item.count, item.distance)):
+                raise TypeError("count and distance are numbers")
             if item.cluster < 0:
                 raise IndexError("negative cluster")
             examples[item.cluster].append(item)

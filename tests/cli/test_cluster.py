@@ -104,6 +104,21 @@ def test_nothing_is_overwritten_unasked(files, encoder, tmp_path, capsys, no_mod
     assert ClusterModel.load(output).num_clusters == 4
 
 
+@pytest.mark.parametrize("field", ["id", "route_text", "value"])
+def test_text_that_utf8_cannot_hold_is_told_before_the_encoder_is_loaded(
+    field, files, encoder, tmp_path, capsys, no_model
+):
+    rows = json.loads(files[0].read_text())
+    (rows[3]["conversations"][0] if field == "value" else rows[3])[field] = "half \ud83d"
+    files[0].write_text(json.dumps(rows))
+    no_model()
+    assert cluster("--rows", *files, "--num-clusters", 3, "--encoder", encoder, "--output", tmp_path / "clusters") == 2
+    said = capsys.readouterr().err
+    assert f"{files[0]}: row 3 (id" in said
+    assert f"{field}: found half a surrogate pair (U+D83D) at character 5" in said
+    assert not (tmp_path / "clusters").exists()
+
+
 def write_recipe(path, files, encoder, **keys):
     values = {
         "datasets": [

@@ -136,8 +136,20 @@ def test_tensors_that_do_not_fit(folder, name, value, words):
     assert str(path) in str(error.value)
 
 
-def test_an_example_of_an_unknown_cluster(folder):
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cluster", 3),
+        ("cluster", None),
+        ("text", "\ud83d"),
+        ("text", 3),
+        ("text", None),
+        ("count", "1"),
+        ("distance", []),
+    ],
+)
+def test_an_example_that_is_none(folder, field, value):
     path = folder / "examples.jsonl"
-    path.write_text('{"cluster": 3, "text": "x", "count": 1, "distance": 0.5}\n')
+    path.write_text(json.dumps({"cluster": 0, "text": "x", "count": 1, "distance": 0.5} | {field: value}) + "\n")
     with pytest.raises(ClusterModelError, match=r"examples\.jsonl, line 1"):
         ClusterModel.load(folder)
