@@ -77,8 +77,8 @@ def check_datasets(
     """
     specs = datasets.specs if isinstance(datasets, Mixture) else list(datasets)
     reports = []
-    seen: dict[str, list[Trouble]] = {}
-    probe = partial(_troubles, aspect_ratio)
+    seen: dict[str, Trouble | None] = {}
+    probe = partial(_trouble, aspect_ratio)
     for spec in specs:
         files = {spec.name: spec.data_path}
         if spec.eval_data_path:
@@ -141,8 +141,8 @@ def _check_images(
     users: Mapping[str, list[tuple[int, Any]]],
     folder: str,
     workers: int,
-    seen: dict[str, list[Trouble]],
-    probe: Callable[[str], list[Trouble]],
+    seen: dict[str, Trouble | None],
+    probe: Callable[[str], Trouble | None],
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     """Open every image that no earlier dataset has opened, and report the rows of those that can't be read."""
@@ -151,12 +151,13 @@ def _check_images(
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         for start in range(0, len(todo), _CHUNK):
             chunk = todo[start : start + _CHUNK]
-            for done, (path, troubles) in enumerate(zip(chunk, pool.map(probe, chunk), strict=True), start + 1):
-                seen[path] = troubles
+            for done, (path, trouble) in enumerate(zip(chunk, pool.map(probe, chunk), strict=True), start + 1):
+                seen[path] = trouble
                 if progress is not None:
                     progress(report.name, done, len(todo))
     for name, path in paths.items():
-        for error, fatal in seen[path]:
+        if (trouble := seen[path]) is not None:
+            error, fatal = trouble
             found, _, remedy = str(error).rpartition("; ")
             expected = "an image file that can be read to its end"
             if isinstance(error, ImageOverLimit):
@@ -166,16 +167,15 @@ def _check_images(
                 report.add(Problem(error.kind, index, row_id, "image", found, expected, advice, fatal=fatal))
 
 
-def _troubles(aspect_ratio: str, path: str) -> list[Trouble]:
-    """What is wrong with an image, and for each whether it cannot be used with this `aspect_ratio`."""
+def _trouble(aspect_ratio: str, path: str) -> Trouble | None:
+    """What is wrong with an image: for any use, for this `aspect_ratio`, or only for the other one."""
     try:
         size = probe_image(path)
     except ImageUnreadable as error:
-        return [(error, True)]
-    found: list[Trouble] = []
-    for way in ASPECT_RATIOS:
+        return error, True
+    for way in (aspect_ratio, *ASPECT_RATIOS):
         try:
             check_shape(size, way, LLAVA_EDGE, path)
         except ImageOverLimit as error:
-            found.append((error, way == aspect_ratio))
-    return found
+            return error, way == aspect_ratio
+    return None
