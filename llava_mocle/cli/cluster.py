@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mocle.clustering.instruction import TURNS
 from llava_mocle.errors import ClusterModelError, ConfigError, DataError
-from llava_mocle.io.paths import user_path
+from llava_mocle.io.paths import user_path, why_missing
 from llava_mocle.recipe.keys import ClusterArguments
 
 if TYPE_CHECKING:
     from llava_mocle.clustering.cluster_model import ClusterModel
-    from llava_mocle.clustering.encoder import SentenceEncoder
 
 _EXAMPLES = """examples:
   llava-mocle cluster --recipe scripts/recipes/playground_mocle.yaml
@@ -96,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "inspect":
         show(Path(args.folder), args.examples)
         return 0
-    rows, repeat, settings = _from_recipe(args) if args.recipe else _from_files(args)
+    rows, held_out, repeat, settings = _from_recipe(args) if args.recipe else _from_files(args)
     given = {key: value for key in vars(settings) if (value := getattr(args, key, None)) is not None}
     if args.cluster_model:
         # With another output folder, the recipe's table stays that of the recipe's clustering.
@@ -107,13 +106,23 @@ def run(args: argparse.Namespace) -> int:
     output = Path(settings.cluster_model)
     assignments = Path(settings.cluster_assignments or output / ASSIGNMENTS_FILE)
     cache_dir = Path(settings.cluster_cache_dir or default_cache_dir())
-    _fit(rows, repeat, settings, output, assignments, cache_dir, device=args.device, overwrite=args.overwrite)
+    _fit(
+        rows,
+        repeat,
+        settings,
+        output,
+        assignments,
+        cache_dir,
+        held_out=held_out,
+        device=args.device,
+        overwrite=args.overwrite,
+    )
     show(output, _EXAMPLES_SHOWN, assignments)
     return 0
 
 
-def _from_recipe(args: argparse.Namespace) -> tuple[Rows, dict[str, float], ClusterArguments]:
-    """The rows of each dataset, the weight of each dataset's rows, and the settings."""
+def _from_recipe(args: argparse.Namespace) -> tuple[Rows, Rows, dict[str, float], ClusterArguments]:
+    """The rows of each dataset, its held-out rows, the weight of each dataset's rows, and the settings."""
     if args.rows:
         raise ConfigError("both --recipe and --rows were given: drop one")
     from llava_mocle.data.rows import read_rows
@@ -124,10 +133,16 @@ def _from_recipe(args: argparse.Namespace) -> tuple[Rows, dict[str, float], Clus
     if not specs:
         raise ConfigError(f"{args.recipe}: names no dataset to cluster; fill its `datasets`")
     rows = {spec.name: read_rows(spec.data_path) for spec in specs}
-    return rows, {spec.name: float(spec.repeat) for spec in specs}, recipe.cluster
+    # Training says what is wrong with held-out rows that are not there; clusters can be made without them.
+    held_out = {
+        spec.name: read_rows(spec.eval_data_path)
+        for spec in specs
+        if spec.eval_data_path and why_missing(spec.eval_data_path) is None
+    }
+    return rows, held_out, {spec.name: float(spec.repeat) for spec in specs}, recipe.cluster
 
 
-def _from_files(args: argparse.Namespace) -> tuple[Rows, dict[str, float], ClusterArguments]:
+def _from_files(args: argparse.Namespace) -> tuple[Rows, Rows, dict[str, float], ClusterArguments]:
     """The same of `--rows`: each file is a dataset of its own, and all rows have the same weight."""
     if not args.rows:
         raise ConfigError("nothing to cluster: give --recipe YAML or --rows FILE... (`llava-mocle cluster --help`)")
@@ -141,7 +156,7 @@ def _from_files(args: argparse.Namespace) -> tuple[Rows, dict[str, float], Clust
                 "or use a recipe"
             )
         files[name.stem] = name
-    return {name: read_rows(path) for name, path in files.items()}, dict.fromkeys(files, 1.0), _DEFAULTS
+    return {name: read_rows(path) for name, path in files.items()}, {}, dict.fromkeys(files, 1.0), _DEFAULTS
 
 
 def _fit(
@@ -152,18 +167,20 @@ def _fit(
     assignments: Path,
     cache_dir: Path,
     *,
+    held_out: Rows,
     device: str | None,
     overwrite: bool,
 ) -> None:
-    """Write the cluster model and the assignment table, unless they are there already."""
+    """Write the cluster model and the assignment tables, unless they are there already."""
     import time
 
     from llava_mocle.clustering import cluster_files
-    from llava_mocle.clustering.assign import assign_rows, read_assignments, route_texts, write_assignments
-    from llava_mocle.clustering.cluster_config import fit_request, weigh
+    from llava_mocle.clustering.assign import assign_rows, route_texts, write_assignments
+    from llava_mocle.clustering.cluster_config import weigh
     from llava_mocle.clustering.cluster_model import ClusterModel
-    from llava_mocle.clustering.encoder import SentenceEncoder
+    from llava_mocle.clustering.fitting import FitRequest, fitted_already
     from llava_mocle.clustering.instruction import InstructionRule
+    from llava_mocle.io.folders import only_one
     from llava_mocle.model.placement import choose_placement
 
     started = time.perf_counter()
@@ -173,41 +190,54 @@ def _fit(
     weights = [repeat[name] for name, part in texts.items() for _ in part]
     weight_of = weigh(flat, weights)
     place, _ = choose_placement(device, None)
-    encoder = SentenceEncoder(settings.cluster_encoder, place)
-    how: dict[str, Any] = {
-        "num_clusters": settings.num_clusters,
-        "seed": settings.cluster_seed,
-        "n_init": settings.cluster_n_init,
-        "rule": rule,
-    }
-    request = fit_request(weight_of, **how, encoder_weight_hash=encoder.weight_hash)
+    request = FitRequest(
+        weight_of, settings.num_clusters, settings.cluster_seed, settings.cluster_n_init, rule,
+        settings.cluster_encoder, place,
+    )  # fmt: skip
     print(f"{len(flat):,} rows of {len(texts)} datasets, {len(weight_of):,} distinct instructions", flush=True)
-    model = _existing(output, request, encoder)
-    if model is None:
-        cluster_files.check_writable(output, overwrite)
-        print(f"encoder {encoder.name} at {encoder.folder}\nembedding cache {cache_dir}", flush=True)
-        model = ClusterModel.fit(flat, weights=weights, **how, encoder=encoder, cache_dir=cache_dir)
-        model.save(output, overwrite=overwrite)
-    else:
-        try:
-            read_assignments(assignments, rows, model)
-        except (DataError, ClusterModelError):
+    tables = {assignments: rows} | ({output / cluster_files.HELD_OUT_FILE: held_out} if held_out else {})
+
+    def missing(model: ClusterModel) -> dict[Path, Rows]:
+        return {path: part for path, part in tables.items() if not _holds(path, part, model)}
+
+    def seconds() -> str:
+        return f"{time.perf_counter() - started:.1f} s"
+
+    model = fitted_already(output, request)
+    if model is not None and not missing(model):
+        print(f"{output} already holds this clustering of these rows: reused ({seconds()})")
+        return
+    with only_one(output, "`llava-mocle cluster`"):
+        model = fitted_already(output, request)  # another process may have written it in the meantime
+        if model is None:
+            cluster_files.check_writable(output, overwrite, f"This command asks for {request.describe()}. ")
+            encoder = request.encoder
+            print(f"encoder {encoder.name} at {encoder.folder}\nembedding cache {cache_dir}", flush=True)
+            model = ClusterModel.fit(
+                flat, settings.num_clusters, weights=weights, seed=request.seed, n_init=request.n_init, rule=rule,
+                encoder=encoder, cache_dir=cache_dir,
+            )  # fmt: skip
+            try:
+                model.save(output, overwrite=overwrite)
+            except ClusterModelError:  # on a file system without locks, another process may have been faster
+                if fitted_already(output, request) is None:
+                    raise
+        elif missing(model):
             print(f"{output} already holds this clustering: reused; assigning the rows", flush=True)
         else:
-            seconds = time.perf_counter() - started
-            print(f"{output} already holds this clustering of these rows: reused ({seconds:.1f} s)")
+            print(f"{output} already holds this clustering of these rows: reused ({seconds()})")
             return
-    write_assignments(assign_rows(model, rows, cache_dir=cache_dir), assignments)
-    print(f"wrote {output} in {time.perf_counter() - started:.1f} s")
+        for path, part in missing(model).items():
+            write_assignments(assign_rows(model, part, cache_dir=cache_dir), path)
+    print(f"wrote {output} in {seconds()}")
 
 
-def _existing(folder: Path, request: str, encoder: "SentenceEncoder") -> "ClusterModel | None":
-    """The cluster model in `folder` if it is the one that this request would fit with this encoder."""
-    from llava_mocle.clustering.cluster_files import is_cluster_model
-    from llava_mocle.clustering.cluster_model import ClusterModel
+def _holds(path: Path, rows: Rows, model: "ClusterModel") -> bool:
+    """Whether an assignment table is there, and is of these rows and this model."""
+    from llava_mocle.clustering.assign import read_assignments
 
     try:
-        model = ClusterModel.load(folder, encoder) if is_cluster_model(folder) else None
-    except ClusterModelError:
-        return None
-    return model if model and model.config.fit.get("request") == request else None
+        read_assignments(path, rows, model)
+    except (DataError, ClusterModelError):
+        return False
+    return True

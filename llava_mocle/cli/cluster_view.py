@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -10,11 +11,14 @@ from rich.text import Text
 from llava_mocle.clustering import cluster_files
 from llava_mocle.clustering.assign import count_by_dataset, read_table
 from llava_mocle.clustering.cluster_model import ClusterModel
-from llava_mocle.io.console import print_table, table_console
+from llava_mocle.io.console import print_table, say, table_console
 
 # More columns than this do not fit a terminal; then each cluster lists its largest datasets.
 _MAX_DATASET_COLUMNS = 8
 _MAX_TEXT = 160
+# A cluster is called very small below so many instructions, or below this part of an even share.
+_FEW, _FRACTION = 10, 50
+_SHOWN = 5
 
 
 def show(folder: Path, num_examples: int, assignments: Path | None = None) -> None:
@@ -46,13 +50,35 @@ def _print_sizes(console: Console, folder: Path, model: ClusterModel) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print("\nsizes (rows x repeat)")
+    console.print("\nsizes (rows x repeat)", highlight=False)
     table = Table(*_right("cluster", "instructions", "share"), "")
     total = model.counts.sum() or 1.0
     for cluster, count in enumerate(model.counts):
         share = count / total
         table.add_row(str(cluster), f"{count:,.0f}", f"{share:.1%}", "█" * round(30 * share))
     print_table(console, table)
+    if remark := small_clusters(model.counts):
+        say(console, remark)
+
+
+def small_clusters(counts: np.ndarray) -> str | None:
+    """A sentence on clusters that hold next to nothing, or None.
+
+    That is fewer than ten instructions, or fewer than a fiftieth of an even share.
+
+    Args:
+        counts: (K,) instructions of each cluster, rows times `repeat`.
+    """
+    limit = max(_FEW, counts.sum() / len(counts) / _FRACTION)
+    small = [(cluster, count) for cluster, count in enumerate(counts) if count < limit]
+    if not small or counts.sum() < _FEW * len(counts):  # of so few rows every cluster is small
+        return None
+    named = ", ".join(f"{cluster} ({count:,.0f})" for cluster, count in small[:_SHOWN])
+    more = f" and {len(small) - _SHOWN} more" if len(small) > _SHOWN else ""
+    return (
+        f"very small: cluster{'s' if len(small) > 1 else ''} {named}{more}. Hardly any row trains the gates of such a "
+        "cluster: look at its instructions below. If they are no task of their own, use a smaller K or another seed."
+    )
 
 
 def _print_datasets(console: Console, path: Path) -> None:

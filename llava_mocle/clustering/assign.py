@@ -152,6 +152,34 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise DataError(f"{path}: not readable as Parquet ({error}). {_REMEDY}") from error
 
 
+def look_up(path: str | Path, fingerprint: str, texts: Sequence[str]) -> dict[str, tuple[int, float]]:
+    """Those of `texts` that a table holds -> (cluster id, distance). Needs no encoder.
+
+    Empty for a table that is not there or was made by a cluster model with another fingerprint.
+
+    Raises:
+        DataError: the table is damaged.
+    """
+    if not Path(path).is_file() or _metadata(path).get(_FINGERPRINT, b"").decode() != fingerprint:
+        return {}
+    table = _read(path, ["instruction_hash", "cluster_id", "distance"])
+    hashes = pa.array([instruction_hash(text) for text in texts], pa.string())
+    places = pc.index_in(hashes, table["instruction_hash"]).to_pylist()
+    ids, distances = table["cluster_id"].to_numpy(), table["distance"].to_numpy()
+    return {
+        text: (int(ids[place]), float(distances[place]))
+        for text, place in zip(texts, places, strict=True)
+        if place is not None
+    }
+
+
+def ids_by_dataset(table: pa.Table) -> dict[str, np.ndarray]:
+    """Dataset -> cluster ids (rows,) int64 of a table that `assign_rows` has just made."""
+    column, ids = table["dataset"].cast(pa.string()), table["cluster_id"].to_numpy().astype(np.int64)
+    names = column.to_numpy()
+    return {name: ids[names == name] for name in column.unique().to_pylist()}
+
+
 def count_by_dataset(table: pa.Table) -> tuple[list[str], np.ndarray]:
     """Return (dataset names in the table's order, counts (K, datasets) int64): how many rows of each cluster."""
     num_clusters = int((table.schema.metadata or {}).get(_NUM_CLUSTERS, b"0"))

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from llava_mocle.clustering.cluster_config import ClusterConfig, Example
 from llava_mocle.clustering.instruction import check_texts
@@ -20,8 +22,10 @@ CONFIG_FILE = "config.json"
 CENTROIDS_FILE = "centroids.safetensors"
 EXAMPLES_FILE = "examples.jsonl"
 ASSIGNMENTS_FILE = "assignments.parquet"
+# The held-out rows' table. Small, so checkpoints carry it: held-out rows can then be scored without the encoder.
+HELD_OUT_FILE = "held_out.parquet"
 # What a clustering owns in its folder: replaced together, because each belongs to the others.
-_OWN_FILES = (CONFIG_FILE, CENTROIDS_FILE, EXAMPLES_FILE, ASSIGNMENTS_FILE)
+_OWN_FILES = (CONFIG_FILE, CENTROIDS_FILE, EXAMPLES_FILE, ASSIGNMENTS_FILE, HELD_OUT_FILE)
 
 
 def is_cluster_model(folder: Path) -> bool:
@@ -35,6 +39,7 @@ def write_folder(
     tensors: Mapping[str, np.ndarray],
     examples: Sequence[Sequence[Example]],
     overwrite: bool,
+    held_out: pa.Table | None = None,
 ) -> None:
     """Write the files beside `folder` and rename them into place.
 
@@ -49,12 +54,18 @@ def write_folder(
         contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         save_file(contiguous, aside / CENTROIDS_FILE)
         write_jsonl(aside / EXAMPLES_FILE, [dataclasses.asdict(item) for group in examples for item in group])
+        if held_out is not None:
+            pq.write_table(held_out, aside / HELD_OUT_FILE)
         make_readable(aside)
         _swap(aside, folder)
 
 
-def check_writable(folder: Path, overwrite: bool) -> None:
-    """Raise ClusterModelError where `write_folder` would refuse; call it before the work, not after."""
+def check_writable(folder: Path, overwrite: bool, wanted: str = "") -> None:
+    """Raise ClusterModelError where `write_folder` would refuse; call it before the work, not after.
+
+    Args:
+        wanted: a sentence on what was to be written, for the message.
+    """
     if is_new_or_empty(folder):
         return
     if not folder.is_dir():
@@ -63,9 +74,21 @@ def check_writable(folder: Path, overwrite: bool) -> None:
         raise ClusterModelError(f"{folder}: holds files that are no cluster model; name another output, or empty it")
     if not overwrite:
         raise ClusterModelError(
-            f"{folder}: already holds another cluster model; nothing was changed. Name another output, or allow "
-            "replacing it with --overwrite"
+            f"{folder}: already holds another cluster model ({_what_it_is(folder)}); nothing was changed. {wanted}"
+            "Name another output, or allow replacing it with --overwrite"
         )
+
+
+def _what_it_is(folder: Path) -> str:
+    try:
+        config = ClusterConfig.read(folder / CONFIG_FILE)
+    except ClusterModelError as error:
+        return str(error)
+    return (
+        f"K = {config.num_clusters}, seed {config.seed}, {config.n_init} restarts, turns {config.instruction_turns}, "
+        f"{config.fit.get('num_instructions', 0):,.0f} instructions ({config.fit.get('num_distinct', 0):,} distinct) "
+        f"and encoder {config.encoder}"
+    )
 
 
 def read_tensors(path: Path, config: ClusterConfig) -> dict[str, np.ndarray]:

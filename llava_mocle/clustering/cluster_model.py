@@ -8,7 +8,9 @@ most d, so a lead above 2 d cannot turn.) That d stays below TIE_MARGIN / 2 is c
 loaded cluster model.
 """
 
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +18,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llava_mocle.clustering import cluster_files, kmeans
+from llava_mocle.clustering.assign import look_up, read_table
 from llava_mocle.clustering.cluster_config import ClusterConfig, Example, fingerprint, fit_request, weigh
+from llava_mocle.clustering.cluster_files import ASSIGNMENTS_FILE
 from llava_mocle.clustering.encoder import Encoder, SentenceEncoder
-from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER
+from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER, find_local_encoder
 from llava_mocle.clustering.instruction import InstructionRule, check_texts
 from llava_mocle.clustering.nearest import nearest_exact, nearest_with_margin
-from llava_mocle.errors import AssetError, ClusterModelError
+from llava_mocle.errors import AssetError, ClusterModelError, DataError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
+
+logger = logging.getLogger(__name__)
 
 TIE_MARGIN = 1e-4
 # Case, accents, other scripts, emoji, and a text longer than any encoder's window.
@@ -63,6 +70,7 @@ class ClusterModel:
         self._given_encoder = encoder
         self._folder = folder
         self._device = device
+        self._tables = [] if folder is None else [folder / cluster_files.HELD_OUT_FILE, folder / ASSIGNMENTS_FILE]
 
     @property
     def num_clusters(self) -> int:
@@ -152,22 +160,53 @@ class ClusterModel:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return (cluster ids (N,) int64, Euclidean distances to their centroids (N,) float32).
 
-        The id of a text depends on that text alone.
+        The id of a text depends on that text alone. Texts of this model's assignment tables are looked up there; only
+        others need the encoder.
 
         Raises:
             ClusterModelError: the encoder is not the one that the centroids were fitted with.
             DataError: a text that UTF-8 cannot hold.
+            AssetError: it is needed and not here.
         """
         distinct = sorted(set(texts))
         check_texts(distinct)
-        encoder = self._checked_encoder
-        if not distinct:
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-        embeddings = encoder.encode(distinct, cache_dir=cache_dir, progress=progress)
-        ids, distances = self._decide(distinct, embeddings, cache_dir, progress)
-        position = {text: index for index, text in enumerate(distinct)}
-        back = np.array([position[text] for text in texts])
-        return ids[back], distances[back].astype(np.float32)
+        found = self._look_up(distinct)
+        new = [text for text in distinct if text not in found]
+        if new:
+            embeddings = self._encoder_for(new).encode(new, cache_dir=cache_dir, progress=progress)
+            ids, distances = self._decide(new, embeddings, cache_dir, progress)
+            found |= dict(zip(new, zip(ids.tolist(), distances.tolist(), strict=True), strict=True))
+        pairs = [found[text] for text in texts]
+        return (
+            np.array([cluster for cluster, _ in pairs], dtype=np.int64),
+            np.array([distance for _, distance in pairs], dtype=np.float32),
+        )
+
+    def use_encoder(self, encoder: Encoder) -> bool:
+        """Use this encoder from now on if it has the weights of the fit; returns whether it has."""
+        if encoder.weight_hash != self.config.encoder_weight_hash:
+            return False
+        self._given_encoder = encoder
+        return True
+
+    def knows(self, table: str | Path) -> None:
+        """Look texts up in this assignment table too; one of another cluster model is not used."""
+        self._tables.append(Path(table))
+
+    def _look_up(self, texts: Sequence[str]) -> dict[str, tuple[int, float]]:
+        found: dict[str, tuple[int, float]] = {}
+        for path in self._tables:
+            try:
+                found |= look_up(path, self.fingerprint, [text for text in texts if text not in found])
+            except DataError as error:
+                logger.warning("clusters are worked out again: %s", error)
+        return found
+
+    @cached_property
+    def held_out(self) -> "pa.Table | None":
+        """The assignment table of the held-out rows, which `save` writes beside the model; None if there is none."""
+        path = None if self._folder is None else self._folder / cluster_files.HELD_OUT_FILE
+        return read_table(path) if path is not None and path.is_file() else None
 
     def nearest_examples(self, cluster: int, n: int = 5) -> list[Example]:
         """Return up to n of the fitted instructions, the nearest to the cluster's centroid first."""
@@ -176,13 +215,14 @@ class ClusterModel:
         return self._examples[cluster][:n]
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Write config.json, centroids.safetensors and examples.jsonl, all at once.
+        """Write config.json, centroids.safetensors, examples.jsonl and, where there is one, held_out.parquet, at once.
 
         Raises:
             ClusterModelError: the folder holds a cluster model and `overwrite` is off, or holds something else.
         """
         tensors: dict[str, np.ndarray] = {"centroids": self.centroids, "counts": self.counts, "probe": self._probe}
-        cluster_files.write_folder(Path(folder), self.config, tensors, self._examples, overwrite)
+        held_out = self.held_out
+        cluster_files.write_folder(Path(folder), self.config, tensors, self._examples, overwrite, held_out)
 
     @classmethod
     def load(
@@ -236,18 +276,34 @@ class ClusterModel:
         self._check_drift(encoder, encoder.encode(PROBE_TEXTS, progress=False))
         return encoder
 
+    def _encoder_for(self, texts: Sequence[str]) -> Encoder:
+        try:
+            return self._checked_encoder
+        except AssetError as error:
+            raise AssetError(
+                f"{self._place}: the clusters of {len(texts)} texts are not stored (the first is {texts[0][:60]!r}), "
+                f"so they must be embedded with this cluster model's encoder, {self.config.encoder!r} (weight hash "
+                f"{self.config.encoder_weight_hash[:16]}), or a copy of it in any folder. {error}"
+            ) from error
+
     def _find_encoder(self) -> Encoder:
+        """The recorded encoder; else, as its path may be another machine's, one of its name or the default one.
+
+        Raises:
+            AssetError: none of them is here with the same weights.
+        """
         try:
             return SentenceEncoder(self.config.encoder, self._device)
         except AssetError as missing:
-            # A path of another machine: the default encoder serves if it has the same weights.
-            try:
-                default = SentenceEncoder(DEFAULT_ENCODER, self._device)
-            except AssetError:
-                raise missing from None
-            if default.weight_hash != self.config.encoder_weight_hash:
-                raise missing
-            return default
+            for name in dict.fromkeys([Path(self.config.encoder).name, DEFAULT_ENCODER]):
+                folder = find_local_encoder(name)
+                if folder is None:
+                    continue
+                with suppress(AssetError):
+                    other = SentenceEncoder(folder, self._device)
+                    if other.weight_hash == self.config.encoder_weight_hash:
+                        return other
+            raise missing
 
     def _check_weights(self, encoder: Encoder) -> None:
         expected, found = self.config.encoder_weight_hash, encoder.weight_hash

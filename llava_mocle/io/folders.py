@@ -3,13 +3,14 @@
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from llava_mocle.errors import CheckpointError
-from llava_mocle.io.files import make_readable
+from llava_mocle.io.files import lock, make_readable, wait_for_lock
 
 
 def is_new_or_empty(path: str | os.PathLike[str]) -> bool:
@@ -59,6 +60,31 @@ def folder_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def only_one(path: str | os.PathLike[str], program: str) -> Iterator[None]:
+    """Inside the block no other process that uses this function writes `path`. A second one waits, and says for whom.
+
+    The lock is a hidden file beside `path`, `.NAME.lock`, which stays; it ends with the process that holds it.
+
+    Args:
+        program: what waits and is waited for, for the message.
+    """
+    path = Path(os.path.abspath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = path.with_name(f".{path.name}.lock")
+    descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not lock(descriptor, place):
+            holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "unknown"
+            print(f"another {program} ({holder}) is writing {path}: waiting for it", flush=True)
+            wait_for_lock(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:

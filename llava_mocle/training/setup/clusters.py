@@ -10,7 +10,8 @@ import torch
 from accelerate import PartialState
 
 from llava_mocle.clustering import ClusterModel
-from llava_mocle.clustering.assign import read_assignments, route_texts
+from llava_mocle.clustering.assign import assign_rows, ids_by_dataset, read_assignments
+from llava_mocle.clustering.cluster_files import ASSIGNMENTS_FILE
 from llava_mocle.clustering.encoder import SentenceEncoder
 from llava_mocle.data.mixture import Mixture
 from llava_mocle.errors import AssetError, ConfigError, UserError
@@ -21,8 +22,6 @@ from llava_mocle.recipe.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-ASSIGNMENTS_FILE = "assignments.parquet"
 
 
 def needs_clusters(recipe: Recipe) -> bool:
@@ -73,8 +72,10 @@ def held_out_ids(recipe: Recipe, mixture: Mixture, model: ClusterModel | None) -
         return None
 
     def assign() -> dict[str, np.ndarray]:
-        texts = route_texts(mixture.rows, model.rule)
-        return {name: model.assign(part)[0] for name, part in texts.items()}
+        rows = {name: part for name, part in mixture.rows.items() if len(part)}
+        table = assign_rows(model, rows, progress=False)
+        model.held_out = table  # checkpoints carry it
+        return dict.fromkeys(mixture.rows, np.empty(0, dtype=np.int64)) | ids_by_dataset(table)
 
     return assign() if needs_clusters(recipe) else _or_without(recipe, assign)
 
@@ -109,10 +110,12 @@ def cluster_model_as_said(recipe: Recipe, device: torch.device | None = None, en
             "that `llava-mocle cluster --recipe ...` writes"
         )
     model = ClusterModel.load(path, device=device)
+    if recipe.cluster.cluster_assignments:
+        model.knows(recipe.cluster.cluster_assignments)
     for key, policy in declared(ClusterArguments).items():
         if policy.clustering and key in recipe.given:
             asked, found = getattr(recipe.cluster, key), getattr(model.config, policy.clustering)
-            if key == "cluster_encoder" and (not encoder or asked == found or _same_weights(asked, model)):
+            if key == "cluster_encoder" and (not encoder or asked == found or _is_its_encoder(asked, model)):
                 continue
             if asked != found:
                 raise ConfigError(
@@ -123,10 +126,10 @@ def cluster_model_as_said(recipe: Recipe, device: torch.device | None = None, en
     return model
 
 
-def _same_weights(name: str, model: ClusterModel) -> bool:
-    """Whether an encoder of another name has the cluster model's weights; True if it is not here to be compared."""
+def _is_its_encoder(name: str, model: ClusterModel) -> bool:
+    """Whether an encoder of another name has the model's weights, which then uses it; True if it is not here."""
     try:
-        return SentenceEncoder(name).weight_hash == model.config.encoder_weight_hash
+        return model.use_encoder(SentenceEncoder(name, PartialState().device))
     except AssetError:
         logger.warning("cluster_encoder %r is not here, so it cannot be compared with the cluster model's", name)
         return True
