@@ -280,8 +280,9 @@ class ClusterModel:
         try:
             return self._checked_encoder
         except AssetError as error:
+            noun = "text" if len(texts) == 1 else "texts"
             raise AssetError(
-                f"{self._place}: the clusters of {len(texts)} texts are not stored (the first is {texts[0][:60]!r}), "
+                f"{self._place}: the clusters of {len(texts)} {noun} are not stored (the first is {texts[0][:60]!r}), "
                 f"so they must be embedded with this cluster model's encoder, {self.config.encoder!r} (weight hash "
                 f"{self.config.encoder_weight_hash[:16]}), or a copy of it in any folder. {error}"
             ) from error

@@ -76,9 +76,7 @@ def test_the_second_waits_and_takes_what_the_first_has_made(start, tmp_path: Pat
     assert f"wrote {tmp_path / 'k3'} in" in first_log.read_text()
     assert "already holds this clustering of these rows: reused" in second_log.read_text()
     error = third_log.read_text().splitlines()[-1]
-    assert (
-        f"{tmp_path / 'k3'}: already holds another cluster model (K = 3, seed 0, 10 restarts, turns first, 24 " in error
-    )
+    assert f"{tmp_path / 'k3'}: already holds another cluster model (K = 3, seed 0, 10 restarts, " in error
     assert "This command asks for K = 4, seed 0, 10 restarts, turns first, 24 instructions (24 distinct)" in error
 
 

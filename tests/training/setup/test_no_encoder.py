@@ -69,7 +69,7 @@ def test_what_is_new_asks_for_the_encoder(moved, tmp_path: Path, capsys) -> None
     error = capsys.readouterr().err
     place, digest = tmp_path / "here/tiny-encoder", SentenceEncoder(elsewhere).weight_hash[:16]
     assert f"embedded with this cluster model's encoder, '{place}' (weight hash {digest})" in error
-    assert "the clusters of 1 texts are not stored (the first is 'Quite another question')" in error
+    assert "the clusters of 1 text are not stored (the first is 'Quite another question')" in error
     assert f"Looked for a folder with config.json or modules.json at:\n  {place}\n" in error
     assert "--encoder DIR" in error
     assert main([*words, "--encoder", str(elsewhere)]) == 0
