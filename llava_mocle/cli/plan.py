@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--nodes", type=int, default=1, metavar="M", help="nodes; default: 1")
     parser.add_argument(
-        "--mfu", type=float, default=0.4, help="share of the GPUs' dense BF16 peak that is assumed; default: 0.4"
+        "--mfu",
+        type=float,
+        default=0.4,
+        help="share of the GPUs' dense BF16 peak that large micro-batches reach; small ones reach less (docs/plan.md); "
+        "default: 0.4",
     )
     parser.add_argument(
         "--samples",

@@ -8,6 +8,7 @@ forward once more. The gates' products (S E D a sample) are too small to count.
 
 from dataclasses import astuple, dataclass
 
+from llava_mocle.planning.hardware import Gpu
 from llava_mocle.planning.shapes import ModelShape
 
 
@@ -29,6 +30,16 @@ class Flops:
     @property
     def total(self) -> int:
         return sum(astuple(self))
+
+
+def reached_mfu(mfu: float, tokens: float, gpu: Gpu) -> float:
+    """The share of the dense peak that micro-batches of `tokens` tokens reach.
+
+    `mfu` is what large ones reach. Every micro-batch reads all weights once a pass, so a small one spends more of its
+    time on reading: its share is `mfu` x tokens / (tokens + `gpu.balance`). An estimate from data sheets: it supposes
+    that reading comes on top of multiplying, and that the memory reaches the same share of its peak.
+    """
+    return mfu * tokens / (tokens + gpu.balance)
 
 
 def forward_flops(shape: ModelShape, *, samples: float, length: float, images: float) -> Flops:

@@ -2,7 +2,8 @@
 
 Sources: NVIDIA's data sheets and product pages of the A100, H100, H200, HGX B200, L40S, A40, A10, RTX A6000 and GeForce
 RTX 4090 (memory, dense BF16 tensor throughput with FP32 accumulation: half of a figure that is given "with sparsity";
-NVLink bandwidth), and of DGX A100 (eight 200 Gbit/s adapters) and DGX H100 / H200 / B200 (eight of 400 Gbit/s).
+bandwidth of the memory and of NVLink), and of DGX A100 (eight 200 Gbit/s adapters) and DGX H100 / H200 / B200 (eight of
+400 Gbit/s).
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ class Gpu:
         memory: bytes, by the data sheet, less the sixteenth that ECC takes on the L40S, A40 and A10; a running
             process sees about 1 % less.
         flops: dense BF16 tensor operations a second.
+        bandwidth: bytes a second of its memory.
         link: bytes a second and direction between GPUs of one node: NVLink, or PCIe 4.0 x16 where there is none.
         network: bytes a second and direction between nodes, for each GPU of the node.
     """
@@ -29,8 +31,17 @@ class Gpu:
     name: str
     memory: int
     flops: float
+    bandwidth: float
     link: float
     network: float
+
+    @property
+    def balance(self) -> float:
+        """Tokens of a micro-batch at which reading a 16-bit weight takes as long as multiplying by it, both at peak.
+
+        A weight has 2 bytes, and takes 2 operations a token. Below this, the memory is what a GPU waits for.
+        """
+        return self.flops / self.bandwidth
 
 
 # Where the vendor sells no system with adapters of its own, 100 Gbit/s for every eight GPUs is assumed.
@@ -40,16 +51,16 @@ _PCIE = 32 * GB
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("a100-40", 40 * GIB, 312e12, 300 * GB, 25 * GB),
-        Gpu("a100-80", 80 * GIB, 312e12, 300 * GB, 25 * GB),
-        Gpu("h100", 80 * GIB, 989e12, 450 * GB, 50 * GB),
-        Gpu("h200", 141 * GIB, 989e12, 450 * GB, 50 * GB),
-        Gpu("b200", 180 * GIB, 2250e12, 900 * GB, 50 * GB),
-        Gpu("l40s", 45 * GIB, 362e12, _PCIE, _PLAIN_NETWORK),
-        Gpu("a40", 45 * GIB, 149.7e12, _PCIE, _PLAIN_NETWORK),
-        Gpu("a6000", 48 * GIB, 154.8e12, _PCIE, _PLAIN_NETWORK),
-        Gpu("a10", 45 * GIB // 2, 125e12, _PCIE, _PLAIN_NETWORK),
-        Gpu("rtx4090", 24 * GIB, 165.2e12, _PCIE, _PLAIN_NETWORK),
+        Gpu("a100-40", 40 * GIB, 312e12, 1555 * GB, 300 * GB, 25 * GB),
+        Gpu("a100-80", 80 * GIB, 312e12, 2039 * GB, 300 * GB, 25 * GB),
+        Gpu("h100", 80 * GIB, 989e12, 3350 * GB, 450 * GB, 50 * GB),
+        Gpu("h200", 141 * GIB, 989e12, 4800 * GB, 450 * GB, 50 * GB),
+        Gpu("b200", 180 * GIB, 2250e12, 7700 * GB, 900 * GB, 50 * GB),
+        Gpu("l40s", 45 * GIB, 362e12, 864 * GB, _PCIE, _PLAIN_NETWORK),
+        Gpu("a40", 45 * GIB, 149.7e12, 696 * GB, _PCIE, _PLAIN_NETWORK),
+        Gpu("a6000", 48 * GIB, 154.8e12, 768 * GB, _PCIE, _PLAIN_NETWORK),
+        Gpu("a10", 45 * GIB // 2, 125e12, 600 * GB, _PCIE, _PLAIN_NETWORK),
+        Gpu("rtx4090", 24 * GIB, 165.2e12, 1008 * GB, _PCIE, _PLAIN_NETWORK),
     )
 }
 

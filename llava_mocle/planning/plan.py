@@ -71,7 +71,7 @@ def make_plan(
     """Plan a recipe.
 
     Args:
-        mfu: assumed share of the GPUs' dense peak.
+        mfu: assumed share of the GPUs' dense peak that large micro-batches reach.
         samples, tokens: samples of an epoch and tokens of a sample; None: from the rows.
         longest: tokens of the longest sample; None: the recipe's `model_max_length`.
         global_batch: samples of an optimizer step; None: the recipe's batch a GPU times its accumulation times GPUs.

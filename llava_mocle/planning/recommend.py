@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llava_mocle.planning.activations import Activations, Batch, activations
 from llava_mocle.planning.communication import Traffic, traffic
-from llava_mocle.planning.compute import Flops, training_flops
+from llava_mocle.planning.compute import Flops, reached_mfu, training_flops
 from llava_mocle.planning.hardware import Cluster
 from llava_mocle.planning.memory import STRATEGIES, State, Strategy, model_state
 from llava_mocle.planning.precision import Precision
@@ -27,6 +27,7 @@ class Candidate:
         total: bytes of a GPU with the reserve; `fits`: whether it has them.
         flops: of one optimizer step on all GPUs.
         traffic: of one GPU in one step.
+        mfu: the share of a GPU's dense peak that micro-batches of this size are assumed to reach.
         compute_seconds, communication_seconds: of one step; nothing overlapped.
     """
 
@@ -40,6 +41,7 @@ class Candidate:
     fits: bool
     flops: Flops
     traffic: Traffic
+    mfu: float
     compute_seconds: float
     communication_seconds: float
 
@@ -54,7 +56,8 @@ class Problem:
 
     Attributes:
         longest: tokens of the longest sample, which memory has to hold a micro-batch of.
-        mfu: the share of a GPU's dense peak that is assumed, over all operations, recomputed ones included.
+        mfu: the share of a GPU's dense peak that large micro-batches are assumed to reach, over all operations,
+            recomputed ones included.
     """
 
     shape: ModelShape
@@ -90,6 +93,7 @@ def evaluate(
         shape, strategy, precision, gpus=cluster.size, accumulation=accumulation, checkpointing=checkpointing
     )
     total = state.total(held, cluster.gpu.memory)
+    mfu = reached_mfu(problem.mfu, micro_batch * problem.workload.tokens, cluster.gpu)
     return Candidate(
         strategy=strategy,
         micro_batch=micro_batch,
@@ -101,7 +105,8 @@ def evaluate(
         fits=total <= cluster.gpu.memory,
         flops=flops,
         traffic=moved,
-        compute_seconds=flops.total / (cluster.size * cluster.gpu.flops * problem.mfu),
+        mfu=mfu,
+        compute_seconds=flops.total / (cluster.size * cluster.gpu.flops * mfu),
         communication_seconds=moved.seconds(cluster),
     )
 

@@ -153,14 +153,23 @@ def _print_assumptions(plan: Plan, console: Console) -> None:
     console.print("\n[bold]assumed[/]")
     say(
         console,
-        f"- MFU {mfu:g} (--mfu): {mfu * gpu.flops / 1e12:,.0f} of {gpu.flops / 1e12:,.0f} dense BF16 TFLOP/s a GPU, "
-        "over all operations, recomputed ones included",
+        f"- MFU {mfu:g} of large micro-batches (--mfu): {mfu * gpu.flops / 1e12:,.0f} of {gpu.flops / 1e12:,.0f} dense "
+        "BF16 TFLOP/s a GPU, over all operations, recomputed ones included",
+        f"- of N tokens, N / (N + {gpu.balance:.0f}) of that, as every micro-batch reads all weights (an estimate from "
+        f"the memory's {gpu.bandwidth / GB:,.0f} GB/s): {_mfu_of(plan)}",
         f"- links: {gpu.link / GB:g} GB/s a GPU and direction inside a node{network}, of which "
         f"{cluster.link_efficiency:.0%} are reached",
-        "- every micro-batch is assumed to reach that MFU; small ones (one or two samples a GPU) reach less",
         f"- reserve: {CONTEXT / GIB:g} GiB for CUDA and NCCL, and {FRAGMENTATION:.0%} of the memory for fragmentation",
         "- memory: a whole micro-batch of the longest samples; numbers from data sheets and formulas (docs/plan.md), "
         "not checked on a GPU",
+    )
+
+
+def _mfu_of(plan: Plan) -> str:
+    sizes = {item.micro_batch: item.mfu for item in (plan.own, plan.chosen) if item is not None}
+    tokens = plan.problem.workload.tokens
+    return ", ".join(
+        f"{mfu:.3f} for {_count(size, 'sample')} ({size * tokens:,.0f} tokens)" for size, mfu in sorted(sizes.items())
     )
 
 

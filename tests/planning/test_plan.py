@@ -10,6 +10,7 @@ import yaml
 
 from llava_mocle.cli.main import main
 from llava_mocle.errors import ConfigError
+from llava_mocle.planning.compute import reached_mfu
 from llava_mocle.planning.hardware import GPUS, Cluster, find_gpu
 from llava_mocle.planning.memory import DDP, OFFLOAD, ZERO2, ZERO3
 from llava_mocle.planning.plan import make_plan
@@ -35,9 +36,43 @@ def test_steps_and_hours():
     plan = plan_of(tokens=700, mfu=0.5)
     assert (plan.global_batch, plan.steps_per_epoch, plan.steps) == (128, 7813, 7813)
     item = plan.own
-    assert item.compute_seconds == pytest.approx(item.flops.total / (8 * 312e12 * 0.5))
+    # 16 samples of 700 tokens. An A100 multiplies 312e12 / 2039e9 = 153.02 times for each byte that it reads.
+    assert item.mfu == pytest.approx(0.5 * 11_200 / 11_353.02)
+    assert item.compute_seconds == pytest.approx(item.flops.total / (8 * 312e12 * 0.49326), rel=1e-5)
     assert plan.hours(item) == pytest.approx(7813 * (item.compute_seconds + item.communication_seconds) / 3600)
     assert plan_of(tokens=700, mfu=0.25).own.compute_seconds == pytest.approx(2 * item.compute_seconds)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tokens", "expected"),
+    [
+        ("a100-80", 153.02, 0.2),  # as many tokens as operations a byte: half
+        ("a100-80", 1400, 0.3606),  # 0.4 * 1400 / 1553.02
+        ("h100", 1400, 0.3303),  # 0.4 * 1400 / (1400 + 989 / 3.35)
+        ("h100", 11_200, 0.3897),
+        ("l40s", 1400, 0.3079),  # 0.4 * 1400 / (1400 + 362 / 0.864)
+        ("rtx4090", 10**9, 0.4),
+    ],
+)
+def test_small_micro_batches_reach_less(gpu, tokens, expected):
+    assert reached_mfu(0.4, tokens, find_gpu(gpu)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_recommendation_knows_what_small_micro_batches_cost():
+    """Among configurations that do the same operations, the larger micro-batch is the faster one."""
+    plan = plan_of("h100", tokens=700)
+    same = [item for item in plan.found if item.strategy == DDP and not item.checkpointing]
+    assert [item.micro_batch for item in sorted(same, key=lambda item: item.compute_seconds)] == [16, 8, 4, 2, 1]
+    one, sixteen = (next(item for item in same if item.micro_batch == size) for size in (1, 16))
+    # (700 + 295.2) / 700 over (11200 + 295.2) / 11200.
+    assert one.compute_seconds / sixteen.compute_seconds == pytest.approx(1.3852, abs=1e-3)
+    assert plan.chosen.mfu == reached_mfu(0.4, 700 * plan.chosen.micro_batch, find_gpu("h100"))
+
+
+def test_short_samples_are_not_planned_one_by_one():
+    """Of 60 tokens each, one at a time, four GPU seconds of five would go into reading weights."""
+    plan = plan_of("h100", gpus=8, tokens=60, global_batch=128)
+    assert plan.chosen.micro_batch == 16
 
 
 def test_the_recommendation_fits_and_keeps_the_global_batch():
@@ -185,7 +220,8 @@ def test_printed_and_written(tmp_path, capsys):
     for text in (
         "309,329,920",
         "1,000,000 samples",
-        "MFU 0.4",
+        "MFU 0.4 of large micro-batches",
+        "N / (N + 153) of that",
         "ZeRO-3",
         "recommended",
         "finetune_mocle.sh",
