@@ -11,40 +11,47 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.question import Question
+from llava_mocle.evaluation.answering.question import Question, check_id
 from llava_mocle.evaluation.llava_cli import make_parser, run_program
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, json_records, read_text
+from llava_mocle.evaluation.tasks.shared.official_files import field, field_or, json_records, read_text
 from llava_mocle.io.jsonl import parse_jsonl
+from llava_mocle.io.paths import why_missing
 
 
 def read_questions(path: str | Path, image_folder: str | Path) -> list[Question]:
     """Questions of a LLaVA question file, JSONL or a JSON list.
 
     Raises:
-        DataError: naming file and line, for a record that isn't JSON or misses `question_id` or `text`; or the file is
-            missing, or not UTF-8.
+        DataError: naming file and line, for a record that isn't JSON, misses `question_id` or `text`, or has a field of
+            another kind; or the file is missing, or not UTF-8.
     """
     file = Path(path)
-    if not file.is_file():
-        raise DataError(f"{file}: no such question file.")
-    questions = []
+    if (reason := why_missing(file)) is not None:
+        raise DataError(f"{str(file)!a:.200}: no such question file ({reason}).")
+    questions: list[Question] = []
     for place, record in _records(file):
-        images = record.get("image") or []
-        names = [images] if isinstance(images, str) else images
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(
-                f"{place}: 'image' is {images!r}; expected a path below the image folder, or a list of them."
-            )
         questions.append(
             Question(
-                question_id=field(record, "question_id", place, ID),
+                question_id=check_id(field(record, "question_id", place, object | None), place),
                 prompt=field(record, "text", place, str),
-                images=tuple(Path(image_folder) / name for name in names),
-                route_text=record.get("route_text"),
+                images=tuple(Path(image_folder) / name for name in _image_names(record, place)),
+                route_text=field_or(record, "route_text", place, str | None, None),
                 source=place,
             )
         )
     return questions
+
+
+def _image_names(record: dict[str, Any], place: str) -> list[str]:
+    """What `image` names: nothing, where it is missing, null or an empty list."""
+    images = record.get("image")
+    names = [] if images is None else images if isinstance(images, list) else [images]
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise DataError(
+            f"{place}: 'image' is {images!r:.200}; expected a path below the image folder, or a list of them. Leave it "
+            "out for a question without image."
+        )
+    return names
 
 
 def main(

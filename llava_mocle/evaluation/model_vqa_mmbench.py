@@ -7,6 +7,8 @@ option_char).
 """
 
 import argparse
+import hashlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +16,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.file import read_answers
-from llava_mocle.evaluation.answering.question import Question
+from llava_mocle.evaluation.answering.question import Question, check_id
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.evaluation.tasks.shared.base64_images import unpack_image
@@ -53,22 +56,25 @@ def read_questions(args: argparse.Namespace) -> list[RoundQuestion]:
     """The questions of the table, each in one round or in all. Options end at the first that is missing, as in LLaVA.
 
     Raises:
-        DataError: no such file, a column is missing, or an image is not base64.
+        DataError: no such file, a column is missing, an index or a question is blank, or an image is not base64.
     """
     path = Path(args.question_file)
     suffix = SUFFIXES[args.lang] if args.single_pred_prompt else ""
     questions = []
     for place, row in places(path, read_table(path)):
-        index = field(row, "index", place).strip()
+        index = str(check_id(field(row, "index", place).strip(), place, "index"))
         options = tuple(takewhile(lambda text: not _is_empty(text), (row.get(letter, "") for letter in LETTERS)))
         asked, hint = field(row, "question", place), row.get("hint")
-        image = unpack_image(field(row, "image", place), path.with_suffix("") / f"{index}.jpg", place)
-        for turn in range(len(options) if args.all_rounds else 1):
+        if _is_empty(asked):
+            raise DataError(f"{place}: field 'question' is {asked!r}, expected a question; fetch the file again.")
+        image = unpack_image(field(row, "image", place), path.with_suffix("") / f"{_file_name(index)}.jpg", place)
+        for turn in range(max(1, len(options)) if args.all_rounds else 1):
             moved = options[turn:] + options[:turn]
             lines = [] if _is_empty(hint) else [hint]
             lines += [asked, *(f"{letter}. {text}" for letter, text in zip(LETTERS, moved, strict=False))]
             # LLaVA's converter compares the id with the table's index, a number.
-            name = f"{index}-{turn}" if turn else int(index) if index.isdecimal() else index
+            number = re.fullmatch(r"\d{1,18}", index, re.ASCII)
+            name = f"{index}-{turn}" if turn else int(index) if number else index
             prompt = "\n".join(lines) + suffix
             questions.append(RoundQuestion(name, prompt, (image,), source=place, round_id=turn, options=moved))
     return questions
@@ -82,6 +88,11 @@ def complete_answers(answers_file: str | Path, questions: Sequence[RoundQuestion
         for answer in read_answers(answers_file)
     ]
     write_jsonl(answers_file, answers)
+
+
+def _file_name(index: str) -> str:
+    """The index, or a digest of one that is no file name."""
+    return index if re.fullmatch(r"[\w-]{1,100}", index) else hashlib.sha256(index.encode()).hexdigest()[:16]
 
 
 def _is_empty(text: str | None) -> bool:

@@ -3,7 +3,10 @@
 import base64
 import binascii
 import hashlib
+import io
 from pathlib import Path
+
+from PIL import Image
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.tasks.shared.first_writable import first_writable
@@ -12,19 +15,19 @@ from llava_mocle.io.files import written_aside
 
 
 def unpack_image(encoded: str, path: Path, place: str) -> Path:
-    """Write the image to `path`, unless it is there with the same size, and return where it is. Its bytes are kept.
+    """Write the image to `path`, unless it is there already, and return where it is. Its bytes are kept.
 
     Where nothing can be written beside the table, the image goes below `$LLAVA_MOCLE_CACHE`, named by its content.
     Several processes may unpack the same table at once: each writes aside and renames.
 
     Raises:
-        DataError: not base64, or there is no folder to write to.
+        DataError: not the base64 text of an image, or there is no folder to write to.
     """
     content = _decoded(encoded, place)
     cached = cache_root() / "images" / f"{hashlib.sha256(content).hexdigest()[:32]}{path.suffix}"
 
     def write(target: Path) -> None:
-        if target.is_file() and target.stat().st_size == len(content):
+        if target.is_file() and target.read_bytes() == content:
             return
         with written_aside(target) as aside:
             aside.write_bytes(content)
@@ -40,6 +43,13 @@ def expected_image(encoded: str, path: Path, place: str) -> Path:
 
 def _decoded(encoded: str, place: str) -> bytes:
     try:
-        return base64.b64decode(encoded, validate=True)
+        content = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(f"{place}: field 'image' is not base64 ({error}); fetch the file again.") from error
+    try:
+        Image.open(io.BytesIO(content)).close()  # its header alone
+    except Exception as error:  # image libraries raise what they like
+        raise DataError(
+            f"{place}: field 'image' holds {len(content)} bytes that are no image; fetch the file again."
+        ) from error
+    return content

@@ -1,13 +1,23 @@
 """Images from base64 text: beside the table, in the cache, or nowhere."""
 
 import base64
+import io
 
 import pytest
+from PIL import Image
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.tasks.shared.base64_images import expected_image, unpack_image
 
-RED, BLUE = (base64.b64encode(colour).decode() for colour in (b"red", b"blu"))
+
+def picture(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1), colour).save(buffer, format="BMP")
+    return buffer.getvalue()
+
+
+RED_BYTES, BLUE_BYTES = picture("red"), picture("blue")
+RED, BLUE = (base64.b64encode(colour).decode() for colour in (RED_BYTES, BLUE_BYTES))
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +31,7 @@ def test_beside_the_table(tmp_path, cache):
     assert expected_image(RED, path, "row 0") == path
     assert not path.parent.exists()
     assert unpack_image(RED, path, "row 0") == path
-    assert path.read_bytes() == b"red"
+    assert path.read_bytes() == RED_BYTES
     assert not cache.exists()
 
 
@@ -30,7 +40,7 @@ def test_in_the_cache_where_nothing_can_be_written(tmp_path, cache):
         (tmp_path / table).write_text("no folder")
     first = unpack_image(RED, tmp_path / "one/1.jpg", "row 0")
     second = unpack_image(BLUE, tmp_path / "two/1.jpg", "row 0")
-    assert (first.read_bytes(), second.read_bytes()) == (b"red", b"blu")
+    assert (first.read_bytes(), second.read_bytes()) == (RED_BYTES, BLUE_BYTES)
     assert first.parent == second.parent == cache / "images"
     assert first.suffix == ".jpg"
     stamp = first.stat().st_mtime_ns
@@ -61,3 +71,18 @@ def test_no_folder_to_write_to(tmp_path, cache):
 def test_what_is_no_base64(tmp_path, reading):
     with pytest.raises(DataError, match="row 0: field 'image' is not base64"):
         reading("re*d", tmp_path / "1.jpg", "row 0")
+
+
+@pytest.mark.parametrize("reading", [unpack_image, expected_image])
+@pytest.mark.parametrize("text", ["", "text", base64.b64encode(b"a page").decode()])
+def test_what_is_no_image(tmp_path, reading, text):
+    with pytest.raises(DataError, match=r"row 0: field 'image' holds \d bytes that are no image; fetch"):
+        reading(text, tmp_path / "1.jpg", "row 0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_image_of_the_same_size_replaces_it(tmp_path):
+    path = tmp_path / "1.jpg"
+    assert len(RED_BYTES) == len(BLUE_BYTES)
+    unpack_image(RED, path, "row 0")
+    assert unpack_image(BLUE, path, "row 0").read_bytes() == BLUE_BYTES
