@@ -101,6 +101,12 @@ def _culprit(values: Mapping[str, Any], reason: str) -> str:
     return ""
 
 
+@cache
+def _parser() -> _Parser:
+    """Gives every key, with its default where none is set. Never changed once it is made."""
+    return _make_parser()
+
+
 def _make_parser() -> _Parser:
     # `StageArguments` comes with `MocleTrainingArguments`, which inherits from it.
     groups = [group for group in GROUPS.values() if not issubclass(MocleTrainingArguments, group)]
@@ -112,7 +118,7 @@ def _make_parser() -> _Parser:
 @cache
 def trainer_defaults() -> dict[str, Any]:
     """Field name -> default of every `MocleTrainingArguments` field that is not one of `StageArguments`."""
-    parsed = vars(_make_parser().parse_args([]))
+    parsed = vars(_parser().parse_args([]))
     ours = {item.name for item in dataclasses.fields(StageArguments)}
     names = [item.name for item in dataclasses.fields(MocleTrainingArguments) if item.init]
     return {name: parsed[name] for name in names if name not in ours}
@@ -182,22 +188,34 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     overrides = translate(overrides)
     flags = _given_flags(overrides)
     refuse_excluded("command line", flags)
-    parser = _make_parser()
+    parser = _parser()
     values = read_yaml(path) if path is not None else {}
     values = {key: checked_value(parser, str(path), key, value) for key, value in values.items()}
     refuse_excluded(str(path), values)
     drop_replaced(values, flags)
     # Text goes through argparse's own conversion (YAML reads 1e-4 as text); other values stay as they are.
-    parser.set_defaults(**values)
-    parsed = vars(parser.parse_args(list(overrides)))
+    words = [f"--{key}={value}" for key, value in values.items() if isinstance(value, str)]
+    others = {key: value for key, value in values.items() if not isinstance(value, str)}
+    parsed = vars(parser.parse_args([*words, *overrides], argparse.Namespace(**others)))
     parsed = {key: settled("command line" if key in flags else str(path), key, parsed[key]) for key in parsed}
     made = {
         name: group(**{item.name: parsed[item.name] for item in dataclasses.fields(group)})
         for name, group in GROUPS.items()
     }
+    if made["data"].datasets or made["data"].data_path:
+        made["data"].dataset_specs()  # raises where an entry is wrong
     trainer = {key: parsed[key] for key in trainer_defaults()}
     source = str(path) if path is not None else None
     return Recipe(**made, trainer=trainer, source=source, given=frozenset({*values, *flags}))
+
+
+@cache
+def _parser_of_flags() -> _Parser:
+    """Gives the flags of a command line alone, without defaults."""
+    parser = _make_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return parser
 
 
 def _given_flags(overrides: Sequence[str]) -> dict[str, Any]:
@@ -206,10 +224,7 @@ def _given_flags(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a flag that is no key, or a word that belongs to no flag.
     """
-    parser = _make_parser()
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    namespace, unknown = parser.parse_known_args(list(overrides))
+    namespace, unknown = _parser_of_flags().parse_known_args(list(overrides))
     for word in unknown:
         if word.startswith("--"):
             flag = word.split("=")[0]  # what follows may be a secret

@@ -25,7 +25,8 @@ def rehearse(args: MocleTrainingArguments) -> None:
     Raises:
         ConfigError: names the keys, their values and what the library said.
     """
-    optimizer = _attempt(args, ("optim", "optim_args", "learning_rate", "weight_decay"), lambda: _optimizer(args))
+    adam = ("optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+    optimizer = _attempt(args, adam, lambda: _optimizer(args))
     schedule = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
     _attempt(args, schedule, lambda: _schedule(args, optimizer))
     loader = (

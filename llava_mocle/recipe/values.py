@@ -107,6 +107,7 @@ def settled(place: str, key: str, value: Any) -> Any:
         return _settled_datasets(place, value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         _check_number(place, key, value, policy.numbers or Range())
+        return float(value) if _kinds(key) == (float,) else value
     _check_texts(place, key, value)
     if not isinstance(value, str):
         return value
