@@ -103,11 +103,13 @@ def _check_deepspeed(recipe: Recipe, args: MocleTrainingArguments) -> None:
         return
     read = getattr(args, "hf_deepspeed_config", None)
     if read is None:  # a dry run, whose arguments are made without DeepSpeed
+        from accelerate.utils import DeepSpeedPlugin
         from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
         try:
             read = HfTrainerDeepSpeedConfig(read_deepspeed(asked))
             read.trainer_config_process(args)
+            DeepSpeedPlugin(hf_ds_config=read)
         except UserError:
             return  # a file that is not there: reported with all others that are not
         except Exception as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
-from llava_mocle.errors import CheckpointError, ConfigError, UserError
+from llava_mocle.errors import CheckpointError, ClusterModelError, ConfigError, UserError
 from llava_mocle.io.paths import looked_for, why_missing
 from llava_mocle.model.folders import find_folder, is_original
 from llava_mocle.model.projector import projector_file
@@ -131,7 +131,7 @@ def _look_up_clusters(recipe: Recipe, found: Findings, dry: bool) -> None:
     folder = recipe.cluster.cluster_model
     remedy = f"`llava-mocle cluster --recipe {recipe.source or 'RECIPE'}` writes it"
     if folder and (trouble := why_missing(folder)) is not None:
-        raise ConfigError(f"cluster_model {folder}: {trouble}{looked_for(folder)}; {remedy}")
+        raise ClusterModelError(f"cluster_model {folder}: {trouble}{looked_for(folder)}; {remedy}")
     cluster_model_as_said(recipe, encoder=not dry)
     if dry and "cluster_encoder" in recipe.given:
         found.unchecked.append(
