@@ -6,9 +6,11 @@ class UserError(Exception):
 
     Attributes:
         on_every_rank: all processes of a run raise it at the same place, so none has to tell the others.
+        label: what the command line prints in front of the message; nothing if it is empty.
     """
 
     exit_code = 2
+    label = "error"
     on_every_rank = False
 
 
@@ -19,7 +21,14 @@ class Preempted(UserError):
     """
 
     exit_code = 75
+    label = "preempted"
     on_every_rank = True
+
+
+class Interrupted(Preempted):
+    """The same by Ctrl-C: nobody took the machine away."""
+
+    label = ""
 
 
 class ConfigError(UserError):

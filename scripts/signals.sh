@@ -3,7 +3,7 @@ PREEMPTED=75
 
 # run_and_forward launcher|ranks COMMAND...: run a command. SIGTERM, SIGUSR1, SIGHUP and Ctrl-C become one SIGTERM to
 # the launcher (which passes it on) or to the ranks themselves. Returns the command's exit code, or the one that the
-# training has written into $LLAVA_MOCLE_EXIT_FILE.
+# training has written into $LLAVA_MOCLE_EXIT_FILE. Before that, this file says "Ctrl-C" if that is what the signal means.
 run_and_forward() {
     receiver="$1"
     shift
@@ -77,6 +77,9 @@ tell() {
     else
         if [ "$1" = INT ] && [ -z "${before_training:-}" ]; then
             echo "saving a checkpoint; once more Ctrl-C kills the run without one" >&2
+        fi
+        if [ "$1" = INT ]; then
+            echo Ctrl-C >"$LLAVA_MOCLE_EXIT_FILE"
         fi
         kill -TERM "${to[@]}" 2>/dev/null || true
     fi

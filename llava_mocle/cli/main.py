@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from llava_mocle import __version__
-from llava_mocle.errors import Preempted, UserError
+from llava_mocle.errors import UserError
+from llava_mocle.io.ctrl_c import until_ctrl_c
 from llava_mocle.io.exit_file import leave_exit_code
 from llava_mocle.io.libraries import quiet_libraries
 
@@ -28,6 +29,13 @@ SUBCOMMANDS = {
         "compare runs: benchmarks beside the paper's tables, or held-out rows",
     ),
     "collapse": ("llava_mocle.cli.collapse", "export one cluster as a plain LoRA adapter"),
+}
+
+# What is kept of a subcommand that Ctrl-C ends.
+_KEPT = {
+    "cluster": "embeddings that were stored are kept; the same command goes on with them",
+    "eval": "the answers so far are kept; the same command goes on with them",
+    "train": "the same command goes on from the newest checkpoint, if there is one",
 }
 
 USAGE_ERROR = 2
@@ -53,7 +61,10 @@ def _subcommand_parser(name: str) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return its exit code: 0 done, 1 problems found, 2 a mistake in the input, 75 preempted."""
+    """Run one subcommand and return its exit code.
+
+    0: done; 1: problems found; 2: a mistake in the input; 75: preempted; 130: Ctrl-C.
+    """
     parser = argparse.ArgumentParser(
         prog="llava-mocle",
         usage="llava-mocle [--version] SUBCOMMAND ...",
@@ -68,22 +79,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return USAGE_ERROR
     name = parser.parse_args(arguments[:1]).subcommand
+    try:
+        return until_ctrl_c(lambda: _run(name, arguments[1:]), _KEPT.get(name, ""))
+    except UserError as error:
+        leave_exit_code(error.exit_code)
+        print(f"{error.label}: {error}" if error.label else str(error), file=sys.stderr)
+        return error.exit_code
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
     subparser = _subcommand_parser(name)
-    args, overrides = subparser.parse_known_args(arguments[1:])
+    args, overrides = subparser.parse_known_args(arguments)
     if overrides and not getattr(args, "takes_overrides", False):
         subparser.error(f"unrecognized arguments: {' '.join(overrides)}")
     args.overrides = overrides
     quiet_libraries()
-    try:
-        return args._run(args)
-    except UserError as error:
-        label = "preempted" if isinstance(error, Preempted) else "error"
-        leave_exit_code(error.exit_code)
-        print(f"{label}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return args._run(args)
 
 
 def program(argv: Sequence[str] | None = None) -> None:

@@ -11,6 +11,7 @@ from llava_mocle.evaluation.answering.parts import part_of
 from llava_mocle.evaluation.answering.question import GenerationSettings, Question
 from llava_mocle.evaluation.answering.run import answer_questions
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
+from llava_mocle.io.ctrl_c import until_ctrl_c
 from llava_mocle.io.libraries import quiet_libraries
 from llava_mocle.io.paths import user_path
 
@@ -78,10 +79,20 @@ def run_program(
         finish: called last, with the answers file and the questions.
 
     Returns:
-        0 when every question is answered, 2 for a mistake in the input.
+        0 when every question is answered, 2 for a mistake in the input, 130 after Ctrl-C.
     """
     args = parser.parse_args(argv)
     quiet_libraries()
+    return until_ctrl_c(
+        lambda: _run(args, read, finish), "the answers so far are kept; the same command goes on with them"
+    )
+
+
+def _run(
+    args: argparse.Namespace,
+    read: Callable[[argparse.Namespace], list[Asked]],
+    finish: Callable[[str, list[Asked]], None] | None,
+) -> int:
     try:
         for flag in ("limit", "batch_size"):
             value = getattr(args, flag)

@@ -31,7 +31,7 @@ def train(recipe: Recipe) -> MocleTrainer:
         Preempted: SIGTERM or SIGUSR1 came, to any rank. If steps have been taken, a checkpoint was written.
     """
     preemption = Preemption(recipe.stage.resume)
-    with preemption.watching(), started(recipe) as args:
+    with preemption.watching(), preemption.before_steps(), started(recipe) as args:
         resumption = find_resumption(recipe, args)
         recipe = _settled(recipe, args, resumption)
         set_seed(args.seed)

@@ -94,6 +94,8 @@ def test_a_signal_before_training_leaves_nobody_behind(stubs: Stubs, tmp_path: P
 def test_signals_become_one_sigterm_and_the_script_waits(stubs: Stubs, tmp_path: Path, sent: signal.Signals) -> None:
     training = """
 def leave(number, frame):
+    exit_file = os.environ["LLAVA_MOCLE_EXIT_FILE"]
+    open("note", "w").write(open(exit_file).read() if os.path.exists(exit_file) else "")
     open("got", "a").write(signal.Signals(number).name + " ")
     while not os.path.exists("saved"):
         time.sleep(0.05)
@@ -115,6 +117,7 @@ time.sleep(60)
         assert process.wait(60) == 75
         assert "preempted: nothing is lost" in said(process)
     assert (tmp_path / "got").read_text() == "SIGTERM "
+    assert (tmp_path / "note").read_text() == ("Ctrl-C\n" if sent == signal.SIGINT else "")
 
 
 @pytest.mark.parametrize("option", ["-m", "+m"])

@@ -1,8 +1,9 @@
-"""SIGTERM or SIGUSR1: end the step, save, and leave with an exit code that asks the scheduler to requeue the job."""
+"""SIGTERM, SIGUSR1 or Ctrl-C: end the step, save, and leave with an exit code that asks for the same command again."""
 
 import os
 import signal
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from llava_mocle.errors import Preempted
+from llava_mocle.errors import Interrupted, Preempted
 from llava_mocle.training.loop.callbacks import StopEarly
-from llava_mocle.training.processes.early_signals import handling
+from llava_mocle.training.processes.early_signals import CTRL_C, handling, name_of
 
 
 class ValidationCutOff(Exception):
@@ -27,12 +28,15 @@ class Preemption(StopEarly):
 
     Attributes:
         signal_name: the signal this rank got; None before that.
+        has_steps: whether a step is being taken, which the run waits for; before that there is nothing to save.
     """
 
     def __init__(self, resume: str = "auto") -> None:
         super().__init__()
         self.signal_name: str | None = None
+        self.has_steps = False
         self.resume = resume
+        self._alone = os.environ.get("WORLD_SIZE", "1") == "1"
 
     @property
     def command(self) -> str:
@@ -43,11 +47,29 @@ class Preemption(StopEarly):
         """Handle the signals inside the block. In another thread than the main one, which cannot, do nothing."""
         return handling(self._note)
 
+    @contextmanager
+    def before_steps(self) -> Iterator[None]:
+        """Inside the block, Ctrl-C before the first step is told as an interruption that loses nothing."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.has_steps or self.signal_name != CTRL_C:
+                raise
+            raise Interrupted(
+                f"interrupted by {CTRL_C} before the first step: nothing was lost, and {self.command} goes on"
+            ) from None
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_name is None:
-            self.signal_name = signal.Signals(number).name
+        again = self.signal_name is not None
+        if not again:
+            self.signal_name = name_of(number)
+            once_more = f"; once more {CTRL_C} stops at once, without a checkpoint" if number == signal.SIGINT else ""
+            if number == signal.SIGINT and not self.has_steps and self._alone:
+                raise KeyboardInterrupt  # other ranks would wait for this one
             # Not print: the handler may run in the middle of one.
-            os.write(2, f"{self.signal_name}: saving as soon as this step is done, then leaving\n".encode())
+            os.write(2, f"{self.signal_name}: saving as soon as this step is done, then leaving{once_more}\n".encode())
+        elif number == signal.SIGINT and self.signal_name == CTRL_C:
+            raise KeyboardInterrupt
 
     def requested(self, device: torch.device) -> bool:
         """Whether any rank got a signal. All ranks ask together."""
@@ -74,6 +96,8 @@ class Preemption(StopEarly):
             step: how many steps the run has taken.
         """
         done = f"{checkpoint} was written after step {step}" if checkpoint else f"nothing was lost (step {step})"
+        if self.signal_name == CTRL_C:
+            return Interrupted(f"interrupted by {CTRL_C}: {done}; {self.command} goes on from there")
         return Preempted(
             f"{self.signal_name or 'a signal to another rank'} came: {done}; {self.command} goes on from there"
         )

@@ -142,6 +142,7 @@ class MocleTrainer(Trainer):
             self._restore_finished(resumption)
             return
         self.checkpoints.unmark_result()
+        self.preemption.has_steps = True
         try:
             with naming_rows(self.data.train, self.data.validation):
                 self.train(resume_from_checkpoint=str(resumption.folder) if resumption else None)

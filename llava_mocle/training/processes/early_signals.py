@@ -1,4 +1,4 @@
-"""A scheduler's signals before training has handlers of its own: the imports alone take many seconds."""
+"""Signals that end a run, before training has handlers of its own: the imports alone take many seconds."""
 
 import os
 import signal
@@ -7,18 +7,19 @@ from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType
 
+from llava_mocle.data.worker_process import SIGNALS
 from llava_mocle.errors import Preempted
-from llava_mocle.io.exit_file import leave_exit_code
+from llava_mocle.io.exit_file import is_ctrl_c, leave_exit_code
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+CTRL_C = "Ctrl-C"
 
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Inside the block no signal of a scheduler arrives. A process that is started there never gets one.
+    """Inside the block none of `SIGNALS` arrives. A process that is started there never gets one.
 
-    A scheduler signals every process of a job, and helper processes have to outlive that: the main process uses them to
-    the end. They inherit the mask.
+    A scheduler signals every process of a job, and a terminal every process of a command. Helper processes have to
+    outlive that, as the main process uses them to the end. They inherit the mask.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -55,11 +56,21 @@ def leaving_early() -> AbstractContextManager[None]:
 
     Signals that a launcher has this process ignore stay ignored.
     """
-    return handling(_leave, [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL])
+    numbers = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # Python has a handler of its own for it
+        numbers.append(signal.SIGINT)
+    return handling(_leave, numbers)
+
+
+def name_of(number: int) -> str:
+    """What a person calls the signal."""
+    return CTRL_C if number == signal.SIGINT or is_ctrl_c() else signal.Signals(number).name
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     # No exception: a library that is being imported may catch it.
-    os.write(2, f"preempted: {signal.Signals(number).name} came before training: nothing was lost\n".encode())
+    name = name_of(number)
+    came = f"interrupted by {CTRL_C}" if name == CTRL_C else f"preempted: {name} came"
+    os.write(2, f"{came} before training: nothing was lost\n".encode())
     leave_exit_code(Preempted.exit_code)
     os._exit(Preempted.exit_code)

@@ -61,6 +61,54 @@ def test_the_error_says_what_goes_on_from_where() -> None:
     )
 
 
+def test_ctrl_c_is_called_by_its_name(capfd) -> None:
+    preemption = Preemption()
+    preemption.has_steps = True
+    with preemption.watching():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)  # as launchers add it: not a second Ctrl-C
+        assert preemption.requested(CPU.device)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    said = capfd.readouterr().err
+    assert said == (
+        "Ctrl-C: saving as soon as this step is done, then leaving; once more Ctrl-C stops at once, without a "
+        "checkpoint\n"
+    )
+    error = preemption.error(Path("run/checkpoint-7"), 7)
+    assert (error.exit_code, error.label) == (75, "")
+    assert str(error) == (
+        "interrupted by Ctrl-C: run/checkpoint-7 was written after step 7; the same command goes on from there"
+    )
+
+
+def test_a_script_passes_ctrl_c_on_as_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    """It leaves a note in the file for the exit code."""
+    exit_file = tmp_path / "exit"
+    monkeypatch.setenv("LLAVA_MOCLE_EXIT_FILE", str(exit_file))
+    for note, name in {"Ctrl-C\n": "Ctrl-C", "": "SIGTERM"}.items():
+        exit_file.write_text(note)
+        preemption = Preemption()
+        with preemption.watching():
+            signal.raise_signal(signal.SIGTERM)
+        assert preemption.signal_name == name
+        assert capfd.readouterr().err == f"{name}: saving as soon as this step is done, then leaving\n"
+
+
+def test_before_the_first_step_ctrl_c_does_not_wait(recipe_file, tmp_path: Path, monkeypatch, capsys) -> None:
+    """A model that loads for minutes is not waited for."""
+
+    def load(*args: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the model was waited for")
+
+    monkeypatch.setattr("llava_mocle.training.run.load_start", load)
+    assert main(["train", str(recipe_file())]) == 75
+    assert capsys.readouterr().err == (
+        "interrupted by Ctrl-C before the first step: nothing was lost, and the same command goes on\n"
+    )
+
+
 class Signalled:
     """Counts validation batches, and sends this process a signal in one of them."""
 

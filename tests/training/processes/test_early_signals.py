@@ -56,14 +56,25 @@ def run(program: str, *words: str, **variables: str) -> subprocess.CompletedProc
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_during_the_imports_is_a_preemption(tmp_path: Path, number: signal.Signals) -> None:
     exit_file = tmp_path / "exit"
-    done = run(IMPORTING, number.name, "SIG_DFL", "train", "my.yaml", LLAVA_MOCLE_EXIT_FILE=str(exit_file))
+    usual = "default_int_handler" if number == signal.SIGINT else "SIG_DFL"
+    done = run(IMPORTING, number.name, usual, "train", "my.yaml", LLAVA_MOCLE_EXIT_FILE=str(exit_file))
     assert done.returncode == 75, done.stderr
-    assert done.stderr == f"preempted: {number.name} came before training: nothing was lost\n"
+    came = "interrupted by Ctrl-C" if number == signal.SIGINT else f"preempted: {number.name} came"
+    assert done.stderr == f"{came} before training: nothing was lost\n"
     assert exit_file.read_text() == "75\n"
 
 
-def test_a_signal_that_a_launcher_ignores_stays_ignored() -> None:
-    assert run(IMPORTING, "SIGTERM", "SIG_IGN", "train", "my.yaml").returncode == 3
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_a_launcher_ignores_stays_ignored(number: signal.Signals) -> None:
+    assert run(IMPORTING, number.name, "SIG_IGN", "train", "my.yaml").returncode == 3
+
+
+def test_the_sigterm_of_a_script_that_got_ctrl_c(tmp_path: Path) -> None:
+    exit_file = tmp_path / "exit"
+    exit_file.write_text("Ctrl-C\n")
+    done = run(IMPORTING, "SIGTERM", "SIG_DFL", "train", "my.yaml", LLAVA_MOCLE_EXIT_FILE=str(exit_file))
+    assert (done.returncode, exit_file.read_text()) == (75, "75\n")
+    assert done.stderr == "interrupted by Ctrl-C before training: nothing was lost\n"
 
 
 def test_other_commands_have_no_handlers() -> None:
