@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mocle.cli.model_flags import add_model_flags, check_dataset, load_predictor
 from llava_mocle.errors import DataError
-from llava_mocle.io.paths import looked_for, user_path, why_missing
+from llava_mocle.io.paths import looked_for, user_path, why_no_file
+from llava_mocle.io.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
 
     check_text("--prompt", args.prompt)
     for image in args.image:  # before the model, which takes longer
-        if (trouble := why_missing(image)) is not None:
-            raise DataError(f"--image {image}: {trouble}{looked_for(image)}")
+        if (trouble := why_no_file(image)) is not None:
+            raise DataError(f"--image {one_line(image)}: {trouble}{looked_for(image)}")
     predictor = load_predictor(args)
     check_dataset(args, predictor)
     # Explained first: a model that can't be explained says so before the answer is waited for.

@@ -3,7 +3,7 @@
 import os
 import stat
 
-from llava_mocle.io.text import not_unicode
+from llava_mocle.io.text import not_unicode, one_line
 
 # Bytes of a name that becomes a file's: 255 are allowed, and endings such as ".part-0-of-8.jsonl" are added.
 _NAME_BYTES = 200
@@ -65,4 +65,4 @@ def why_no_file_name(name: object) -> str | None:
 
 def looked_for(path: str | os.PathLike[str]) -> str:
     """Where a relative path was looked for, ready to follow "no such file"; nothing for an absolute one."""
-    return "" if os.path.isabs(path) else f" (looked for at {os.path.abspath(path)})"
+    return "" if os.path.isabs(path) else f" (looked for at {one_line(os.path.abspath(path))})"
