@@ -54,16 +54,22 @@ def image_path(image_folder: str | Path | None, image: str) -> str:
     return os.path.join(image_folder or "", image)
 
 
-def load_image(path: str | Path) -> Image.Image:
+def load_image(source: str | os.PathLike[str] | Image.Image) -> Image.Image:
     """Open a picture as 8-bit RGB, as LLaVA does (see `to_rgb`). The camera's orientation tag is ignored.
+
+    Args:
+        source: a file, or a picture of Pillow's, which may not be decoded yet.
 
     Raises:
         ImageUnreadable: whatever is wrong with the file, which is named.
         MemoryError: names the file too.
     """
-    with _opened(path) as image:
-        image.load()
-        return to_rgb(image)
+    if isinstance(source, (str, os.PathLike)):
+        with _opened(source) as image:
+            image.load()
+            return to_rgb(image)
+    with _naming(source_name(source)):
+        return to_rgb(source)
 
 
 def probe_image(path: str | Path) -> tuple[int, int]:
@@ -82,28 +88,40 @@ def probe_image(path: str | Path) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """The file as an image that is not decoded yet. The errors of whoever uses it are the file's too."""
     if (reason := why_no_file(path)) is not None:
         raise _missing(path, reason)
+    with _naming(path), Image.open(path) as image:
+        yield image
+
+
+@contextmanager
+def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Make an `ImageUnreadable` with this name of whatever is raised; of a MemoryError, one with the name."""
     try:
-        with Image.open(path) as image:
-            yield image
+        yield
     except PermissionError as error:
-        raise _missing(path, "permission denied") from error
+        raise _missing(name, "permission denied") from error
     except MemoryError as error:
-        raise MemoryError(f"{one_line(path)}: not enough memory to read this image") from error
+        raise MemoryError(f"{one_line(name)}: not enough memory to read this image") from error
     except Exception as error:  # every decoder has errors of its own
-        raise _unreadable(path, error) from error
+        raise _unreadable(name, error) from error
 
 
-def _missing(path: str | Path, reason: str) -> ImageMissing:
+def source_name(source: Any) -> str:
+    """How messages name an image: its file, if it is or has one."""
+    path = source if isinstance(source, (str, os.PathLike)) else getattr(source, "filename", None)
+    return os.fspath(path) if path else "the image in memory"
+
+
+def _missing(path: str | os.PathLike[str], reason: str) -> ImageMissing:
     return ImageMissing(
         f"{one_line(path)}: no such image ({one_line(reason)}); check `image_folder` and the row's `image`"
     )
 
 
-def _unreadable(path: str | Path, error: Exception) -> ImageUnreadable:
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> ImageUnreadable:
     """The error for a file that a decoder refuses: damage, or a limit of Pillow's."""
     told = one_line(error)
     if isinstance(error, Image.DecompressionBombError):

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from llava_mocle.clustering.instruction import instruction_text
 from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, Turn, marked_prompt, place_images
-from llava_mocle.data.images import load_image, process_image, to_rgb
+from llava_mocle.data.images import load_image, process_image, source_name
 from llava_mocle.data.template_names import template_name
 from llava_mocle.data.templates import get_template
 from llava_mocle.data.tokenize import tokenize_prompt, tokenize_row
@@ -304,11 +303,9 @@ class Predictor:
 
     def _pixels(self, requests: Sequence[Request]) -> dict[str, Tensor]:
         """`pixel_values` (n, 3, H, W), the images of all requests in order; nothing where there are none."""
-        images = [self._prepare(image) for request in requests for image in request.image_list]
+        images = [
+            process_image(load_image(image), self.image_processor, self._loaded.image_aspect_ratio, source_name(image))
+            for request in requests
+            for image in request.image_list
+        ]
         return {"pixel_values": torch.stack(images).to(self.model.dtype)} if images else {}
-
-    def _prepare(self, image: "ImageInput") -> Tensor:
-        aspect_ratio = self._loaded.image_aspect_ratio
-        if isinstance(image, (str, os.PathLike)):
-            return process_image(load_image(Path(image)), self.image_processor, aspect_ratio, Path(image))
-        return process_image(to_rgb(image), self.image_processor, aspect_ratio)

@@ -188,5 +188,14 @@ def test_settings_out_of_range_are_refused(predictor, options):
         predictor.predict(None, QUESTION, **options)
 
 
+def test_a_picture_of_pillow_that_cannot_be_decoded_is_named(predictor, images, tmp_path):
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(images[0].read_bytes()[:60])
+    with pytest.raises(DataError, match=r"cut\.png: can't be read as an image"):
+        predictor.predict(Image.open(cut), QUESTION)
+    with pytest.raises(DataError, match="the image in memory: can't be read as an image"):
+        predictor.predict([3], QUESTION)
+
+
 def test_no_requests_no_answers(predictor):
     assert predictor.predict_batch([]) == []

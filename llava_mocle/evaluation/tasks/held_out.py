@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.data.conversation import IMAGE_TOKEN, shown_images, written_turns
-from llava_mocle.data.row_problems import first_problem, row_problems, shorten
+from llava_mocle.data.row_problems import first_problem, row_problems
 from llava_mocle.data.row_table import RowTable
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.question import GenerationSettings, Question
+from llava_mocle.evaluation.answering.question import GenerationSettings, Question, check_id
 from llava_mocle.evaluation.answering.together import Part
 from llava_mocle.evaluation.metrics.normalize import exact_match, normalize_answer
 from llava_mocle.evaluation.scores.provenance import command, items_digest, versions
@@ -226,8 +226,7 @@ def require_id(row: Row, place: str) -> None:
     """
     if "id" not in row:
         raise DataError(f"{place}: no 'id'; a held-out row needs one, so that its answer can be found again.")
-    if isinstance(row["id"], bool) or not isinstance(row["id"], (str, int)):
-        raise DataError(f"{place}: field 'id' is {shorten(row['id'])}, expected a text or a whole number.")
+    check_id(row["id"], place, "id")
 
 
 def answer_priors(train_rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
