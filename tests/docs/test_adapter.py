@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from tests.docs.snippets import run_page
+from llava_mocle.model.load import load_model
+from tests.docs.snippets import DOCS, python_snippets, run_page
 
 QUESTIONS = ["What is this?", "How much is 2 and 2?", "Is grey a colour?", "What colour is picture 3?"]
 
@@ -25,3 +26,13 @@ def test_the_page_makes_saves_and_exports_an_adapter(base: Path, user_folder: Pa
         merged = names["merged"](**batch).logits
     assert merged.shape[0] == len(QUESTIONS)
     assert not any("mocle" in name for name in names["merged"].state_dict())
+
+
+def test_a_trained_model_is_exported_as_the_page_says(trained: Path, user_folder: Path) -> None:
+    """A run's adapter has the projector in `modules_to_save`."""
+    (snippet,) = [text for text in python_snippets(DOCS / "adapter.md") if "merge_and_unload" in text]
+    names: dict = {"model": load_model(trained).model}
+    exec(snippet, names)
+    assert type(names["merged"]).__name__ == "LlavaForConditionalGeneration"
+    assert not any("mocle" in name or "modules_to_save" in name for name in names["merged"].state_dict())
+    assert (user_folder / "exported/cluster_1/adapter_model.safetensors").is_file()
