@@ -152,17 +152,21 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise DataError(f"{path}: not readable as Parquet ({error}). {_REMEDY}") from error
 
 
-def look_up(path: str | Path, fingerprint: str, texts: Sequence[str]) -> dict[str, tuple[int, float]]:
-    """Those of `texts` that a table holds -> (cluster id, distance). Needs no encoder.
+def read_stored(path: str | Path, fingerprint: str) -> pa.Table | None:
+    """What a table knows of texts: instruction_hash, cluster_id, distance. Needs no encoder.
 
-    Empty for a table that is not there or was made by a cluster model with another fingerprint.
+    None for a table that is not there or was made by a cluster model with another fingerprint.
 
     Raises:
         DataError: the table is damaged.
     """
     if not Path(path).is_file() or _metadata(path).get(_FINGERPRINT, b"").decode() != fingerprint:
-        return {}
-    table = _read(path, ["instruction_hash", "cluster_id", "distance"])
+        return None
+    return _read(path, ["instruction_hash", "cluster_id", "distance"])
+
+
+def look_up(table: pa.Table, texts: Sequence[str]) -> dict[str, tuple[int, float]]:
+    """Those of `texts` that a table of `read_stored` knows -> (cluster id, distance)."""
     hashes = pa.array([instruction_hash(text) for text in texts], pa.string())
     places = pc.index_in(hashes, table["instruction_hash"]).to_pylist()
     ids, distances = table["cluster_id"].to_numpy(), table["distance"].to_numpy()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llava_mocle.clustering import cluster_files, kmeans
-from llava_mocle.clustering.assign import look_up, read_table
+from llava_mocle.clustering.assign import look_up, read_stored, read_table
 from llava_mocle.clustering.cluster_config import ClusterConfig, Example, fingerprint, fit_request, weigh
 from llava_mocle.clustering.cluster_files import ASSIGNMENTS_FILE
 from llava_mocle.clustering.encoder import Encoder, SentenceEncoder
@@ -192,14 +192,26 @@ class ClusterModel:
     def knows(self, table: str | Path) -> None:
         """Look texts up in this assignment table too; one of another cluster model is not used."""
         self._tables.append(Path(table))
+        self.__dict__.pop("_stored", None)
+
+    @cached_property
+    def _stored(self) -> "list[pa.Table]":
+        """The assignment tables of this cluster model that are there; read once, as a server asks text by text."""
+        found = []
+        for path in self._tables:
+            try:
+                table = read_stored(path, self.fingerprint)
+            except DataError as error:
+                logger.warning("clusters are worked out again: %s", error)
+                continue
+            if table is not None:
+                found.append(table)
+        return found
 
     def _look_up(self, texts: Sequence[str]) -> dict[str, tuple[int, float]]:
         found: dict[str, tuple[int, float]] = {}
-        for path in self._tables:
-            try:
-                found |= look_up(path, self.fingerprint, [text for text in texts if text not in found])
-            except DataError as error:
-                logger.warning("clusters are worked out again: %s", error)
+        for table in self._stored:
+            found |= look_up(table, [text for text in texts if text not in found])
         return found
 
     @cached_property

@@ -181,3 +181,33 @@ def test_missing_damaged_and_foreign_files(model, rows, path, tmp_path):
 def test_a_row_that_nothing_routes_is_named(model):
     with pytest.raises(DataError, match="dataset 'bad', row 1: row with id 'x'"):
         assign_rows(model, {"bad": [*rows_of(["fine"]), {"id": "x", "conversations": []}]})
+
+
+def test_stored_clusters_are_looked_up_once_and_only_their_own_models(tmp_path) -> None:
+    """A table answers without the encoder; a table of another clustering, or a damaged one, does not answer."""
+    texts, encoder = question_texts(30), FakeEncoder()
+    folder = tmp_path / "k3"
+    ClusterModel.fit(texts, 3, encoder=encoder, progress=False).save(folder)
+    fitted = ClusterModel.load(folder, encoder)
+    rows = {"d": [{"id": str(i), "conversations": [{"from": "human", "value": text}]} for i, text in enumerate(texts)]}
+    write_assignments(assign_rows(fitted, rows, progress=False), folder / "assignments.parquet")
+    expected = fitted.assign(texts)
+    fresh = FakeEncoder()
+    model = ClusterModel.load(folder, fresh)
+    found = model.assign(texts[::-1])
+    assert fresh.calls == []
+    assert (found[0] == expected[0][::-1]).all()
+    assert (found[1] == expected[1][::-1]).all()
+    (folder / "assignments.parquet").write_bytes(b"damaged")
+    assert (model.assign(texts)[0] == expected[0]).all()
+    assert fresh.calls == []
+    damaged = ClusterModel.load(folder, fresh)
+    assert (damaged.assign(texts)[0] == expected[0]).all()
+    assert set(texts) <= set(fresh.calls)
+    other = tmp_path / "k2"
+    ClusterModel.fit(texts, 2, encoder=encoder, progress=False).save(other)
+    table = assign_rows(ClusterModel.load(other, encoder), rows, progress=False)
+    write_assignments(table, folder / "assignments.parquet")
+    again = FakeEncoder()
+    assert (ClusterModel.load(folder, again).assign(texts)[0] == expected[0]).all()
+    assert set(texts) <= set(again.calls)
