@@ -10,6 +10,7 @@ examples:
   torchrun --nproc_per_node 8 -m llava_mocle.cli.main eval --model runs/mine --tasks all --output runs/mine/eval
   llava-mocle eval --model playground/runs/mocle --recipe scripts/recipes/playground_mocle.yaml --output out
   llava-mocle eval --model runs/mine --rows test.json --image-folder images --train-rows train.json --output out
+  llava-mocle eval pope --answers theirs.jsonl --output runs/theirs/eval      scores answers of another system
 """
 
 import argparse
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "action", nargs="?", choices=["prepare"], help="check the benchmarks' files, and say what is missing"
+        "action",
+        nargs="?",
+        metavar="prepare|TASKS",
+        help="prepare: check the benchmarks' files, and say what is missing; with --answers: the benchmarks",
     )
     parser.add_argument("prepared", nargs="?", metavar="TASKS", help="with prepare: benchmarks to read, or all")
     parser.add_argument("--model", type=user_path, help="a trained checkpoint, a stage-1 folder or a base folder")
@@ -77,6 +81,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="2024",
         help="mmbench, mmbench_cn: which version of MMBench's own matcher reads the answers; published: 2024",
     )
+    parser.add_argument(
+        "--answers",
+        type=user_path,
+        metavar="FILE",
+        help="score these answers, and load no model: LLaVA's JSONL, lmms-eval's samples, JSON or CSV with ids and "
+        "texts; or a folder with <task>.jsonl",
+    )
+    parser.add_argument("--answers-key", metavar="KEY", help="with --answers: where a record has its answer")
+    parser.add_argument("--model-name", metavar="NAME", help="with --answers: who wrote them; default: the file's name")
     parser.add_argument("--output", type=user_path, help="folder for answers and results.json")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each benchmark or domain")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -102,12 +115,70 @@ def run(args: argparse.Namespace) -> int:
         from llava_mocle.cli.eval_prepare import prepare
 
         return prepare(args.prepared or args.tasks, args.data_root)
-    for flag in ("model", "output"):
+    _check_words(args)
+    for flag in ("output",) if args.answers else ("model", "output"):
         if not getattr(args, flag):
             raise ConfigError(f"--{flag} is missing; `llava-mocle eval --help` shows examples.")
     if not (args.tasks or args.recipe or args.rows):
         raise ConfigError("nothing to score: give --tasks, --recipe or --rows.")
-    return _evaluate(args)
+    return _score_given(args) if args.answers else _evaluate(args)
+
+
+def _check_words(args: argparse.Namespace) -> None:
+    """What --answers goes with; the benchmarks before it become `args.tasks`."""
+    from llava_mocle.errors import ConfigError
+
+    if args.action is not None and not args.answers:
+        raise ConfigError(
+            f"{args.action!r}: the word behind eval is prepare, or benchmarks whose --answers are scored; a model is "
+            f"asked with --model and --tasks {args.action}."
+        )
+    if args.prepared is not None or (args.action is not None and (args.tasks or args.recipe or args.rows)):
+        raise ConfigError("name the benchmarks once, separated by commas.")
+    args.tasks = args.tasks or args.action
+    for flag in ("answers_key", "model_name"):
+        if getattr(args, flag) and not args.answers:
+            raise ConfigError(f"--{flag.replace('_', '-')} goes with --answers, which is missing.")
+    for flag in ("model", "num_chunks", "chunk_idx", "dataset", "max_new_tokens") if args.answers else ():
+        if getattr(args, flag) is not None:
+            raise ConfigError(
+                f"--{flag.replace('_', '-')} asks a model, and --answers is scored without one; drop one."
+            )
+    if args.answers and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("--answers under torchrun: scoring takes one process.")
+
+
+def _score_given(args: argparse.Namespace) -> int:
+    """Score the answers of --answers."""
+    from llava_mocle.cli.eval_tables import print_domains, print_tasks
+    from llava_mocle.evaluation.given import given_model_id, score_given
+    from llava_mocle.evaluation.suite import SuiteSettings
+    from llava_mocle.evaluation.task import Task
+    from llava_mocle.evaluation.tasks.held_out import HeldOutResults, HeldOutRows
+
+    settings = SuiteSettings(limit=args.limit, prompts=args.prompts, overwrite=args.overwrite)
+    tasks: list[Task] = []
+    results = None
+    if args.tasks:
+        tasks += _benchmarks(args)
+    else:
+        domains, train_rows = _recipe_rows(args.recipe) if args.recipe else _file_rows(args)
+        tasks += [HeldOutRows(name, rows, root, (train_rows or {}).get(name)) for name, (rows, root) in domains.items()]
+        model_id = given_model_id(Path(args.answers), args.model_name)
+        results = HeldOutResults(Path(args.output), model_id, args.answers, len(tasks), overwrite=args.overwrite)
+    recorded = score_given(
+        tasks,
+        args.answers,
+        args.data_root,
+        args.output,
+        settings,
+        model_name=args.model_name,
+        key=args.answers_key,
+        results=results,
+    )
+    (print_tasks if args.tasks else print_domains)(recorded)
+    print(f"{Path(args.output) / 'results.json'}")
+    return 0
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -160,7 +231,7 @@ def _device_of_rank() -> str | None:
 
 
 def _benchmarks(args: argparse.Namespace) -> "list[Task]":
-    """The benchmarks of `--tasks`, whose files are there, with the judge that grades them."""
+    """The benchmarks of `--tasks`, whose files are there, with the judge that grades them; --answers need no images."""
     from llava_mocle.errors import ConfigError
     from llava_mocle.evaluation.registry import get_tasks
     from llava_mocle.evaluation.tasks.medical_qa import MedicalQA
@@ -176,7 +247,8 @@ def _benchmarks(args: argparse.Namespace) -> "list[Task]":
         limits = {"max_tokens": args.judge_max_tokens, "runs": args.judge_runs}
         judge = Judge(args.judge_url, args.judge_model, log=log, **limits)
     for task in tasks:
-        task.check(Path(args.data_root))
+        if not args.answers:
+            task.check(Path(args.data_root))
         if isinstance(task, JudgedTask):
             task.judge = judge
         if isinstance(task, MedicalQA):

@@ -141,13 +141,10 @@ def _run(
     )
     if answers is None:
         return {}
-    # Submission files first: they are there even if a judge cannot be reached.
-    files = task.submission(items, answers, folder / "submissions" / task.name)
-    entry = score_task(task, items, answers, limit=settings.limit)
+    entry = submit_and_score(task, items, answers, folder, settings.limit)
     entry["skipped"] = sum("skipped" in answer["metadata"] for answer in answers)
     if entry["skipped"]:
         logger.warning("%s: %d questions could not be asked and have an empty answer.", task.name, entry["skipped"])
-    entry["submission"] = [str(path.relative_to(folder)) for path in files]
     # The settings that took effect, under the names that the answers carry.
     effective = asdict(replace(settings, max_new_tokens=settings.new_tokens(task)))
     del effective["overwrite"], effective["skip_unaskable"]
@@ -195,6 +192,17 @@ def _items(task: Task, root: Path, settings: SuiteSettings) -> list[Item]:
     if settings.dataset is None:
         return items
     return [replace(item, question=replace(item.question, dataset=settings.dataset)) for item in items]
+
+
+def submit_and_score(
+    task: Task, items: Sequence[Item], answers: Answers, folder: Path, limit: int | None
+) -> dict[str, Any]:
+    """Write a task's submission files, and return its entry of `results.json`."""
+    # Submission files first: they are there even if a judge cannot be reached.
+    files = task.submission(items, answers, folder / "submissions" / task.name)
+    entry = score_task(task, items, answers, limit=limit)
+    entry["submission"] = [str(path.relative_to(folder)) for path in files]
+    return entry
 
 
 def score_task(task: Task, items: Sequence[Item], answers: Answers, *, limit: int | None = None) -> dict[str, Any]:

@@ -160,6 +160,10 @@ class Task(ABC):
         check_style(prompts)
         return list(self.read_items(root, prompts))
 
+    def unshown_items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        """`items` of which nobody looks at the images: none is unpacked, and few have to be there."""
+        return self.items(root, prompts)
+
     @abstractmethod
     def read_items(self, root: Path, prompts: str) -> Iterator[Item]:
         """What `items` lists, one by one."""

@@ -78,7 +78,7 @@ def check_id(value: Any, place: str, name: str = "question_id") -> str | int:
     raise DataError(f"{place}: field {name!r} is {fault}, expected a text or a whole number; give every question one.")
 
 
-def check_questions(questions: Sequence[Question], *, shared_ids: bool = False) -> None:
+def check_questions(questions: Sequence[Question], *, shared_ids: bool = False, images: bool = True) -> None:
     """Refuse what cannot be asked, or cannot be told apart, before any work is done.
 
     Ids are compared as texts: 1 and "1" are the same.
@@ -86,6 +86,7 @@ def check_questions(questions: Sequence[Question], *, shared_ids: bool = False) 
     Args:
         shared_ids: questions with different prompts may share an id. In LLaVA's files for MME and TextVQA, questions
             about one image do. Scores and submissions need a `unique_id` a question.
+        images: whether the images have to be there, and marked as they are shown.
 
     Raises:
         DataError: an id against the rule (`check_id`); a repeated question; a text that is blank or that UTF-8 cannot
@@ -94,8 +95,11 @@ def check_questions(questions: Sequence[Question], *, shared_ids: bool = False) 
     for question in questions:
         check_id(question.question_id, question.source or "questions")
         _check_texts(question)
+        if images:
+            _check_marks(question)
     _check_repeated(questions, shared_ids)
-    _check_images(questions)
+    if images:
+        _check_images(questions)
 
 
 def _check_texts(question: Question) -> None:
@@ -113,6 +117,9 @@ def _check_texts(question: Question) -> None:
         else:
             continue
         raise DataError(f"{name_of(question)}: its {fault}.")
+
+
+def _check_marks(question: Question) -> None:
     marks, images = question.prompt.count(IMAGE_TOKEN), len(question.images)
     if marks not in (0, images):
         raise DataError(

@@ -25,11 +25,13 @@ class Asked(NamedTuple):
     Attributes:
         n: how many questions of the task it asks.
         judge: who grades the answers; None: nobody, or the task needs no judge.
+        answers: the digest of the file of answers that another system wrote; None: this run answers.
     """
 
     task: str
     n: int
     judge: Mapping[str, Any] | None
+    answers: str | None = None
 
 
 class BenchmarkResults:
@@ -93,6 +95,12 @@ class BenchmarkResults:
         remedy = "choose another --output, remove the file, or pass --overwrite, which answers all questions anew."
         if before["n"] > asked.n:
             raise DataError(f"{path}: is the score of {before['n']} questions, but this run asks {asked.n}; {remedy}")
+        given = before.get("answers")
+        if asked.answers is not None and given is not None and given["sha256"] != asked.answers:
+            raise DataError(
+                f"{path}: is the score of other answers, those of {given['file']}; choose another --output, remove the "
+                "file, or pass --overwrite."
+            )
         judge = before["settings"].get("judge")
         if asked.judge is not None and _scored(before) and judge != asked.judge:
             raise DataError(

@@ -169,6 +169,8 @@ class HeldOutResults(BenchmarkResults):
     def record(self, task: Any, items: Sequence[Item], answers: Answers, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Keep one domain's scores; write and return the results after the last one, and {} before."""
         self.domains[task.name] = _domain(task, items, entry)
+        if "answers" in entry:  # another system's
+            self.domains[task.name]["answers"] = entry["answers"]
         self.items += items
         self.answers += answers
         if len(self.domains) < self.count:

@@ -58,6 +58,9 @@ class MMBench(ChoiceTask):
                 beside = path.with_suffix("") / f"{index % ROTATION}.jpg"
                 yield self._item(index, row, place, prompts, image(field(row, "image", place), beside, place))
 
+    def unshown_items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        return list(self.read_items(root, prompts, lambda encoded, path, place: path))
+
     def count(self, root: Path) -> int:
         """Rotations count, and no image is unpacked."""
         return sum(1 for _ in self.read_items(root, "llava", expected_image))

@@ -49,6 +49,9 @@ class VideoTask(Task):
     def read_items(self, root: Path, prompts: str, frames: Frames = video_frames) -> Iterator[Item]:
         """By default, frames are read from videos where there are only these."""
 
+    def unshown_items(self, root: Path, prompts: str = "llava") -> list[Item]:
+        return list(self.read_items(root, prompts, lambda folder, video: ()))
+
     def count(self, root: Path) -> int:
         """No video is read, only looked for."""
         return sum(1 for _ in self.read_items(root, "llava", expected_frames))
