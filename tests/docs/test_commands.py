@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Flags of other programs that the pages name.
 FOREIGN_FLAGS = {
     *("--gpu-bind", "--gpus-per-task", "--gres", "--ntasks-per-node", "--nodes", "--gpus-per-node", "--qos", "--mem"),
-    *("--ssh_port", "--include", "--nproc_per_node", "--KEY"),
+    *("--ssh_port", "--include", "--nproc_per_node", "--KEY", "--log_samples"),
 }
 MODEL_VQA_FLAGS = {"--all-rounds", "--model-path", "--image-folder", "--answers-file", "--question-file"}
 
