@@ -1,6 +1,7 @@
 """Answers that another system wrote: their forms, how they find their questions, and their scores."""
 
 import csv
+import hashlib
 import json
 
 import pytest
@@ -97,8 +98,6 @@ def test_what_is_recorded(tmp_path, pope, capsys):
     assert code == 0
     assert "theirs@given" in capsys.readouterr().out
     entry = read_results(out)["tasks"]["pope"]
-    import hashlib
-
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert entry["answers"] == {"file": str(path), "sha256": digest, "n": 3}
     assert (entry["n"], entry["limit"], entry["settings"]["predictor"]) == (3, 3, None)
@@ -153,6 +152,32 @@ def test_ids_that_questions_share_need_the_prompt(tmp_path):
         assert score(root, tmp_path / f"{name}.jsonl", "--overwrite", task="textvqa")[0] == 0
         values.append(read_results(tmp_path / "out")["tasks"]["textvqa"]["metrics"]["accuracy"]["items"])
     assert values[0] == values[1]
+
+
+def test_lmms_evals_samples_by_the_ids_that_their_metrics_log(tmp_path):
+    """In any order: by what `submission` or a score holds, and by the prompt where questions share the id."""
+    root = data_root(tmp_path / "data", "textvqa")
+    data = json.loads((root / "textvqa/TextVQA_0.5.1_val.json").read_text())["data"]
+    logged = [
+        {"doc_id": n, "target": str(r["answers"]), "filtered_resps": [[r["answers"][0]]], "input": r["question"]}
+        | {"exact_match": 0.0, "submission": {"question_id": r["question_id"], "answer": "not this one"}}
+        for n, r in enumerate(data[::-1])
+    ]
+    own = [{"question_id": r["question_id"], "text": r["answers"][0]} for r in data]
+    values = []
+    for name, records in (("logged", logged), ("own", own)):
+        assert score(root, lines(tmp_path / f"{name}.jsonl", records), "--overwrite", task="textvqa")[0] == 0
+        values.append(read_results(tmp_path / "out")["tasks"]["textvqa"]["metrics"]["accuracy"]["items"])
+    assert values[0] == values[1]
+
+    questions = [Question("a/1.jpg", f"Is it {word}?\nIn a word.", key=f"a/1.jpg-{word}") for word in ("red", "blue")]
+    records = [
+        {"doc_id": n, "filtered_resps": [word], "input": f"Is it {word}? Please answer yes or no."}
+        | {"mme_perception_score": {"question_id": "a/1.jpg", "category": "a", "score": 1.0}}
+        for n, word in enumerate(("blue", "red"))
+    ]
+    path = lines(tmp_path / "mme.jsonl", records)
+    assert [given.text for given in match_given(read_given(path), questions, path)] == ["red", "blue"]
 
 
 def test_held_out_rows(tmp_path, capsys):

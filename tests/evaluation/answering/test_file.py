@@ -100,6 +100,12 @@ def test_other_questions_are_refused(tmp_path):
             json.dumps(answer(1) | {"question_id": [1]}) + "\n",
             r"line 1: field 'question_id' is \[1\], expected a text or a",
         ),
+        (json.dumps(answer(1) | {"question_id": True}) + "\n", "line 1: field 'question_id' is True, expected a text"),
+        (
+            json.dumps(answer(1) | {"question_id": "a\ud83d"}) + "\n",
+            "line 1: field 'question_id' is .* half a surrogate",
+        ),
+        (json.dumps(answer(1) | {"text": None}) + "\n", "line 1: 'text' is None, expected a text"),
         (json.dumps(answer(1)) + "\n\n" + json.dumps(answer(1)) + "\n", r"line 3: question_id 1 .* line 1"),
     ],
 )
