@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, get_scheduler
 from transformers.utils import is_liger_kernel_available
 
-from llava_mocle.errors import ConfigError, UserError
+from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 
 # Steps of the schedule that is tried; any number does.
@@ -26,39 +27,49 @@ def rehearse(args: MocleTrainingArguments) -> None:
         ConfigError: names the keys, their values and what the library said.
     """
     adam = ("optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
-    optimizer = _attempt(args, adam, lambda: _optimizer(args))
+    optimizer = _attempt(args, adam, _optimizer)
     schedule = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
-    _attempt(args, schedule, lambda: _schedule(args, optimizer))
+    _attempt(args, schedule, lambda given: _schedule(given, optimizer))
     loader = (
         "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers",
         "dataloader_multiprocessing_context",
     )  # fmt: skip
-    _attempt(args, loader, lambda: _loader(args))
+    _attempt(args, loader, _loader)
     if args.activation_checkpointing:
-        _attempt(args, ("activation_checkpointing_kwargs",), lambda: _recompute(args))
+        _attempt(args, ("activation_checkpointing_kwargs",), _recompute)
     if args.torch_compile:
-        _attempt(args, ("torch_compile_backend", "torch_compile_mode"), lambda: _compile(args))
+        _attempt(args, ("torch_compile_backend", "torch_compile_mode"), _compile)
     if args.use_liger_kernel and not is_liger_kernel_available():
         raise ConfigError(
             "use_liger_kernel is true, and the package liger-kernel is not installed here; install it (pip install "
             "liger-kernel), or leave use_liger_kernel out"
         )
     if args.ddp_backend is not None:
-        _attempt(args, ("ddp_backend",), lambda: torch.distributed.Backend(args.ddp_backend))
+        _attempt(args, ("ddp_backend",), lambda given: torch.distributed.Backend(given.ddp_backend))
 
 
-def _attempt(args: MocleTrainingArguments, keys: Sequence[str], make: Callable[[], Any]) -> Any:
-    """What `make` makes. Whatever a library raises is a value that it does not take."""
+def _attempt(args: MocleTrainingArguments, keys: Sequence[str], make: Callable[[MocleTrainingArguments], Any]) -> Any:
+    """What `make` makes of the arguments. Whatever a library raises is a value of these keys that it does not take."""
     try:
-        return make()
-    except UserError:
-        raise
+        return make(args)
     except Exception as error:
-        usual = {item: field.default for item, field in type(args).__dataclass_fields__.items()}
+        usual = {key: type(args).__dataclass_fields__[key].default for key in keys}
         changed = [key for key in keys if getattr(args, key) != usual[key]] or list(keys[:1])
-        values = ", ".join(f"{key} is {_shown(getattr(args, key))}" for key in changed)
+        named = [key for key in changed if _works(make, args, key, usual[key])] or changed
+        values = ", ".join(f"{key} is {_shown(getattr(args, key))}" for key in named)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{values}: {type(error).__name__}: {reason}") from error
+
+
+def _works(make: Callable[[MocleTrainingArguments], Any], args: MocleTrainingArguments, key: str, value: Any) -> bool:
+    """Whether all is well with another value of that key."""
+    other = copy(args)
+    setattr(other, key, value)
+    try:
+        make(other)
+    except Exception:
+        return False
+    return True
 
 
 def _shown(value: Any) -> str:
@@ -68,7 +79,6 @@ def _shown(value: Any) -> str:
 def _optimizer(args: MocleTrainingArguments) -> torch.optim.Optimizer:
     made, options = Trainer.get_optimizer_cls_and_kwargs(args)
     parameter = nn.Parameter(torch.zeros(2, 2))
-    # The keys' own names of `Trainer.create_optimizer`; an optimizer that goes layer by layer is told which.
     return made([{"params": [parameter], "weight_decay": args.weight_decay}], **options)
 
 

@@ -84,7 +84,7 @@ _NUMBERS = {
 }  # fmt: skip
 # Every field of `transformers.TrainingArguments` that `MocleTrainingArguments` does not declare anew.
 TRAINER_POLICIES: dict[str, Policy] = {
-    **{key: Policy("same", numbers=_NUMBERS.get(key)) for key in _SAME},
+    **{key: Policy("same", path=key in _PATHS, numbers=_NUMBERS.get(key)) for key in _SAME},
     **{key: Policy("free", path=key in _PATHS, numbers=_NUMBERS.get(key)) for key in _FREE},
     # LLaVA's names of `activation_checkpointing` and its options.
     "gradient_checkpointing": Policy("free", excludes="activation_checkpointing"),

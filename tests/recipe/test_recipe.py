@@ -46,6 +46,28 @@ def test_unknown_keys_name_the_nearest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("learnin_rate", "learning_rate"), ("learn_rate", "learning_rate"), ("gate_learnin_rate", "gate_learning_rate"),
+        ("wieght_decay", "weight_decay"), ("max_step", "max_steps"), ("outputdir", "output_dir"),
+        ("num_expert", "num_experts"), ("cluster_modell", "cluster_model"), ("image_foldr", "image_folder"),
+        ("eval_step", "eval_steps"), ("stop_after", "stop_after_steps"), ("lora_alfa", "lora_alpha"), ("seeds", "seed"),
+        ("gradient_acumulation_steps", "gradient_accumulation_steps"), ("save_totallimit", "save_total_limit"),
+    ],
+)  # fmt: skip
+def test_the_nearest_key_of_all(tmp_path: Path, typo: str, meant: str) -> None:
+    for place in (lambda: load_recipe(write(tmp_path, **{typo: 1})), lambda: load_recipe(None, [f"--{typo}", "1"])):
+        with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
+            place()
+
+
+def test_a_key_that_is_refused_is_not_offered(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean") as caught:
+        load_recipe(write(tmp_path, batch_size=1))
+    assert "auto_find_batch_size" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"lora_r": "many"}, "lora_r.*'many'"),

@@ -1,0 +1,79 @@
+"""What a library refuses late, or for want of a package, is refused before anything is loaded."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llava_mocle.cli.main import main
+from llava_mocle.errors import ConfigError
+from llava_mocle.recipe import rehearsal
+from llava_mocle.recipe.recipe import load_recipe
+from llava_mocle.recipe.rehearsal import rehearse
+from llava_mocle.training import run
+
+REFUSED = {
+    "seed: -1": "seed is -1, expected a whole number from 0 to 4294967295",
+    "data_seed: 4294967296": "data_seed is 4294967296",
+    "optim: adamw_8bit": "optim is 'adamw_8bit': .*bitsandbytes",
+    "optim: lomo": "optim is 'lomo'",
+    "optim: galore_adamw": "optim is 'galore_adamw'",
+    "optim: adamw_apex_fused": "optim is 'adamw_apex_fused'",
+    "optim: schedule_free_adamw": "optim is 'schedule_free_adamw'",
+    "optim_args: a": "optim_args is 'a'",
+    "report_to: [tensorboard, wandb]": "report_to is 'wandb', which is not installed",
+    "use_liger_kernel: true": "use_liger_kernel is true, and the package liger-kernel is not installed",
+    "lr_scheduler_type: bend": "'bend'",
+    "lr_scheduler_type: cosine_with_min_lr": "lr_scheduler_type is 'cosine_with_min_lr'",
+    "lr_scheduler_kwargs: {nothing: 1}": "lr_scheduler_kwargs is {'nothing': 1}",
+    "lr_scheduler_type: reduce_lr_on_plateau": "lr_scheduler_type",
+    "weight_decay: -0.1": "weight_decay is -0.1, expected a number from 0",
+    "num_train_epochs: 0": "num_train_epochs is 0, expected a number above 0",
+    "save_total_limit: 0": "save_total_limit is 0",
+    "warmup_ratio: 1.5": "warmup_ratio is 1.5, expected a number from 0 to 1",
+    "torch_compile_backend: nothing": "torch_compile_backend is 'nothing'",
+    "torch_compile_mode: nothing": "torch_compile_mode is 'nothing'",
+    "dataloader_persistent_workers: true": "dataloader_persistent_workers is True",
+    "dataloader_prefetch_factor: 2": "dataloader_prefetch_factor",
+    "{dataloader_num_workers: 1, dataloader_multiprocessing_context: thread}": "dataloader_multiprocessing_context",
+    "{gradient_checkpointing: true, gradient_checkpointing_kwargs: {nothing: 1}}": "activation_checkpointing_kwargs is",
+    "{fp16: true, bf16: true}": "fp16",
+    "fp16: true": "fp16 is true, and this run is on the CPU",
+    "accelerator_config: nowhere.json": "accelerator_config is 'nowhere.json': .*No such file",
+    "accelerator_config: {nothing: 1}": "accelerator_config",
+    "ddp_backend: nothing": "ddp_backend",
+    "logging_steps: 2.5": "logging_steps",
+    "debug: nothing": "debug",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_refused_before_anything_is_loaded(recipe_file, tmp_path: Path, monkeypatch, capsys, text: str) -> None:
+    def load(*args: object) -> None:
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr(run, "load_start", load)
+    keys = yaml.safe_load(text)
+    assert main(["train", str(recipe_file(**keys))]) == 2
+    told = capsys.readouterr().err.strip()
+    line = next(part for part in told.splitlines() if part.startswith("error: "))
+    assert re.search(REFUSED[text], line), line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop", "adagrad"])
+@pytest.mark.parametrize("schedule", ["linear", "constant", "cosine_with_restarts", "polynomial", "inverse_sqrt"])
+def test_what_trainer_takes_is_taken(tmp_path: Path, optim: str, schedule: str) -> None:
+    words = ["--output_dir", str(tmp_path), "--optim", optim, "--lr_scheduler_type", schedule]
+    rehearse(load_recipe(None, words).training_arguments())
+
+
+def test_an_error_of_any_kind_names_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise AttributeError("no such\nthing")
+
+    monkeypatch.setattr(rehearsal, "get_scheduler", broken)
+    args = load_recipe(None, ["--output_dir", str(tmp_path), "--warmup_steps", "3"]).training_arguments()
+    with pytest.raises(ConfigError, match=r"^warmup_steps is 3.*: AttributeError: no such thing$"):
+        rehearse(args)
