@@ -4,6 +4,7 @@ A recipe is a YAML file whose keys are the options below. Each is also a flag th
 unsets an optional key. Every field of transformers.TrainingArguments is accepted as well, such as --output_dir,
 --learning_rate, --max_steps, --per_device_train_batch_size, --gradient_accumulation_steps, --gradient_checkpointing,
 --bf16, --warmup_ratio, --save_steps, --eval_strategy, --report_to, --deepspeed. docs/keys.md lists all keys.
+Relative paths start from the folder in which you run the command; a leading ~ is your home folder.
 
 examples:
   llava-mocle train scripts/recipes/playground_mocle.yaml
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="build the model without weights or data, print what would be trained, and stop",
+        help="look up all that the recipe names, print what would be trained, and stop; loads no weights",
     )
     parser.add_argument(
         "--resolve",

@@ -108,7 +108,11 @@ def _loader(args: MocleTrainingArguments) -> None:
 
 
 def _recompute(args: MocleTrainingArguments) -> None:
-    checkpoint(torch.square, torch.ones(1, requires_grad=True), **(args.activation_checkpointing_kwargs or {}))
+    checkpoint(
+        torch.square,
+        torch.ones(1, requires_grad=True),
+        **(args.activation_checkpointing_kwargs or {"use_reentrant": False}),
+    )
 
 
 def _compile(args: MocleTrainingArguments) -> None:

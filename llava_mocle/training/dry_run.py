@@ -14,7 +14,7 @@ from llava_mocle.clustering.cluster_config import ClusterConfig
 from llava_mocle.clustering.cluster_files import CONFIG_FILE
 from llava_mocle.errors import CheckpointError, ClusterModelError, ConfigError, UserError
 from llava_mocle.io.paths import why_missing
-from llava_mocle.model.folders import PROJECTOR_CONFIG
+from llava_mocle.model.folders import PROJECTOR_CONFIG, is_original
 from llava_mocle.model.load import find_base
 from llava_mocle.recipe.checks import check_recipe
 from llava_mocle.recipe.keys import ModelArguments
@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 # D of all-MiniLM-L6-v2; a dry run loads no encoder to ask.
 DEFAULT_ENCODER_DIM = 384
+
+
+class OtherLayout(ConfigError):
+    """A model that can be trained, but whose parts are not in one config.json of transformers' layout."""
 
 
 @dataclass
@@ -90,6 +94,8 @@ def dry_run(recipe: Recipe) -> DryRun:
     try:
         counts = count_parameters(meta_model(recipe))
         lines += [f"parameters  {kind:<10} {count:>14,}" for kind, count in counts.items()]
+    except OtherLayout as error:
+        found.add(f"parameters: {error}", unsure=True)
     except UserError as error:
         found.problems.append(error)
     lines += [f"not checked {line}" for line in found.unchecked]
@@ -127,13 +133,14 @@ def _cluster_shape(recipe: Recipe) -> tuple[int, int]:
 def _config(model: ModelArguments) -> LlavaConfig:
     source = _config_source(model)
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = None if source.is_dir() and is_original(source) else AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{source}: cannot be used as a config.json ({type(error).__name__}: {error})") from error
     if not isinstance(config, LlavaConfig):
-        raise ConfigError(
-            f"{source}: is the configuration of a {config.model_type}, expected LLaVA's in transformers' layout; give "
-            "such a config.json as --model_config"
+        kind = "an original LLaVA" if config is None else f"a {config.model_type}"
+        raise OtherLayout(
+            f"{source}: is the configuration of {kind}; to count them, give a config.json of the whole LLaVA in "
+            "transformers' layout as --model_config"
         )
     return config
 

@@ -159,3 +159,18 @@ def test_every_recipe_with_every_zero_configuration(recipe, zero, monkeypatch, c
 def test_what_ships_is_what_is_tried() -> None:
     shipped = [place for place in shipped_files() if place.count("/") == (2 if place.startswith("scripts") else 1)]
     assert len(shipped) == len(RECIPES) + len(ZERO)
+
+
+@pytest.mark.parametrize("original", [True, False])
+def test_a_model_in_parts_is_looked_up_but_not_counted(recipe_file, base, tmp_path, capsys, original: bool) -> None:
+    """A language model to join to a tower, or a folder of the original code: neither has one config.json of all."""
+    folder = tmp_path / "model"
+    shutil.copytree(base, folder)
+    config = json.loads((base / "config.json").read_text())["text_config"]
+    config |= {"model_type": "llava", "mm_vision_tower": str(base)} if original else {}
+    (folder / "config.json").write_text(json.dumps(config))
+    path = recipe_file(model_name_or_path=str(folder), vision_tower=None if original else str(base))
+    assert main(["train", str(path), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "template    chat (the base's own)" in told
+    assert f"not checked parameters: {folder}: is the configuration of a" in told
