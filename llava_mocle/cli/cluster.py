@@ -91,12 +91,14 @@ def run(args: argparse.Namespace) -> int:
     from llava_mocle.cli.cluster_view import show
     from llava_mocle.clustering.cluster_files import ASSIGNMENTS_FILE
     from llava_mocle.clustering.embedding_cache import default_cache_dir
+    from llava_mocle.recipe.values import settled
 
     if args.action == "inspect":
         show(Path(args.folder), args.examples)
         return 0
     rows, held_out, repeat, settings = _from_recipe(args) if args.recipe else _from_files(args)
-    given = {key: value for key in vars(settings) if (value := getattr(args, key, None)) is not None}
+    flags = {key: value for key in vars(settings) if (value := getattr(args, key, None)) is not None}
+    given = {key: settled("command line", key, value) for key, value in flags.items()}
     if args.cluster_model:
         # With another output folder, the recipe's table stays that of the recipe's clustering.
         given["cluster_assignments"] = None

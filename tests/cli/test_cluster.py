@@ -47,6 +47,21 @@ def cluster(*words) -> int:
     return main(["cluster", *map(str, words)])
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--num-clusters", 0, "num_clusters is 0, expected a whole number from 1"),
+        ("--num-clusters", 10**30, "num_clusters is 1000"),
+        ("--seed", -1, "cluster_seed is -1, expected a whole number from 0 to 4294967295"),
+        ("--n-init", 0, "cluster_n_init is 0"),
+    ],
+)
+def test_a_number_that_no_recipe_takes_is_refused_as_a_flag(files, encoder, tmp_path, capsys, flag, value, message):
+    assert cluster("--rows", *files, "--encoder", encoder, "--output", tmp_path / "out", flag, value) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_rows_then_again_then_inspect(files, encoder, tmp_path, capsys, no_model):
     output = tmp_path / "clusters"
     command = ("--rows", *files, "--num-clusters", 3, "--encoder", encoder, "--output", output)

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from llava_mocle.io.paths import user_path, why_missing, why_no_file
+from llava_mocle.io.paths import looked_for, user_path, why_missing, why_no_file, why_no_file_name
 
 
 def test_tilde_is_the_home_folder(monkeypatch):
@@ -42,3 +42,31 @@ def test_what_is_there_but_no_file_cannot_be_opened(tmp_path):
     assert why_no_file(tmp_path) == "it is a folder"
     assert why_no_file(tmp_path / "pipe") == "it is no regular file"
     assert why_no_file(tmp_path / "file") is None
+
+
+def test_a_relative_path_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert looked_for("a/b.json") == f" (looked for at {tmp_path / 'a' / 'b.json'})"
+    assert looked_for(tmp_path / "b.json") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a/b", "holds '/'"),
+        ("a\tb", r"holds '\t'"),
+        ("\ud83d", "holds half a surrogate pair"),
+        (".a", "begins with a dot"),
+        ("a ", "ends with a space"),
+        ("  ", "is empty"),
+        (3, "is int, expected text"),
+        ("é" * 101, "has 202 bytes, and a file name has room for 200"),
+        ("é" * 100, None),
+        ("a b-c_d.e (1)", None),
+    ],
+)
+def test_names_that_become_file_names(name, told, tmp_path):
+    said = why_no_file_name(name)
+    assert (said is None) if told is None else (told in said)
+    if told is None:
+        (tmp_path / f"{name}.jsonl.part-10-of-16").touch()

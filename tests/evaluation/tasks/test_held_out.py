@@ -45,6 +45,18 @@ def test_benchmarks_results_are_not_replaced(tmp_path, shapes):
     assert not (tmp_path / "answers").exists()
 
 
+@pytest.mark.parametrize("name", ["my shapes", "v1 (2)", "数学"])
+def test_a_domain_may_have_any_name_that_a_dataset_may_have(tmp_path, shapes, name):
+    evaluate_rows(FakePredictor(ANSWERS), {name: (shapes, tmp_path)}, tmp_path / "out")
+    assert (tmp_path / "out" / "answers" / f"{name}.jsonl").is_file()
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "half \ud83d"])
+def test_a_domain_with_a_name_that_no_file_can_have(tmp_path, shapes, name):
+    with pytest.raises(DataError, match=r"the name (holds|is|begins).*; it becomes a file's"):
+        evaluate_rows(FakePredictor(ANSWERS), {name: (shapes, tmp_path)}, tmp_path / "out")
+
+
 def test_scores_by_hand(tmp_path, shapes):
     """Answers 0 and 2 are right, 1 is wrong, 3 is empty. Training answers: no x 3, circle x 2; "What shape?" -> circle.
 
