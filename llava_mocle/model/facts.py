@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from llava_mocle.errors import CheckpointError
 from llava_mocle.io.jsonl import read_json
-from llava_mocle.model.folders import ADAPTER_CONFIG, PROJECTOR_CONFIG, is_original, read_recipe
+from llava_mocle.model.folders import ADAPTER_CONFIG, PROJECTOR_CONFIG, TEMPLATE_FILE, is_original, read_recipe
 from llava_mocle.model.load import find_base
 from llava_mocle.model.original import text_config_of
 from llava_mocle.model.processing import choose_template, load_tokenizer, max_length
@@ -47,6 +47,8 @@ def read_facts(folder: Path, download: bool = True) -> BaseFacts:
     try:
         template = choose_template(folder, tokenizer, text_config, read_recipe(folder))
     except CheckpointError:
+        if (folder / TEMPLATE_FILE).is_file():  # it says one, and cannot be read
+            raise
         template = None
     aspect = getattr(text_config, "image_aspect_ratio", DEFAULT_ASPECT_RATIO)
     return BaseFacts(template, aspect, max_length(tokenizer, text_config))

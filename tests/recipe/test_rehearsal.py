@@ -4,11 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import Trainer
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
 from llava_mocle.cli.main import main
 from llava_mocle.errors import ConfigError
 from llava_mocle.recipe import rehearsal
+from llava_mocle.recipe.checks import check_recipe
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.recipe.rehearsal import rehearse
 from llava_mocle.training import run
@@ -43,6 +48,8 @@ REFUSED = {
     "accelerator_config: nowhere.json": "accelerator_config is 'nowhere.json': .*No such file",
     "accelerator_config: {nothing: 1}": "accelerator_config",
     "ddp_backend: nothing": "ddp_backend",
+    "save_strategy: best": "save_strategy is best, and metric_for_best_model is not set",
+    "{save_strategy: best, metric_for_best_model: eval_loss}": "save_strategy is best, and eval_strategy is not set",
     "logging_steps: 2.5": "logging_steps",
     "debug: nothing": "debug",
 }
@@ -67,6 +74,40 @@ def test_refused_before_anything_is_loaded(recipe_file, tmp_path: Path, monkeypa
 def test_what_trainer_takes_is_taken(tmp_path: Path, optim: str, schedule: str) -> None:
     words = ["--output_dir", str(tmp_path), "--optim", optim, "--lr_scheduler_type", schedule]
     rehearse(load_recipe(None, words).training_arguments())
+
+
+class Tiny(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 2)
+
+
+OPTIONS = (
+    *(("--optim", name.value) for name in OptimizerNames),
+    *(("--lr_scheduler_type", name.value) for name in SchedulerType),
+    ("--optim", "sgd", "--optim_args", "momentum=-1"),
+    ("--optim", "adamw_torch", "--optim_args", "nothing=1"),
+    ("--lr_scheduler_type", "warmup_stable_decay", "--lr_scheduler_kwargs", '{"num_decay_steps": 2}'),
+    ("--lr_scheduler_type", "polynomial", "--lr_scheduler_kwargs", '{"lr_end": 1}'),
+    ("--dataloader_num_workers", "1", "--dataloader_prefetch_factor", "3", "--dataloader_persistent_workers", "true"),
+    ("--save_strategy", "best"),
+    ("--debug", "tpu_metrics_debug"),
+    ("--torch_compile", "true"),
+)
+
+
+@pytest.mark.parametrize("words", OPTIONS, ids=" ".join)
+def test_trainer_refuses_nothing_that_was_taken(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """transformers' own Trainer, on a model of one linear, is what a run would meet after its weights are loaded."""
+    recipe = load_recipe(None, ["--output_dir", str(tmp_path), "--data_path", "a", "--report_to", "none", *words])
+    try:
+        args = recipe.training_arguments()
+        check_recipe(recipe, args)
+    except ConfigError:
+        return
+    trainer = Trainer(model=Tiny(), args=args, train_dataset=[{"x": torch.zeros(2)}])
+    trainer.create_optimizer_and_scheduler(10)
+    trainer.get_train_dataloader()
 
 
 def test_an_error_of_any_kind_names_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

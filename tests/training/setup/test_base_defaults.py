@@ -9,7 +9,7 @@ import yaml
 
 from llava_mocle.cli.main import main
 from llava_mocle.data.template_names import TEMPLATE_NAMES
-from llava_mocle.errors import ConfigError
+from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.model import load_model
 from llava_mocle.recipe.recipe import Recipe, load_recipe
 from llava_mocle.training.run import train
@@ -144,6 +144,12 @@ def test_a_base_that_says_nothing_or_nonsense(recipe_file, base: Path, tmp_path:
     with pytest.raises(ConfigError, match=r"version is not set, and .*odd: .*; set version to one of vicuna_v1"):
         settled(path)
     assert settled(path, "--version", "mistral").data.version == "mistral"
+
+
+def test_a_template_file_that_cannot_be_read(recipe_file, base: Path, tmp_path: Path) -> None:
+    path = recipe_file(model_name_or_path=str(says(tmp_path / "odd", base, template=5)))
+    with pytest.raises(CheckpointError, match=r"llava_mocle\.json: template is 5"):
+        settled(path)
 
 
 def test_a_projector_knows_the_features_that_it_was_trained_on(recipe_file, base: Path, tmp_path: Path) -> None:
