@@ -15,6 +15,7 @@ from typing import Any
 from llava_mocle.data.template_names import ALIASES
 from llava_mocle.errors import ConfigError
 from llava_mocle.io.paths import user_path
+from llava_mocle.io.secrets import without_secrets
 from llava_mocle.io.text import not_unicode
 from llava_mocle.recipe.keys import GROUPS, OWN_KEYS, PATH_FIELDS
 from llava_mocle.recipe.policy import Range
@@ -68,7 +69,7 @@ def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def checked_value(parser: argparse.ArgumentParser, place: str, key: str, value: Any) -> Any:
-    """A value as YAML gives it, for `parser.set_defaults`; texts are left to the parser, which converts them.
+    """A value as YAML gives it; texts are left to the parser, which converts them.
 
     Args:
         place: the recipe's name, for messages.
@@ -89,8 +90,13 @@ def checked_value(parser: argparse.ArgumentParser, place: str, key: str, value: 
         raise ConfigError(f"{place}: {key} is {value!r}, expected one of {choices}{hint}")
     off = policies()[key].refused and not value  # whatever says "off" in a key that is not here
     if not off and not _fits(key, value):
-        raise ConfigError(f"{place}: {key} is {value!r}, expected {_expected(key)}")
+        raise ConfigError(f"{place}: {key} is {_shown(key, value)}, expected {_expected(key)}")
     return value
+
+
+def _shown(key: str, value: Any) -> str:
+    """A value for a message, without secrets."""
+    return "a secret" if policies()[key].secret else repr(without_secrets(value))
 
 
 def settled(place: str, key: str, value: Any) -> Any:
@@ -164,7 +170,7 @@ def _check_texts(place: str, key: str, value: Any) -> None:
         return
     trouble = "a NUL character" if "\0" in value else not_unicode(value)
     if trouble is not None:
-        raise ConfigError(f"{place}: {key} holds {trouble}: {value!r}; expected text that a file can hold")
+        raise ConfigError(f"{place}: {key} holds {trouble}: {_shown(key, value)}; expected text that a file can hold")
 
 
 @cache

@@ -119,3 +119,11 @@ def test_a_file_with_it_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert told.startswith("error: ")
     assert "Traceback" not in told
     assert not out.exists()
+
+
+@pytest.mark.parametrize("value", [["my-secret"], "my-secret \ud83d", {"my-secret": 1}])
+def test_no_message_tells_a_secret(monkeypatch: pytest.MonkeyPatch, value: object) -> None:
+    said = outcome(monkeypatch, {"hub_token": value}, [])
+    assert said is not None
+    assert "hub_token" in said
+    assert "my-secret" not in said
