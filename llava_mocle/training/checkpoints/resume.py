@@ -40,13 +40,14 @@ class Resumption:
     """What to go on from.
 
     Attributes:
-        folder: a whole checkpoint, or an `output_dir` with the whole result of a finished run.
+        folder: a whole checkpoint, or `output_dir` if a finished run has left its result there and no checkpoint of its
+            last step.
         optimizer: what becomes of the optimizer's state: "as_saved"; "universal" (converted to this number of
             processes); or "afresh" (only weights and schedule are restored).
         engine_folder: where DeepSpeed finds its state.
         finished: the checkpoint has taken all steps of the run; only its result may still have to be written.
         start: how the run was begun, see `start_name`.
-        is_result: `folder` holds the result, so nothing has to be written any more.
+        is_result: `output_dir` holds the whole result, so nothing has to be written any more.
     """
 
     folder: Path
@@ -79,14 +80,14 @@ def find_resumption(recipe: Recipe, args: MocleTrainingArguments) -> Resumption 
         ConfigError: the checkpoint is another recipe's, or at or beyond `stop_after_steps`.
     """
     output_dir = Path(str(args.output_dir))
-    found = on_main(lambda: _place_to_resume(recipe, args, output_dir))
+    found, is_result = on_main(lambda: _place_to_resume(recipe, args, output_dir))
     if found is None:
         return None
     _check_goes_on(found, recipe, global_batch(args))
     state = TrainerState.load_from_json(str(found / TRAINER_STATE_NAME))
     start = read_facts(found).get("start", "auto") if args.resume == "auto" else start_name(args.resume)
     if state.global_step >= state.max_steps:
-        return Resumption(found, "as_saved", found, finished=True, start=start, is_result=found == output_dir)
+        return Resumption(found, "as_saved", found, finished=True, start=start, is_result=is_result)
     kind = _optimizer_state(found, args)
     engine_folder = Path(str(args.output_dir), UNIVERSAL_FOLDER) if kind == "universal" else found
     if args.process_index == 0:
@@ -96,20 +97,22 @@ def find_resumption(recipe: Recipe, args: MocleTrainingArguments) -> Resumption 
     return Resumption(found, kind, engine_folder, finished=False, start=start)
 
 
-def _place_to_resume(recipe: Recipe, args: MocleTrainingArguments, output_dir: Path) -> Path | None:
-    """The checkpoint to go on from, or `output_dir` itself if it holds this run's result; None to start anew."""
+def _place_to_resume(recipe: Recipe, args: MocleTrainingArguments, output_dir: Path) -> tuple[Path | None, bool]:
+    """What to go on from (see `Resumption.folder`), None to start anew; and whether `output_dir` holds the result."""
     checkpoint = checkpoint_to_resume(args.resume, output_dir)
     facts = read_manifest(output_dir, FINISHED_FILE)
     if not facts or args.resume == "never" or flaw(output_dir, FINISHED_FILE) is not None:
-        return checkpoint
+        return checkpoint, False
     if checkpoint is None:
-        return output_dir if _is_same_command(recipe, args, output_dir) else None
+        is_ours = _is_same_command(recipe, args, output_dir)
+        return (output_dir if is_ours else None), is_ours
     named = args.resume != "auto" and facts.get("start") != start_name(args.resume)
     if named or facts["step"] < checkpoint_step(checkpoint) or checkpoint.parent.resolve() != output_dir.resolve():
-        return checkpoint
-    # Chosen by another metric than is asked for now: it is written again, if the checkpoint can say of what.
-    chosen_anew = facts.get("chosen_by") != chosen_by(args) and checkpoint_step(checkpoint) == facts["step"]
-    return checkpoint if chosen_anew else output_dir
+        return checkpoint, False
+    if checkpoint_step(checkpoint) < facts["step"]:
+        return output_dir, True
+    # Chosen by another metric than is asked for now: it is written again, of the checkpoints that are there.
+    return checkpoint, facts.get("chosen_by") == chosen_by(args)
 
 
 def chosen_by(args: MocleTrainingArguments) -> str | None:

@@ -142,11 +142,8 @@ class CheckpointWriter:
             torch.save(schedule.state_dict(), Path(folder) / SCHEDULER_NAME)
 
     @contextmanager
-    def result(self, state: TrainerState) -> Iterator[None]:
+    def result(self) -> Iterator[None]:
         """Inside the block the finished run's model and state are written into `output_dir` itself.
-
-        Args:
-            state: the trainer's, after the last step.
 
         Raises:
             CheckpointError: they cannot be written; the last checkpoint holds the same.
@@ -161,8 +158,21 @@ class CheckpointWriter:
                 if place.is_file() or place.name == CLUSTERS_FOLDER:
                     with suppress(PermissionError):  # another user's file
                         make_readable(place)
-            files = [name for name in _RESULT_FILES if (self.output_dir / name).is_file()]
-            facts = self._facts(state) | {"chosen_by": chosen_by(self.args)}
+
+    def mark_result(self, state: TrainerState) -> None:
+        """Say that what `output_dir` holds is the whole result of a finished run.
+
+        Args:
+            state: the trainer's, after the last step.
+
+        Raises:
+            CheckpointError: that cannot be written.
+        """
+        if not self.args.should_save:
+            return
+        files = [name for name in _RESULT_FILES if (self.output_dir / name).is_file()]
+        facts = self._facts(state) | {"chosen_by": chosen_by(self.args)}
+        with self._reporting(FINISHED_FILE):
             write_manifest(self.output_dir, manifest_name=FINISHED_FILE, files=files, **facts)
 
     def unmark_result(self) -> None:

@@ -160,9 +160,8 @@ class MocleTrainer(Trainer):
         folder = source = resumption.folder
         self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
         if resumption.is_result:
-            logger.warning(
-                "%s: holds the result of this run, which has taken all its steps; nothing is left to do", folder
-            )
+            source = self.checkpoints.output_dir
+            logger.warning("%s: holds the result of this run, which has all its steps; nothing is left to do", source)
         else:
             recall_best(self.state, self.args)
             if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
@@ -186,9 +185,10 @@ class MocleTrainer(Trainer):
             DivergenceError: a number is not finite; nothing is written.
         """
         self.divergence.before_saving(self.state.global_step, self.model.parameters())
-        with self.checkpoints.result(self.state):
+        with self.checkpoints.result():
             self.save_model()
             self.save_state()
+        self.checkpoints.mark_result(self.state)
         if self.routing is not None:
             warn_of_gates(self.routing.tuner, shown=self.is_world_process_zero())
 
