@@ -88,6 +88,7 @@ VALUES = {
     "do_predict": True,
     "save_only_model": True,
     "remove_unused_columns": True,
+    "greater_is_better": True,
 }
 
 
