@@ -74,6 +74,8 @@ _FREE = (
 )  # fmt: skip
 _PATHS = ("output_dir", "deepspeed", "accelerator_config")
 _BELOW_1 = Range(0, 1, below=True)
+# A run whose rate is too high is stopped when its numbers are not finite; float32 has no larger ones.
+_RATE = Range(0, 1e29)
 _NUMBERS = {
     "seed": SEED, "data_seed": SEED, "max_steps": Range(-1), "warmup_steps": FROM_0, "adam_beta1": _BELOW_1,
     "adam_beta2": _BELOW_1, "adam_epsilon": ABOVE_0, "max_grad_norm": FROM_0, "neftune_noise_alpha": ABOVE_0,
@@ -103,7 +105,7 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
     1 and `activation_checkpointing` now.
     """
 
-    learning_rate: float = same(1e-4, "Learning rate of the experts.", numbers=FROM_0)
+    learning_rate: float = same(1e-4, "Learning rate of the experts.", numbers=_RATE)
     weight_decay: float = same(0.0, "Weight decay.", numbers=FROM_0)
     lr_scheduler_type: str = same("cosine", "Learning rate schedule.")
     warmup_ratio: float | None = same(
