@@ -4,10 +4,9 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question, name_of, request_of
+from llava_mocle.io.progress import progress
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
@@ -38,16 +37,18 @@ def check_lengths(
         return
     shortest: dict[int, int] = {}  # images -> tokens of a question that says next to nothing
     lengths: list[tuple[Question, int]] = []
-    for question in tqdm(questions, desc="lengths", unit="question", leave=False, delay=2):
-        images = len(question.images)
-        if images not in shortest:
-            shortest[images] = predictor.length(request_of(Question(0, "x", question.images)))
-        text = len(question.prompt.encode()) + max((len(text.encode()) for text in question.candidates), default=0)
-        room = 0 if question.candidates else max_new_tokens
-        if shortest[images] + _TOKENS_PER_BYTE * text + room > limit:
-            length = predictor.length(request_of(question), question.candidates)
-            if length + room > limit or length >= limit:
-                lengths.append((question, length))
+    with progress(len(questions), "lengths", "question", patience=2) as bar:
+        for question in questions:
+            bar.update()
+            images = len(question.images)
+            if images not in shortest:
+                shortest[images] = predictor.length(request_of(Question(0, "x", question.images)))
+            text = len(question.prompt.encode()) + max((len(text.encode()) for text in question.candidates), default=0)
+            room = 0 if question.candidates else max_new_tokens
+            if shortest[images] + _TOKENS_PER_BYTE * text + room > limit:
+                length = predictor.length(request_of(question), question.candidates)
+                if length + room > limit or length >= limit:
+                    lengths.append((question, length))
     too_long = [(question, length) for question, length in lengths if length >= limit]
     if too_long and not skip:
         raise DataError(
