@@ -83,22 +83,19 @@ def _check_dtype(recipe: Recipe, args: MocleTrainingArguments) -> None:
 
 def _check_validation(recipe: Recipe, args: MocleTrainingArguments) -> None:
     asked = {"eval_strategy": str(args.eval_strategy.value), "eval_on_start": args.eval_on_start}
-    asked_for = args.eval_strategy != "no"
     for key, value in asked.items():
         if value not in ("no", False) and not any(spec.eval_data_path for spec in recipe.data.dataset_specs()):
             raise ConfigError(
                 f"{key} is {str(value).lower()}, but no dataset names held-out rows; give one an eval_data_path, or "
                 f"leave {key} out"
             )
-    if args.eval_strategy == "no" and (steps := recipe.trainer.get("eval_steps")) is not None:
+    steps = recipe.trainer.get("eval_steps")
+    # Who says `eval_strategy: no` switches a recipe's validation off.
+    if steps is not None and args.eval_strategy == "no" and "eval_strategy" not in recipe.given:
         raise ConfigError(
             f"eval_steps is {steps:g}, but eval_strategy is no, so nothing is validated; set eval_strategy to steps, "
             "or leave eval_steps out"
         )
-    if args.save_strategy == "best":
-        for key, needed in (("metric_for_best_model", args.metric_for_best_model), ("eval_strategy", asked_for)):
-            if not needed:
-                raise ConfigError(f"save_strategy is best, and {key} is not set: it says when to save; set {key}")
 
 
 def _check_deepspeed(recipe: Recipe, args: MocleTrainingArguments) -> None:

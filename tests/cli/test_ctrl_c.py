@@ -127,7 +127,7 @@ def test_cluster(tmp_path: Path, rows: Path) -> None:
 def test_data_check(tmp_path: Path, rows: Path) -> None:
     hold = """
 import llava_mocle.data.check as check
-def slow(path):
+def slow(aspect_ratio, path):
     Path(sys.argv[1]).touch()
     time.sleep(1)  # the thread that opens the image is waited for
 check._trouble = slow

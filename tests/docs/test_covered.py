@@ -16,7 +16,7 @@ _PROGRAMS = "llava-mocle|bash|python|deepspeed|torchrun|accelerate|sbatch|srun|m
 _SHELL = re.compile(rf"^(?:[A-Z_]+=\S* +)*(?:{_PROGRAMS}) ")
 
 # What "..." stands for in the pages: flags of LLaVA's own script that have no default here.
-_ELSEWHERE = ["--version", "v1", "--mm_projector_type", "mlp2x_gelu"]
+_ELSEWHERE = ["--version", "v1", "--mm_projector_type", "mlp2x_gelu", "--lora_enable", "True"]
 
 
 def fenced(page: Path, language: str) -> list[str]:

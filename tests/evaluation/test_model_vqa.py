@@ -62,7 +62,7 @@ def test_batches_chunks_and_resumption_equal_one_run(work, tmp_path, capsys):
     assert len(read_answers(tmp_path / "resumed.jsonl")) == 3
     assert ask(work, tmp_path / "resumed.jsonl") == 0
     assert read_answers(tmp_path / "resumed.jsonl") == answers
-    assert "7/7" in capsys.readouterr().err
+    assert "7 of 7 questions" in capsys.readouterr().err
 
 
 def test_other_settings_are_refused_until_overwritten(work, tmp_path, capsys):

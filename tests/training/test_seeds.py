@@ -28,6 +28,8 @@ def first_draw(recipe_file, monkeypatch: pytest.MonkeyPatch, rank: int, used_up:
         return loaded
 
     class Stopped:
+        routing = None
+
         def is_world_process_zero(self) -> bool:
             raise Ready
 

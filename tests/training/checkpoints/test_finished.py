@@ -129,7 +129,7 @@ def test_other_rows_are_refused_for_a_result_too(run, tmp_path: Path, mix: list[
     rows = Path(shutil.copy(mix[1]["data_path"], tmp_path / "sums.json"))
     keys = {"data_path": str(rows), "eval_data_path": None}
     _, again = run(
-        datasets=None, adapter="lora", cluster_model=None, save_strategy="no", eval_strategy="no",
+        datasets=None, adapter="lora", cluster_model=None, save_strategy="no", eval_strategy="no", eval_steps=None,
         load_best_model_at_end=False, **keys,
     )  # fmt: skip
     rows.write_text(rows.read_text().replace("How much is 3 and 3", "How many are 3 and 3"))
