@@ -45,6 +45,7 @@ def test_as_a_script_it_takes_its_own_folder_off_the_module_path(tmp_path: Path)
     assert result.stdout.split() == ["None", str(ROOT / "llava_mocle" / "__init__.py")]
 
 
+@pytest.mark.slow
 def test_an_error_has_the_commands_exit_code_and_no_traceback() -> None:
     result = run([sys.executable, str(SCRIPT), "--local_rank=0", *FINETUNE])
     assert result.returncode == 2

@@ -58,6 +58,7 @@ def wait_until(condition) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_the_second_waits_and_takes_what_the_first_has_made(start, tmp_path: Path) -> None:
     encoder = make_tiny_encoder(tmp_path / "tiny")
     rows = write_rows(tmp_path / "shapes.json", question_texts(24))
@@ -80,6 +81,7 @@ def test_the_second_waits_and_takes_what_the_first_has_made(start, tmp_path: Pat
     assert "This command asks for K = 4, seed 0, 10 restarts, turns first, 24 instructions (24 distinct)" in error
 
 
+@pytest.mark.slow
 def test_a_killed_command_leaves_nothing_to_wait_for(start, tmp_path: Path) -> None:
     encoder = make_tiny_encoder(tmp_path / "tiny")
     rows = write_rows(tmp_path / "shapes.json", question_texts(24))

@@ -74,12 +74,14 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_generate(tmp_path: Path, base: Path) -> None:
     hold = "import llava_mocle.model.load as load\nload._load_whole = lambda *args: hold()"
     code, said = interrupt(tmp_path, hold, "generate", "--model", str(base), "--prompt", "What?")
     assert (code, last_line(said)) == (130, "interrupted by Ctrl-C")
 
 
+@pytest.mark.slow
 def test_eval_keeps_its_answers(tmp_path: Path, base: Path, rows: Path) -> None:
     hold = """
 from llava_mocle.inference import Predictor
@@ -99,6 +101,7 @@ Predictor.predict_batch = predict_batch
     assert len(answers.read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_model_vqa(tmp_path: Path, base: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"question_id": 1, "text": "What?"}) + "\n")
@@ -114,6 +117,7 @@ sys.exit(model_vqa.main(sys.argv[2:]))
     assert "interrupted by Ctrl-C: the answers so far are kept" in last_line(said)
 
 
+@pytest.mark.slow
 def test_cluster(tmp_path: Path, rows: Path) -> None:
     encoder = make_tiny_encoder(tmp_path / "encoder")
     hold = "from llava_mocle.clustering import kmeans\nkmeans.fit = lambda *args, **kwargs: hold()"
@@ -124,6 +128,7 @@ def test_cluster(tmp_path: Path, rows: Path) -> None:
     assert list((tmp_path / "cache").rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_data_check(tmp_path: Path, rows: Path) -> None:
     hold = """
 import llava_mocle.data.check as check

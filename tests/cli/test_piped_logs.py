@@ -29,6 +29,7 @@ def piped(tmp_path: Path):
     return run
 
 
+@pytest.mark.slow
 def test_piped_logs_hold_plain_lines(
     recipe_file,  # noqa: F811
     encoder: Path,  # noqa: F811

@@ -145,6 +145,7 @@ def test_texts_on_a_border_keep_their_id_alone_and_in_any_batch(tiny):
     check_batches_do_not_matter(SentenceEncoder(tiny, device="cpu"), 100, alone=30)
 
 
+@pytest.mark.slow
 def test_texts_on_a_border_keep_their_id_with_the_real_encoder():
     check_batches_do_not_matter(SentenceEncoder(real_encoder_folder(), device="cpu"), 40, alone=10)
 

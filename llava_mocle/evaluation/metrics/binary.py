@@ -44,7 +44,7 @@ def f1(truth: ArrayLike, said: ArrayLike) -> float:
 
 
 def roc_auc(truth: ArrayLike, scores: ArrayLike) -> float:
-    """Area under the ROC curve, ties counted half (scikit-learn); HatefulMemes (Kiela et al., 2020) with P(yes).
+    """Area under the ROC curve, ties counted half; HatefulMemes (Kiela et al., 2020) with P(yes).
 
     nan where all items are of one class, or there are none.
 
@@ -58,10 +58,12 @@ def roc_auc(truth: ArrayLike, scores: ArrayLike) -> float:
         raise ValueError(f"score {int(np.isnan(values).argmax())} is nan, expected a number for every item")
     if real.all() or not real.any():
         return math.nan
-    from sklearn.metrics import roc_auc_score  # slow to import, and only one benchmark needs it
+    from scipy.stats import rankdata  # slow to import, and only one benchmark needs it
 
-    # Ranks instead of values: the area is the same, and infinite scores are allowed.
-    return float(roc_auc_score(real, np.unique(values, return_inverse=True)[1]))
+    # The Mann-Whitney statistic: the same area, quick enough for a bootstrap, and infinite scores are allowed.
+    yes = int(real.sum())
+    above = rankdata(values)[real].sum() - yes * (yes + 1) / 2
+    return float(above / (yes * (real.size - yes)))
 
 
 def yes_probability(yes: Sequence[float], no: Sequence[float]) -> float:

@@ -194,6 +194,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_the_fork_server_outlives_signals(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(FORK_SERVER)
@@ -281,6 +282,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "forkserver"])
 def test_no_worker_outlives_a_killed_main_process(tmp_path: Path, context: str) -> None:
     """Not even one that is at a row: it would hold memory, and the output folder's lock."""
