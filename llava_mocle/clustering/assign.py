@@ -1,7 +1,7 @@
 """Rows -> assignment table: the cluster of each row, in a Parquet file that records what it was made from."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,14 +98,7 @@ def read_assignments(
         ClusterModelError: the table was made by another cluster model.
         DataError: missing, damaged, or made from other rows; names the first row that differs.
     """
-    metadata = _metadata(path)
-    found = metadata.get(_FINGERPRINT, b"").decode()
-    if found != cluster_model.fingerprint:
-        raise ClusterModelError(
-            f"{path}: made by the cluster model with fingerprint {found or 'unknown'}, but this one has "
-            f"{cluster_model.fingerprint}. {_REMEDY}"
-        )
-    digests = json.loads(metadata.get(_ROWS_DIGESTS, b"{}"))
+    digests = check_table(path, [], cluster_model)
     known = {name for name, rows in rows_by_dataset.items() if (own := _digest(rows)) and digests.get(name) == own}
     # The texts of a million rows are large: they are read only if a row is to be compared.
     columns = ["dataset", "row", "cluster_id"] if known == set(rows_by_dataset) else _SCHEMA.names
@@ -114,6 +107,32 @@ def read_assignments(
         dataset: _checked_ids(path, table, dataset, rows, None if dataset in known else cluster_model.rule)
         for dataset, rows in rows_by_dataset.items()
     }
+
+
+def check_table(path: str | Path, datasets: Iterable[str], cluster_model: "ClusterModel") -> dict[str, str | None]:
+    """Check what can be known of a table without rows; return dataset -> digest of the rows that it was made from.
+
+    Raises:
+        ClusterModelError: the table was made by another cluster model.
+        DataError: missing, damaged, or without one of the datasets.
+    """
+    metadata = _metadata(path)
+    found = metadata.get(_FINGERPRINT, b"").decode()
+    if found != cluster_model.fingerprint:
+        raise ClusterModelError(
+            f"{path}: made by the cluster model with fingerprint {found or 'unknown'}, but this one has "
+            f"{cluster_model.fingerprint}. {_REMEDY}"
+        )
+    digests: dict[str, str | None] = json.loads(metadata.get(_ROWS_DIGESTS, b"{}"))
+    for dataset in datasets:
+        if digests and dataset not in digests:
+            raise _no_dataset(path, dataset, digests)
+    return digests
+
+
+def _no_dataset(path: str | Path, dataset: str, known: Iterable[str]) -> DataError:
+    names = ", ".join(map(repr, known))
+    return DataError(f"{path}: holds no dataset {dataset!r}, only {names or 'none'}. {_REMEDY}")
 
 
 def read_table(path: str | Path) -> pa.Table:
@@ -206,8 +225,7 @@ def _checked_ids(
     if not np.array_equal(part["row"].to_numpy(), np.arange(part.num_rows)):
         part = part.sort_by("row")
     if part.num_rows == 0 and len(rows):
-        known = ", ".join(map(repr, table["dataset"].cast(pa.string()).unique().to_pylist()))
-        raise DataError(f"{path}: holds no dataset {dataset!r}, only {known or 'none'}. {_REMEDY}")
+        raise _no_dataset(path, dataset, table["dataset"].cast(pa.string()).unique().to_pylist())
     if rule is not None:
         _compare_rows(path, part, dataset, rows, rule)
     if part.num_rows != len(rows):

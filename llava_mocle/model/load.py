@@ -218,15 +218,18 @@ def _load_under(folder: Path, config_file: str, base: Any, template: str | None,
     return loaded
 
 
-def find_whole(folder: Path) -> Path:
+def find_whole(folder: Path, download: bool = True) -> Path:
     """The folder that holds the whole model under a folder of any kind; `folder` itself if it does.
+
+    Args:
+        download: whether a base on the hub may be fetched.
 
     Raises:
         CheckpointError: it is no model folder, or a base is not there.
     """
     marks = {"adapter": ADAPTER_CONFIG, "stage1": PROJECTOR_CONFIG}
     mark = marks.get(detect_kind(folder))
-    return folder if mark is None else find_whole(find_base(folder, mark))
+    return folder if mark is None else find_whole(find_base(folder, mark, download=download), download)
 
 
 def find_base(folder: Path, config_file: str, base: Any = None, download: bool = True) -> Path:

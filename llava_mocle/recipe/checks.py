@@ -2,7 +2,10 @@
 
 from importlib.util import find_spec
 
-from transformers.integrations.integration_utils import get_available_reporting_integrations
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 
 from llava_mocle.errors import ConfigError, UserError
 from llava_mocle.recipe.deepspeed_config import read_deepspeed
@@ -26,7 +29,7 @@ def check_recipe(recipe: Recipe, args: MocleTrainingArguments) -> None:
     _check_dtype(recipe, args)
     _check_validation(recipe, args)
     check_best_checkpoint(recipe, args)
-    _check_trackers(args)
+    _check_trackers(recipe)
     _check_deepspeed(recipe, args)
     rehearse(args)
     for key in ("mm_vision_select_layer", "mm_vision_select_feature"):
@@ -125,13 +128,17 @@ def _check_deepspeed(recipe: Recipe, args: MocleTrainingArguments) -> None:
         )
 
 
-def _check_trackers(args: MocleTrainingArguments) -> None:
-    """transformers would notice after model and data are loaded."""
-    asked = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
+def _check_trackers(recipe: Recipe) -> None:
+    """transformers would notice after model and data are loaded. The recipe is read, as a dry run reports to none."""
+    asked = recipe.trainer.get("report_to") or []
     here = get_available_reporting_integrations()
-    for name in asked:
-        if name not in (*here, "none", "all"):
-            raise ConfigError(
-                f"report_to is {name!r}, which is not installed here; install it, or give --report_to tensorboard or "
-                "--report_to none"
-            )
+    for name in [asked] if isinstance(asked, str) else asked:
+        if name in (*here, "auto", "none", "all"):
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise ConfigError(f"report_to is {name!r}, expected auto, none, all, or a list of: {known}")
+        raise ConfigError(
+            f"report_to is {name!r}, which is not installed here; install it, or give --report_to tensorboard or "
+            "--report_to none"
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
+from llava_mocle.clustering.assign import check_table
 from llava_mocle.errors import CheckpointError, ClusterModelError, ConfigError, UserError
 from llava_mocle.io.paths import looked_for, why_missing
 from llava_mocle.model.folders import find_folder, is_original
@@ -15,7 +16,7 @@ from llava_mocle.recipe.deepspeed_config import read_deepspeed
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.training.checkpoints.resume import checkpoint_to_go_on_from
 from llava_mocle.training.setup.clusters import assignments_path, cluster_model_as_said, needs_clusters
-from llava_mocle.training.setup.model import joined_base, refuse_adapter
+from llava_mocle.training.setup.model import check_base, joined_base, refuse_adapter
 
 
 @dataclass
@@ -62,7 +63,8 @@ def look_up(recipe: Recipe, dry: bool = False) -> Findings:
 
     Args:
         dry: for a dry run. Nothing is downloaded, a model on the hub may be missing here, and with `model_config`
-            all weights may be. What a run goes on from is looked up as well; a run does that on its own.
+            all weights may be. What a run goes on from is looked up as well, and whether that was trained on this base;
+            a run does that on its own.
     """
     found = Findings()
     _look_up_model(recipe, found, dry)
@@ -76,6 +78,8 @@ def look_up(recipe: Recipe, dry: bool = False) -> Findings:
         found.add(trouble)
     elif dry:
         found.note(lambda: _look_up_checkpoint(recipe, found, Path(str(output_dir))))
+    if dry:
+        found.note(lambda: check_base(recipe, found.checkpoint))
     return found
 
 
@@ -132,7 +136,7 @@ def _look_up_clusters(recipe: Recipe, found: Findings, dry: bool) -> None:
     remedy = f"`llava-mocle cluster --recipe {recipe.source or 'RECIPE'}` writes it"
     if folder and (trouble := why_missing(folder)) is not None:
         raise ClusterModelError(f"cluster_model {folder}: {trouble}{looked_for(folder)}; {remedy}")
-    cluster_model_as_said(recipe, encoder=not dry)
+    model = cluster_model_as_said(recipe, encoder=not dry)
     if dry and "cluster_encoder" in recipe.given:
         found.unchecked.append(
             f"cluster_encoder: whether {recipe.cluster.cluster_encoder} has the weights that the cluster model was "
@@ -141,6 +145,7 @@ def _look_up_clusters(recipe: Recipe, found: Findings, dry: bool) -> None:
     table = assignments_path(recipe)
     if (trouble := why_missing(table)) is not None:
         raise ConfigError(f"cluster_assignments {table}: {trouble}{looked_for(table)}; {remedy}")
+    check_table(table, [spec.name for spec in recipe.data.dataset_specs()], model)
 
 
 def _why_not_writable(output_dir: str | None) -> str | None:

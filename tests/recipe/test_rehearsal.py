@@ -28,6 +28,9 @@ REFUSED = {
     "optim: schedule_free_adamw": "optim is 'schedule_free_adamw'",
     "optim_args: a": "optim_args is 'a'",
     "report_to: [tensorboard, wandb]": "report_to is 'wandb', which is not installed",
+    "report_to: mlflow": "report_to is 'mlflow', which is not installed",
+    "report_to: nothing": "report_to is 'nothing', expected auto, none, all, or a list of: .*wandb",
+    "report_to: 'tensorboard,wandb'": "report_to is 'tensorboard,wandb', expected .* a list",
     "use_liger_kernel: true": "use_liger_kernel is true, and the package liger-kernel is not installed",
     "lr_scheduler_type: bend": "'bend'",
     "lr_scheduler_type: cosine_with_min_lr": "lr_scheduler_type is 'cosine_with_min_lr'",
@@ -67,6 +70,16 @@ def test_refused_before_anything_is_loaded(recipe_file, tmp_path: Path, monkeypa
     line = next(part for part in told.splitlines() if part.startswith("error: "))
     assert re.search(REFUSED[text], line), line
     assert not (tmp_path / "run").exists()
+
+
+# What a machine has is this machine's; fp16 is another's, and a dry run may be for that.
+SAME_WHEN_DRY = [text for text in REFUSED if not text.startswith("fp16")]
+
+
+@pytest.mark.parametrize("text", SAME_WHEN_DRY)
+def test_a_dry_run_refuses_what_a_run_refuses(recipe_file, capsys, text: str) -> None:
+    assert main(["train", str(recipe_file(**yaml.safe_load(text))), "--dry-run"]) == 2
+    assert re.search(REFUSED[text], capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop", "adagrad"])

@@ -13,6 +13,7 @@ from llava_mocle.errors import CheckpointError
 from llava_mocle.inference import Predictor
 from llava_mocle.model.base_identity import difference, identify, read_identity
 from llava_mocle.recipe.recipe import load_recipe
+from llava_mocle.training.dry_run import dry_run
 from llava_mocle.training.run import train
 from tests.model.checkpoints import write_original
 
@@ -57,6 +58,9 @@ def test_a_folder_that_was_replaced_before_a_resume(begun: Path, own_base: Path,
     assert part in said
     assert "--allow_other_base true" in said
     assert not (tmp_path / "run" / "checkpoint-4").exists()
+    with pytest.raises(CheckpointError) as caught:
+        dry_run(load_recipe(begun)).found.refuse()
+    assert str(caught.value) == said
 
 
 def test_going_on_with_another_base_on_purpose(begun: Path, own_base: Path, tmp_path: Path, caplog) -> None:

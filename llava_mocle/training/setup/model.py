@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from llava_mocle.clustering.encoder import outside_zero3
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.io.folders import folder_aside, refuse_to_overwrite, remove_leftovers
-from llava_mocle.model.base_identity import identify, refuse_other_base
+from llava_mocle.model.base_identity import BaseIdentity, identify, refuse_other_base
 from llava_mocle.model.build import build_llava
 from llava_mocle.model.folders import PROJECTOR_CONFIG, TEMPLATE_FILE, detect_kind, find_folder, is_original
 from llava_mocle.model.load import LoadedModel, find_whole, load_model
@@ -55,8 +55,7 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments, checkpoint: Path | 
     folder = find_folder(path, "a model folder")
     refuse_adapter(folder)
     identity = identify(find_whole(folder), tower)
-    for trained, remedy in _trained_before(source, checkpoint):
-        refuse_other_base(trained, lambda: identity, allow=source.allow_other_base, remedy=remedy)
+    _refuse_other_bases(source, checkpoint, lambda: identity)
     loaded = load_model(
         path,
         dtype=getattr(torch, dtype),
@@ -73,6 +72,30 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments, checkpoint: Path | 
         _cache_features(loaded.model, args.vision_feature_cache)
     loaded.model.config.use_cache = loaded.model.config.get_text_config().use_cache = False
     return loaded
+
+
+def check_base(recipe: Recipe, checkpoint: Path | None = None) -> None:
+    """The same comparison as in `load_start`, of a base that is here already: nothing is fetched, joined or loaded.
+
+    Raises:
+        CheckpointError: the base is not the one that the checkpoint or the projector was trained on.
+    """
+    source = recipe.model
+    try:
+        folder: Path | None = find_folder(str(source.model_name_or_path), "a model folder", download=False)
+    except CheckpointError:
+        folder = None
+    original = folder is not None and is_original(folder)
+    if source.vision_tower and not original:
+        folder = joined_base(recipe)
+    if folder is not None:
+        whole, tower = folder, source.vision_tower if original else None
+        _refuse_other_bases(source, checkpoint, lambda: identify(find_whole(whole, download=False), tower))
+
+
+def _refuse_other_bases(source: ModelArguments, checkpoint: Path | None, identity: Callable[[], BaseIdentity]) -> None:
+    for trained, remedy in _trained_before(source, checkpoint):
+        refuse_other_base(trained, identity, allow=source.allow_other_base, remedy=remedy)
 
 
 def _trained_before(source: ModelArguments, checkpoint: Path | None) -> Iterator[tuple[Path, str]]:
