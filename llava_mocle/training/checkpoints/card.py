@@ -29,6 +29,7 @@ def write_run_card(
     cluster_model: "ClusterModel | None",
     model: nn.Module,
     state: TrainerState,
+    step: int,
 ) -> None:
     """Write README.md beside what was trained.
 
@@ -36,6 +37,7 @@ def write_run_card(
         base: the base folder.
         model: what is trained; under ZeRO-3 its parameters may be partitioned.
         state: how far the run is, and its losses.
+        step: of the weights.
     """
     stage_1 = recipe.stage.stage == "pretrain"
     adapter = recipe.adapter
@@ -48,7 +50,8 @@ def write_run_card(
         ("data", ", ".join(f"{spec.name} ({spec.repeat} x)" for spec in recipe.data.dataset_specs())),
         ("prompt template", recipe.data.version),
         ("steps", f"{state.global_step} of {state.max_steps}"),
-        *_losses(state),
+        ("weights", None if step == state.global_step else f"of step {step}, the best checkpoint"),
+        *_losses(state, step),
         ("made with", f"llava_mocle {__version__}; all settings: `recipe.yaml`"),
     ]
     write_card(
@@ -88,9 +91,10 @@ def _adapter_facts(recipe: Recipe, cluster_model: "ClusterModel | None") -> list
     ]
 
 
-def _losses(state: TrainerState) -> list[tuple[str, str]]:
-    """The last held-out losses."""
-    last = next((entry for entry in reversed(state.log_history) if "eval_loss" in entry), None)
+def _losses(state: TrainerState, step: int) -> list[tuple[str, str]]:
+    """The last held-out losses up to the step of the weights."""
+    before = (entry for entry in reversed(state.log_history) if "eval_loss" in entry and entry["step"] <= step)
+    last = next(before, None)
     if last is None:
         return []
     parts = {

@@ -114,7 +114,7 @@ class CheckpointWriter:
             **self.extras.data_identity,
         }
 
-    def write_model(self, model: nn.Module, folder: str | Path, sharded: bool, state: TrainerState) -> None:
+    def write_model(self, model: nn.Module, folder: str | Path, sharded: bool, state: TrainerState, step: int) -> None:
         """Write what is trained, the extras and README.md.
 
         Args:
@@ -122,6 +122,7 @@ class CheckpointWriter:
             folder: made where it is missing.
             sharded: the processes share the parameters out, so each is gathered first. The frozen ones are not.
             state: the trainer's, for README.md.
+            step: after which the weights were as they are: not the last one, where the best ones were loaded.
         """
         weights = trainable_state(model, writer=self.args.should_save) if sharded else None
         if not self.args.should_save:
@@ -133,7 +134,7 @@ class CheckpointWriter:
         self.extras.write(folder)
         # After PEFT, which leaves an empty form there.
         extras = self.extras
-        write_run_card(Path(folder), extras.recipe, self.base_path, extras.cluster_model, model, state)
+        write_run_card(Path(folder), extras.recipe, self.base_path, extras.cluster_model, model, state, step)
 
     def write_engine(self, engine: Any, schedule: Any, folder: str | Path) -> None:
         """Write DeepSpeed's state, each process its share and no frozen weights, and the learning-rate schedule."""

@@ -322,8 +322,10 @@ class MocleTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what is trained, and what a model folder needs besides, into `output_dir` (default: the run's)."""
         model = self.accelerator.unwrap_model(self.model)
-        folder = output_dir or self.checkpoints.output_dir
-        self.checkpoints.write_model(model, folder, self.is_deepspeed_enabled, self.state)
+        folder, step = output_dir or self.checkpoints.output_dir, self.state.global_step
+        if output_dir is None and self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            step = checkpoint_step(Path(self.state.best_model_checkpoint))
+        self.checkpoints.write_model(model, folder, self.is_deepspeed_enabled, self.state, step)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_deepspeed_enabled:

@@ -61,6 +61,21 @@ def test_the_card_of_a_run(adapter: str, recipe_file, mix, base: Path, tmp_path:
     assert type(plain.base_model).__name__ == "LoraModel"
 
 
+def test_the_card_tells_the_best_steps_losses(recipe_file, tmp_path: Path) -> None:
+    """A loss that rises makes step 2 the best of 4, and the result has its weights."""
+    rising = {"max_steps": 4, "learning_rate": 0.5, "lr_scheduler_type": "constant", "load_best_model_at_end": True}
+    steps = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+    trainer = train(load_recipe(recipe_file(**rising, **steps)))
+    losses = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
+    assert losses[2] < losses[4]
+    text = read_card(tmp_path / "run")[1]
+    assert "| weights | of step 2, the best checkpoint |" in text
+    assert f"| held-out loss | {losses[2]:.4g} at step 2 (" in text
+    text = read_card(tmp_path / "run" / "checkpoint-4")[1]
+    assert "| weights |" not in text
+    assert f"| held-out loss | {losses[4]:.4g} at step 4 (" in text
+
+
 def test_the_card_of_stage_1(recipe_file, mix, tmp_path: Path, monkeypatch, capsys) -> None:
     train(load_recipe(recipe_file(stage="pretrain", max_steps=1)))
     _, text, blocks = read_card(tmp_path / "run")
