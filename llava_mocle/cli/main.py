@@ -13,6 +13,7 @@ from llava_mocle.errors import UserError
 from llava_mocle.io.ctrl_c import until_ctrl_c
 from llava_mocle.io.exit_file import leave_exit_code
 from llava_mocle.io.libraries import quiet_libraries
+from llava_mocle.io.paths import unusable_paths_named
 
 # name -> (module with add_arguments(parser) and run(args) -> int, one-line help)
 SUBCOMMANDS = {
@@ -80,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE_ERROR
     name = parser.parse_args(arguments[:1]).subcommand
     try:
-        return until_ctrl_c(lambda: _run(name, arguments[1:]), _KEPT.get(name, ""))
+        with unusable_paths_named():
+            return until_ctrl_c(lambda: _run(name, arguments[1:]), _KEPT.get(name, ""))
     except UserError as error:
         leave_exit_code(error.exit_code)
         print(f"{error.label}: {error}" if error.label else str(error), file=sys.stderr)

@@ -9,6 +9,7 @@ examples:
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from llava_mocle.io.paths import user_path
@@ -27,7 +28,10 @@ def run(args: argparse.Namespace) -> int:
     from llava_mocle.analysis.held_out import held_out_section
     from llava_mocle.errors import ConfigError
     from llava_mocle.evaluation.scores.results import HELD_OUT_KIND, KIND, read_results
+    from llava_mocle.io.folders import make_folder
 
+    if args.output:
+        make_folder(args.output)
     runs = {}
     for word in args.runs:
         name, folder = _name_and_folder(word)
@@ -53,6 +57,6 @@ def _name_and_folder(word: str) -> tuple[str, str]:
     whole = ("", user_path(word))
     splits = [(word[:place], user_path(word[place + 1 :])) for place, letter in enumerate(word[:-1]) if letter == "="]
     for name, folder in (whole, *splits):
-        if Path(folder).exists():
+        if os.path.exists(folder):  # unlike Path.exists, it takes every name
             return name, folder
     return splits[0] if splits and "/" not in splits[0][0] else whole

@@ -1,6 +1,8 @@
 """Image files -> RGB pictures -> the tensor a vision tower takes."""
 
+import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +18,14 @@ from llava_mocle.io.text import one_line
 
 ASPECT_RATIOS = ("pad", "square")
 _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_NO_DECODER = re.compile(r"decoder \S+ not available")
 # Padding to a square may make a picture as large as the largest that Pillow reads: 179 megapixels, about 2.5 GB of
 # memory and 6 seconds. A photo does not come near it.
 _MOST_PADDED = 178_956_970
 # Resizing the shorter edge to 336 pixels makes 67 megapixels of a picture of 1 to 594: about 600 MB and 2 seconds.
 _MOST_RESIZED = 1 << 26
+# No decoder of Pillow's takes lines of more than 2^31 bits; below this, a line of any kind of pixel is shorter.
+_LONGEST_SIDE = 1 << 24
 # The edge that LLaVA-1.5's images are resized to.
 LLAVA_EDGE = 336
 
@@ -72,6 +77,12 @@ def load_image(source: str | os.PathLike[str] | Image.Image) -> Image.Image:
         return to_rgb(source)
 
 
+def check_header(content: bytes, name: str) -> None:
+    """Read the header of an image in memory; raises what `load_image` raises, under this name."""
+    with _naming(name), Image.open(io.BytesIO(content)) as image:
+        _check_sides(image, name)
+
+
 def probe_image(path: str | Path) -> tuple[int, int]:
     """Read a picture to its end without keeping it; raises what `load_image` raises.
 
@@ -93,6 +104,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     if (reason := why_no_file(path)) is not None:
         raise _missing(path, reason)
     with _naming(path), Image.open(path) as image:
+        _check_sides(image, path)
         yield image
 
 
@@ -101,12 +113,24 @@ def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
     """Make an `ImageUnreadable` with this name of whatever is raised; of a MemoryError, one with the name."""
     try:
         yield
+    except ImageUnreadable:
+        raise
     except PermissionError as error:
         raise _missing(name, "permission denied") from error
     except MemoryError as error:
         raise MemoryError(f"{one_line(name)}: not enough memory to read this image") from error
     except Exception as error:  # every decoder has errors of its own
         raise _unreadable(name, error) from error
+
+
+def _check_sides(image: Image.Image, name: str | os.PathLike[str]) -> None:
+    """Refuse a line of pixels that decoders answer with a MemoryError, however much memory there is."""
+    width, height = image.size
+    if max(width, height) > _LONGEST_SIDE:
+        raise ImageOverLimit(
+            f"{one_line(name)}: {width} x {height} pixels, where a side has {_LONGEST_SIDE:,} at most; crop it, or "
+            "check whether it is damaged"
+        )
 
 
 def source_name(source: Any) -> str:
@@ -132,6 +156,10 @@ def _unreadable(path: str | os.PathLike[str], error: Exception) -> ImageUnreadab
         return ImageOverLimit(
             f"{one_line(path)}: holds more text beside its pixels than Pillow reads ({told}); save it again without "
             "its text chunks and colour profile"
+        )
+    if "Ghostscript" in told or _NO_DECODER.search(told):
+        return ImageUnreadable(
+            f"{one_line(path)}: needs a decoder that is not installed here ({told}); save it as PNG or JPEG"
         )
     named = (
         told if isinstance(error, (OSError, SyntaxError, ValueError)) and told else f"{type(error).__name__}: {told}"

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from llava_mocle.errors import DataError
+from llava_mocle.io.paths import why_no_file
+from llava_mocle.io.text import one_line
 
 _LINE_SUFFIXES = (".jsonl", ".ndjson")
 _CHUNK = 1 << 20
@@ -47,15 +49,17 @@ def reads_as_lines(path: Path) -> bool:
 @contextmanager
 def opened(path: Path, mode: str = "r", encoding: str | None = None) -> Iterator[Any]:
     """A file of rows, opened; what can be wrong with it becomes a DataError, also while it is read."""
+    if (reason := why_no_file(path)) is not None:
+        if reason == "it is a folder":
+            raise DataError(f"{path}: found a folder, expected a JSON or JSONL file of rows")
+        raise DataError(
+            f"{one_line(path)}: no such file of rows ({reason}); check `data_path` and the folder the command runs in"
+        )
     try:
         with path.open(mode, encoding=encoding) as stream:
             yield stream
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: no such file of rows; check `data_path` and the folder the command runs in"
-        ) from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path}: found a folder, expected a JSON or JSONL file of rows") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); copy the file again") from error
     except UnicodeDecodeError as error:
         # Its position is that in the piece which was read. Only the whole file tells the position in the file.
         place = error.start

@@ -13,7 +13,7 @@ from llava_mocle.evaluation.answering.run import answer_questions
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.io.ctrl_c import until_ctrl_c
 from llava_mocle.io.libraries import quiet_libraries
-from llava_mocle.io.paths import user_path
+from llava_mocle.io.paths import unusable_paths_named, user_path
 
 Asked = TypeVar("Asked", bound=Question)
 SKIP_HELP = "a question that is too long, or whose image cannot be read, gets an empty answer (default: an error)"
@@ -98,10 +98,11 @@ def _run(
             value = getattr(args, flag)
             if value is not None and value < 1:
                 raise ConfigError(f"--{flag.replace('_', '-')} {value}: must be at least 1.")
-        questions = read(args)
-        _answer(args, part_of(questions[: args.limit], args.num_chunks, args.chunk_idx))
-        if finish is not None:
-            finish(args.answers_file, questions)
+        with unusable_paths_named():
+            questions = read(args)
+            _answer(args, part_of(questions[: args.limit], args.num_chunks, args.chunk_idx))
+            if finish is not None:
+                finish(args.answers_file, questions)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -22,7 +22,7 @@ from llava_mocle.evaluation.answering.question import Question, check_id
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.evaluation.tasks.shared.base64_images import unpack_image
-from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_table
+from llava_mocle.evaluation.tasks.shared.official_files import field, number_of, places, read_table
 from llava_mocle.io.jsonl import write_jsonl
 
 LETTERS = "ABCD"
@@ -73,8 +73,8 @@ def read_questions(args: argparse.Namespace) -> list[RoundQuestion]:
             lines = [] if _is_empty(hint) else [hint]
             lines += [asked, *(f"{letter}. {text}" for letter, text in zip(LETTERS, moved, strict=False))]
             # LLaVA's converter compares the id with the table's index, a number.
-            number = re.fullmatch(r"\d{1,18}", index, re.ASCII)
-            name = f"{index}-{turn}" if turn else int(index) if number else index
+            number = number_of(index)
+            name = f"{index}-{turn}" if turn else index if number is None else number
             prompt = "\n".join(lines) + suffix
             questions.append(RoundQuestion(name, prompt, (image,), source=place, round_id=turn, options=moved))
     return questions

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llava_mocle.errors import CheckpointError
+from llava_mocle.errors import CheckpointError, DataError
 from llava_mocle.io.files import lock, make_readable, wait_for_lock
+from llava_mocle.io.text import one_line
 
 
 def is_new_or_empty(path: str | os.PathLike[str]) -> bool:
@@ -19,12 +20,36 @@ def is_new_or_empty(path: str | os.PathLike[str]) -> bool:
     return not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir()))
 
 
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder that results go to, unless it is there; call it before the work, not after.
+
+    Raises:
+        DataError: there can be no folder, or nobody may write into it.
+    """
+    reason = None
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+    if reason is None and not os.access(path, os.W_OK | os.X_OK):
+        reason = "permission denied"
+    if reason is not None:
+        raise DataError(f"{one_line(path)}: nothing can be written there ({reason}); choose another place (--output).")
+
+
 def refuse_to_overwrite(path: str | os.PathLike[str]) -> None:
     """Raise where `new_folder` would; call it before the work, not after.
 
     Raises:
-        CheckpointError: something is there, other than an empty folder.
+        CheckpointError: something is there, other than an empty folder; or nothing can be there.
     """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{one_line(path)}: nothing can be written there ({reason}); choose another.") from error
     if not is_new_or_empty(path):
         raise CheckpointError(
             f"{path}: exists already and is not an empty folder; it is never overwritten. Choose another or remove it."

@@ -1,12 +1,27 @@
 """Paths as people write them: `~` is their home folder, and one that cannot be looked up is a missing file."""
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from llava_mocle.errors import ConfigError
 from llava_mocle.io.text import not_unicode, one_line
 
 # Bytes of a name that becomes a file's: 255 are allowed, and endings such as ".part-0-of-8.jsonl" are added.
 _NAME_BYTES = 200
+
+# What is wrong with a path as it is on this machine, and not with the program that looks it up.
+_STATES = (
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+)
 
 
 def user_path(path: str | os.PathLike[str]) -> str:
@@ -66,3 +81,18 @@ def why_no_file_name(name: object) -> str | None:
 def looked_for(path: str | os.PathLike[str]) -> str:
     """Where a relative path was looked for, ready to follow "no such file"; nothing for an absolute one."""
     return "" if os.path.isabs(path) else f" (looked for at {one_line(os.path.abspath(path))})"
+
+
+@contextmanager
+def unusable_paths_named() -> Iterator[None]:
+    """Make a ConfigError of an OSError about a path that this machine cannot look up or write. Others pass.
+
+    Path.exists and its like raise where a name is too long or a folder may not be entered.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _STATES or error.filename is None:
+            raise
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"{one_line(error.filename)}: {reason}; choose another path, or mend it") from error

@@ -108,3 +108,21 @@ def test_a_process_of_several_ends_with_its_own_exit_code(last: str, expected: i
     assert ("broken" in result.stderr) == (expected == 1)
     # The other way round: without a process group Python takes everything down, and what aborts then is seen.
     assert end(group=False).returncode == -6
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["report"],
+        ["eval", "prepare", "pope", "--data-root"],
+        ["eval", "--rows", "no.json", "--output", "out", "--model"],
+        ["data", "check", "--rows"],
+        ["train"],
+        ["cluster", "inspect"],
+    ],
+)
+def test_a_path_that_is_too_long_to_be_looked_up(command, capsys):
+    assert main([*command, "/" + "x" * 300]) in (1, 2)
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    assert len(printed.err.strip().splitlines()) <= 1

@@ -262,3 +262,19 @@ def test_square_hands_the_picture_over_as_it_is(image_processor: CLIPImageProces
     assert torch.equal(process_image(image, image_processor, "square"), expected)
     with pytest.raises(ConfigError, match=r"anyres.*pad, square"):
         process_image(image, image_processor, "anyres")
+
+
+def test_a_line_that_no_decoder_takes_is_over_a_limit(tmp_path: Path) -> None:
+    """Decoders answer it with a MemoryError, so that nothing could skip it."""
+    path = tmp_path / "line.ppm"
+    path.write_bytes(b"P6\n170000000 1\n255\n")
+    for read in (load_image, probe_image):
+        with pytest.warns(Image.DecompressionBombWarning), pytest.raises(ImageOverLimit, match="170000000 x 1 pixels"):
+            read(path)
+
+
+def test_a_decoder_that_is_not_installed_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(Image.new("RGB", (9, 9)), tmp_path / "drawing.eps")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", False)  # as where Pillow found no Ghostscript
+    with pytest.raises(ImageUnreadable, match=r"needs a decoder that is not installed.*; save it as PNG or JPEG"):
+        load_image(path)

@@ -1,6 +1,7 @@
 """Files read piece by piece say what Python's own parser says of the whole text."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from llava_mocle.data import row_files
 from llava_mocle.data.row_files import stream_rows
+from llava_mocle.data.rows import read_rows
 from llava_mocle.errors import DataError
 from tests.data.conftest import make_row
 
@@ -86,3 +88,16 @@ def test_the_first_byte_that_is_not_text(
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"byte {byte} is not UTF-8"):
         list(stream_rows(path))
+
+
+@pytest.mark.parametrize("kind", ["long", "loop", "below a file", "pipe", "NUL"])
+def test_a_path_at_which_there_is_no_file_of_rows(tmp_path, kind):
+    paths = {"long": "x" * 300, "loop": "loop", "below a file": "file/rows.json", "pipe": "pipe", "NUL": "a\0b"}
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    path = tmp_path / paths[kind]
+    with pytest.raises(DataError, match="no such file of rows"):
+        list(stream_rows(path))
+    with pytest.raises(DataError, match="no such file of rows"):
+        read_rows(path)

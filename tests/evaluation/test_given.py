@@ -276,3 +276,28 @@ def test_videos_and_images_need_not_be_there(tmp_path):
     path = lines(tmp_path / "a.jsonl", [{"id": record["id"], "answer": record["answer"]} for record in records])
     assert score(root, path, task="msrvtt_qa")[0] == 0
     assert read_results(tmp_path / "out")["tasks"]["msrvtt_qa"]["metrics"]["accuracy"]["value"] == 100
+
+
+def test_an_id_that_stands_twice_in_a_mapping(pope, tmp_path, capsys):
+    """JSON readers keep the last value in silence."""
+    path = tmp_path / "twice.json"
+    path.write_text(json.dumps(LABELS)[:-1] + ', "1": "no"}')
+    assert score(pope, path)[0] == 2
+    assert "holds 1 ids twice ('1')" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity"])
+def test_a_number_that_is_none_is_no_answer(pope, tmp_path, capsys, value):
+    path = lines(tmp_path / "nan.jsonl", [llava(number, text) for number, text in LABELS.items()])
+    path.write_text(path.read_text().replace('"text": "yes"', f'"text": {value}', 1))
+    assert score(pope, path)[0] == 2
+    assert "line 1: 'text' is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["x" * 300, "loop", "file/out"])
+def test_an_output_that_cannot_be(pope, tmp_path, capsys, out):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
+    path = lines(tmp_path / "a.jsonl", [llava(number, text) for number, text in LABELS.items()])
+    assert score(pope, path, "--output", str(tmp_path / out))[0] == 2
+    assert "nothing can be written there" in capsys.readouterr().err

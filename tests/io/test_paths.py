@@ -1,9 +1,13 @@
 import base64
+import errno
 import os
+import re
+from pathlib import Path
 
 import pytest
 
-from llava_mocle.io.paths import looked_for, user_path, why_missing, why_no_file, why_no_file_name
+from llava_mocle.errors import ConfigError
+from llava_mocle.io.paths import looked_for, unusable_paths_named, user_path, why_missing, why_no_file, why_no_file_name
 
 
 def test_tilde_is_the_home_folder(monkeypatch):
@@ -70,3 +74,23 @@ def test_names_that_become_file_names(name, told, tmp_path):
     assert (said is None) if told is None else (told in said)
     if told is None:
         (tmp_path / f"{name}.jsonl.part-10-of-16").touch()
+
+
+def test_a_path_that_cannot_be_looked_up_is_a_mistake_of_the_user(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="xx: file name too long; choose another"), unusable_paths_named():
+        Path(tmp_path, "x" * 300).exists()
+    with (
+        pytest.raises(ConfigError, match=r"file.*: (file exists|not a directory); choose another"),
+        unusable_paths_named(),
+    ):
+        (tmp_path / "file" / "out").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "gone", "f"), OSError(errno.EIO, "broken", "f"), OSError("text")]
+)
+def test_other_errors_pass(error):
+    with pytest.raises(OSError, match=re.escape(str(error))) as caught, unusable_paths_named():
+        raise error
+    assert caught.value is error

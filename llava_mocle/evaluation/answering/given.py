@@ -5,6 +5,8 @@ lmms-eval logs (JSONL, or the list under "logs" of its older files). LLaVA's ans
 """
 
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question, check_id
 from llava_mocle.evaluation.tasks.shared.official_files import places, read_table, read_text
 from llava_mocle.io.jsonl import json_fault, parse_jsonl
-from llava_mocle.io.text import not_unicode
+from llava_mocle.io.text import not_unicode, one_line
 
 ID_KEYS = ("question_id", "questionId", "id", "qid", "index", "image_id", "image")
 TEXT_KEYS = ("text", "answer", "prediction", "pred", "output", "response", "caption")
@@ -23,6 +25,7 @@ PROMPT_KEYS = ("prompt", "question", "input")
 _SPLIT_KEYS = ("category", "split")
 _LMMS_EVAL = "filtered_resps"
 _SHOWN = 5
+_SHOWN_LETTERS = 60
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         return places(path, read_table(path, "," if path.suffix.lower() == ".csv" else "\t"))
     text = read_text(path)
     try:
-        content = None if path.suffix.lower() == ".jsonl" and text.lstrip()[:1] != "[" else json.loads(text)
+        lines = path.suffix.lower() == ".jsonl" and text.lstrip()[:1] != "["
+        content = None if lines else json.loads(text, object_pairs_hook=_Object)
     except json.JSONDecodeError:
         content = None
     except (ValueError, RecursionError) as error:
@@ -76,8 +80,22 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(content, dict) and isinstance(content.get("logs"), list):
         content = content["logs"]
     if isinstance(content, dict) and not _is_record(content):
+        if content.repeated:
+            raise DataError(
+                f"{path}: holds {len(content.repeated)} ids twice ({_listed(content.repeated)}); expected one answer a "
+                "question."
+            )
         return ((f"{path}, {name!a:.60}", _under(name, value)) for name, value in content.items())
     return places(path, [content] if isinstance(content, dict) else content)
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that knows which keys it was written with twice: of these, only the last value is kept."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        counts = Counter(name for name, _ in pairs) if len(self) < len(pairs) else {}
+        self.repeated = [one_line(repr(name), _SHOWN_LETTERS) for name, count in counts.items() if count > 1]
 
 
 def _objects(lines: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -143,7 +161,7 @@ def _only(value: Any) -> Any:
 
 
 def _text(value: Any, name: str) -> str:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         value = str(value)
     if isinstance(value, list):
         raise DataError(
@@ -299,7 +317,7 @@ def _by_position(
 
 
 def _id(answer: Given) -> str:
-    return repr(answer.ids[-1]) if answer.ids else f"doc_id {answer.position}"
+    return one_line(repr(answer.ids[-1]), _SHOWN_LETTERS) if answer.ids else f"doc_id {answer.position}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.scores.provenance import command, versions
 from llava_mocle.io.files import write_text
+from llava_mocle.io.folders import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +55,9 @@ class BenchmarkResults:
 
         Raises:
             DataError: the folder holds results of another kind; or, without `overwrite`, another model's scores, or a
-                score of more questions or by another judge.
+                score of more questions or by another judge; or nothing can be written there.
         """
+        make_folder(self.folder)
         if (self.folder / RESULTS_FILE).is_file():
             read_file(self.folder / RESULTS_FILE, KIND)
         files = [path for path in _score_files(self.folder) if path.exists()]
@@ -137,10 +140,11 @@ def read_results(path: str | Path, *kinds: str) -> dict[str, Any]:
         DataError: no such file, or one of another kind.
     """
     path = Path(path)
-    files = _score_files(path) if path.is_dir() else []
+    is_folder = os.path.isdir(path)  # unlike Path.is_dir, it takes every name
+    files = _score_files(path) if is_folder else []
     if files:
         return _merge(files)
-    return read_file(path / RESULTS_FILE if path.is_dir() else path, *(kinds or (KIND,)))
+    return read_file(path / RESULTS_FILE if is_folder else path, *(kinds or (KIND,)))
 
 
 def other_official_n(entry: Entry) -> int | None:

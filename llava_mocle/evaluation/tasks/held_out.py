@@ -32,6 +32,7 @@ from llava_mocle.evaluation.scores.results import (
 from llava_mocle.evaluation.scores.statistics import bootstrap_interval
 from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks, plain_metric, score_clusters
 from llava_mocle.evaluation.task import Answers, Item, Metric, Task
+from llava_mocle.io.folders import make_folder
 from llava_mocle.io.paths import why_no_file_name
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class HeldOutResults(BenchmarkResults):
 
     def prepare(self, asked: Sequence[Asked]) -> None:
         """Refuse to replace benchmarks' results and, without `overwrite`, another model's. Raises DataError."""
+        make_folder(self.folder)
         if self.path.is_file():
             read_file(self.path, HELD_OUT_KIND)
             if not self.overwrite:

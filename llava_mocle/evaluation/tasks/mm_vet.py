@@ -73,7 +73,7 @@ class MMVet(JudgedTask):
             place = f"{path}, {name}"
             image = root / FOLDER / "images" / field(record, "imagename", place, str)
             # LLaVA's ids are the numbers, and its converter puts v1_ in front.
-            number = re.fullmatch(r"v1_(0|[1-9]\d*)", name, re.ASCII)
+            number = re.fullmatch(r"v1_(0|[1-9]\d{,17})", name, re.ASCII)
             question_id = int(number.group(1)) if number else name
             question = Question(question_id, field(record, "question", place, str), (image,), source=place, key=name)
             answer = str(field(record, "answer", place, TEXT_OR_NUMBER))

@@ -16,7 +16,7 @@ from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, mean_metric
 from llava_mocle.evaluation.tasks.shared.base64_images import expected_image, unpack_image
 from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
-from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_table
+from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_table, whole_number
 
 LETTERS = "ABCD"
 ROTATION = 1_000_000  # added to the index for each rotation
@@ -147,10 +147,7 @@ def _text(value: str | None) -> str:
 
 
 def _index(record: Mapping[str, Any], place: str) -> int:
-    index = field(record, "index", place)
-    if not str(index).isdecimal():
-        raise DataError(f"{place}: field 'index' is {index!r}, expected a number.")
-    return int(index)
+    return whole_number(record, "index", place)
 
 
 def _holds_rotations(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:

@@ -6,6 +6,7 @@
  "question_type": {"Instances Counting": 5}}
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,15 @@ from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.options import bare_letter
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, accuracy_by, mean_metric
 from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
-from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, one_of, places, read_json
+from llava_mocle.evaluation.tasks.shared.official_files import (
+    ID,
+    TEXT_OR_NUMBER,
+    field,
+    number_of,
+    one_of,
+    places,
+    read_json,
+)
 
 FOLDER = "seed_bench"
 FILE = f"{FOLDER}/SEED-Bench.json"
@@ -50,9 +59,9 @@ class SeedBench(ChoiceTask):
             if kind in self.kinds:
                 official_id = field(record, "question_id", place, ID)
                 # LLaVA's converter looks for a number where the id is one.
-                digits = str(official_id).isascii() and str(official_id).isdecimal()
+                number = number_of(official_id)
                 yield choice_item(
-                    int(official_id) if digits else official_id,
+                    official_id if number is None else number,
                     field(record, "question", place, str),
                     [field(record, f"choice_{letter}", place, TEXT_OR_NUMBER) for letter in "abcd"],
                     field(record, "answer", place, str),
@@ -100,7 +109,7 @@ def _images(root: Path, record: Mapping[str, Any], place: str) -> tuple[Path, ..
     if record["data_type"] == "image":
         return (root / IMAGES.path / field(record, "data_id", place, str),)
     frames = root / FRAMES.path / f"{record['question_type_id']}_{field(record, 'question_id', place)}"
-    if not frames.is_dir():
+    if not os.path.isdir(frames):  # unlike Path.is_dir, it takes every name
         return (frames.with_name(frames.name + ".png"),)
     found = tuple(sorted(path for path in frames.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg")))
     if not found:

@@ -144,7 +144,7 @@ def test_spreadsheet(tmp_path):
     ("old", "new", "message"),
     [
         ("iVBOR", "iVB*R", "record 0: field 'image' is not base64"),
-        ("1000241\t", "later\t", "record 2: field 'index' is 'later', expected a number"),
+        ("1000241\t", "later\t", "record 2: field 'index' is 'later', expected a whole number"),
         ("\thint\t", "\tclue\t", "record 0: no 'hint', only index, question, clue"),
         ("\t\t\tB\tobject", "\t\t\t\tobject", "record 0: the answer is '' with 2 options"),
     ],

@@ -3,11 +3,9 @@
 import base64
 import binascii
 import hashlib
-import io
 from pathlib import Path
 
-from PIL import Image
-
+from llava_mocle.data.images import ImageUnreadable, check_header
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.tasks.shared.first_writable import first_writable
 from llava_mocle.io.cache import cache_root
@@ -47,9 +45,7 @@ def _decoded(encoded: str, place: str) -> bytes:
     except (binascii.Error, ValueError) as error:
         raise DataError(f"{place}: field 'image' is not base64 ({error}); fetch the file again.") from error
     try:
-        Image.open(io.BytesIO(content)).close()  # its header alone
-    except Exception as error:  # image libraries raise what they like
-        raise DataError(
-            f"{place}: field 'image' holds {len(content)} bytes that are no image; fetch the file again."
-        ) from error
+        check_header(content, "field 'image'")
+    except ImageUnreadable as error:
+        raise DataError(f"{place}: {error}.") from error
     return content

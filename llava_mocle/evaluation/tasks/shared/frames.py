@@ -63,14 +63,14 @@ def expected_frames(folder: Path, name: str) -> tuple[Path, ...]:
 def _frames_or_video(folder: Path, name: str, count: int) -> Path:
     """The folder of the frames, or else the video's file."""
     for frames in (folder / "frames" / name, folder / f"frames_{count}" / name):
-        if frames.is_dir():
+        if os.path.isdir(frames):  # unlike Path.is_dir, it takes every name
             return frames
     for suffix in VIDEO_SUFFIXES:
-        if (folder / "videos" / (name + suffix)).is_file():
+        if os.path.isfile(folder / "videos" / (name + suffix)):
             return folder / "videos" / (name + suffix)
     raise DataError(
-        f"{folder}: neither frames of the video {name!r} (frames/{name}/, one image a frame) nor the video "
-        f"(videos/{name}.mp4, .avi ...)."
+        f"{folder}: neither frames of the video {name!r:.200} (frames/<name>/, one image a frame) nor the video "
+        f"(videos/<name>.mp4, .avi ...)."
     )
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from llava_mocle.io.jsonl import json_fault, parse_jsonl
 
 ID = str | int
 TEXT_OR_NUMBER = str | int | float
+# Python reads no number of thousands of digits from a text.
+_DIGITS = re.compile(r"\d{1,18}", re.ASCII)
 _WORDS = {
     str: "a text",
     int: "a whole number",
@@ -122,12 +125,18 @@ def field_or(record: Mapping[str, Any], key: str, place: str, kind: Any, default
 def whole_number(record: Mapping[str, Any], key: str, place: str) -> int:
     """`field`, which has to be a whole number of at least 0, or a text of its digits."""
     value = field(record, key, place, ID)
-    if not (str(value).isascii() and str(value).isdecimal()):
+    if (number := number_of(value)) is None:
         raise DataError(
             f"{place}: field {key!r} is {value!r:.60}, expected a whole number; is this the file of another split or "
             "version?"
         )
-    return int(value)
+    return number
+
+
+def number_of(value: object) -> int | None:
+    """The whole number of at least 0 that a value is, or that its digits write: 18 at most, as in 64 bits."""
+    digits = _DIGITS.fullmatch(str(value))
+    return int(digits.group()) if digits else None
 
 
 def one_of(record: Mapping[str, Any], key: str, place: str, *allowed: Any) -> Any:
@@ -175,10 +184,8 @@ def coco_image(folder: Path, prefix: str, record: Mapping[str, Any], place: str)
         DataError: `image_id` is no number.
     """
     image_id = field(record, "image_id", place, ID)
-    try:
-        number = int(image_id)
-    except ValueError as error:
-        raise DataError(f"{place}: image_id is {image_id!r:.60}, expected the number of a COCO image.") from error
+    if (number := number_of(image_id)) is None:
+        raise DataError(f"{place}: image_id is {image_id!r:.60}, expected the number of a COCO image.")
     return folder / f"{prefix}{number:012d}.jpg"
 
 

@@ -5,6 +5,7 @@ import io
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.tasks.shared.base64_images import expected_image, unpack_image
@@ -76,7 +77,7 @@ def test_what_is_no_base64(tmp_path, reading):
 @pytest.mark.parametrize("reading", [unpack_image, expected_image])
 @pytest.mark.parametrize("text", ["", "text", base64.b64encode(b"a page").decode()])
 def test_what_is_no_image(tmp_path, reading, text):
-    with pytest.raises(DataError, match=r"row 0: field 'image' holds \d bytes that are no image; fetch"):
+    with pytest.raises(DataError, match=r"row 0: field 'image': can't be read as an image .*fetch"):
         reading(text, tmp_path / "1.jpg", "row 0")
     assert list(tmp_path.iterdir()) == []
 
@@ -86,3 +87,18 @@ def test_another_image_of_the_same_size_replaces_it(tmp_path):
     assert len(RED_BYTES) == len(BLUE_BYTES)
     unpack_image(RED, path, "row 0")
     assert unpack_image(BLUE, path, "row 0").read_bytes() == BLUE_BYTES
+
+
+def test_limits_of_pillow_are_no_damage(tmp_path):
+    large, text = io.BytesIO(), io.BytesIO()
+    Image.new("1", (20000, 9500)).save(large, "PNG")
+    Image.new("1", (9, 9)).save(text, "PNG", pnginfo=_long_text())
+    for content, fault in ((large, "more pixels than Pillow reads"), (text, "holds more text beside its pixels")):
+        with pytest.raises(DataError, match=f"row 0: field 'image': {fault}.*; save it"):
+            unpack_image(base64.b64encode(content.getvalue()).decode(), tmp_path / "1.jpg", "row 0")
+
+
+def _long_text():
+    info = PngInfo()
+    info.add_text("Comment", "x" * 2_000_000, zip=True)
+    return info

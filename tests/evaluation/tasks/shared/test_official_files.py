@@ -13,11 +13,13 @@ from llava_mocle.evaluation.tasks.shared.official_files import (
     field_or,
     json_records,
     jsonl_records,
+    number_of,
     one_of,
     places,
     read_json,
     read_table,
     read_text,
+    whole_number,
 )
 
 
@@ -153,3 +155,14 @@ def test_what_annotators_said():
     ):
         with pytest.raises(DataError, match=message):
             annotated(record, key, "here")
+
+
+def test_numbers_are_those_that_fit_into_64_bits():
+    """Python refuses to make a number of thousands of digits, with an error of its own."""
+    assert [number_of(value) for value in (7, "7", "007", 0)] == [7, 7, 7, 0]
+    for value in (-1, "", " 7", "7.0", "\u0667", "\u00b2", "9" * 5000, 10**18, True, None):
+        assert number_of(value) is None
+    with pytest.raises(DataError, match="place: field 'index' is '999"):
+        whole_number({"index": "9" * 5000}, "index", "place")
+    with pytest.raises(DataError, match="image_id is '999"):
+        coco_image(Path("images"), "", {"image_id": "9" * 5000}, "place")
