@@ -79,7 +79,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         return _objects(list(parse_jsonl(text, path, remedy)))
     if isinstance(content, dict) and isinstance(content.get("logs"), list):
         content = content["logs"]
-    if isinstance(content, dict) and not _is_record(content):
+    if isinstance(content, _Object) and not _is_record(content):
         if content.repeated:
             raise DataError(
                 f"{path}: holds {len(content.repeated)} ids twice ({_listed(content.repeated)}); expected one answer a "
