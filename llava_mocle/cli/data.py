@@ -8,6 +8,7 @@ examples:
 """
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from llava_mocle.data.check import check_datasets
-    from llava_mocle.io.console import table_console
+    from llava_mocle.io.console import say, table_console
 
     console = table_console()
     specs, aspect_ratio = _specs(args)
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         )
     _print_table(console, reports, images=not args.no_images)
     _print_offenders(console, reports, args.limit)
+    if args.rows and not args.image_folder and any(report.by_kind["missing image"] for report in reports):
+        say(console, f"\nNo --image-folder was given, so images were looked for from {os.getcwd()}.")
     return int(any(report.problems for report in reports))
 
 

@@ -150,7 +150,10 @@ def test_command_names_the_first_offenders_and_fails(image_folder: Path, capsys:
     assert "[missing image] row 0 (id 'r0'), image: found" in out
     assert "and 1 more" in out
     assert sorted(image_folder.iterdir()) == sorted([*before, Path(rows.data_path)])
+    assert "No --image-folder" not in out
     assert main([*arguments, "--no-images"]) == 0
+    assert main(arguments[:4]) == 1
+    assert f"No --image-folder was given, so images were looked for from {Path.cwd()}." in capsys.readouterr().out
 
 
 def test_command_on_a_recipe(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
