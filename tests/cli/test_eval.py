@@ -86,7 +86,7 @@ def test_an_output_that_is_a_file(work, tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     arguments = ["eval", "--model", str(work / "base"), "--rows", str(work / "rows.json"), "--limit", "1"]
     assert main([*arguments, "--image-folder", str(work / "images"), "--output", str(tmp_path / "out")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "out: nothing can be written there (file exists)" in capsys.readouterr().err
 
 
 @pytest.mark.slow

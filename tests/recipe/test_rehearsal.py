@@ -51,8 +51,8 @@ REFUSED = {
     "accelerator_config: nowhere.json": "accelerator_config is 'nowhere.json': .*No such file",
     "accelerator_config: {nothing: 1}": "accelerator_config",
     "ddp_backend: nothing": "ddp_backend",
-    "save_strategy: best": "save_strategy is best, and metric_for_best_model is not set",
-    "{save_strategy: best, metric_for_best_model: eval_loss}": "save_strategy is best, and eval_strategy is not set",
+    "save_strategy: best": "save_strategy is best, but eval_strategy is no",
+    "{save_strategy: best, metric_for_best_model: eval_loss}": "save_strategy is best, but eval_strategy is no",
     "logging_steps: 2.5": "logging_steps",
     "debug: nothing": "debug",
 }

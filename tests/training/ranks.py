@@ -15,6 +15,7 @@ from tests.processes import free_port
 ROOT = Path(__file__).parents[2]
 ZERO = {stage: str(ROOT / "zero_configs" / f"zero{stage}_cpu.json") for stage in (2, 3)}
 TIMEOUT_S = 400
+LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 STARTED: list["Ranks"] = []
 
 
@@ -58,9 +59,9 @@ def start(
     the test ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    surroundings = (
-        os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)} | (environment or {})
-    )
+    # Runs inside the tests' own process leave what a launcher sets, such as a port that is taken by now.
+    surroundings = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
+    surroundings |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)} | (environment or {})
     port = str(free_port())
     ranks = Ranks([], [])
     STARTED.append(ranks)

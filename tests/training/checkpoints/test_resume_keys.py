@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava_mocle.data.images import ImageUnreadable
-from llava_mocle.errors import ConfigError
+from llava_mocle.errors import ConfigError, DataError
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.training.checkpoints.manifest import MANIFEST_FILE
 from llava_mocle.training.run import train
@@ -104,7 +104,12 @@ def test_other_data_elsewhere_is_refused(begun, mix: list[dict], tmp_path: Path)
         begun(datasets=specs)
 
 
-@pytest.mark.parametrize("change", [{"repeat": 5}, {"name": "other"}, {"eval_data_path": None}])
+def test_a_name_that_the_clusters_do_not_know_is_refused(begun, mix: list[dict]) -> None:
+    with pytest.raises(DataError, match="holds no dataset 'other'"):
+        begun(datasets=[mix[0], mix[1] | {"name": "other"}])
+
+
+@pytest.mark.parametrize("change", [{"repeat": 5}, {"eval_data_path": None}])
 def test_another_mixture_is_refused(begun, mix: list[dict], change: dict) -> None:
     with pytest.raises(ConfigError, match=r"another recipe \(datasets: "):
         begun(datasets=[mix[0], mix[1] | change])
