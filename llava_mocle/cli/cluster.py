@@ -18,6 +18,7 @@ from llava_mocle.recipe.keys import ClusterArguments
 
 if TYPE_CHECKING:
     from llava_mocle.clustering.cluster_model import ClusterModel
+    from llava_mocle.clustering.fitting import FitRequest
 
 _EXAMPLES = """examples:
   llava-mocle cluster --recipe scripts/recipes/playground_mocle.yaml
@@ -91,14 +92,14 @@ def run(args: argparse.Namespace) -> int:
     from llava_mocle.cli.cluster_view import show
     from llava_mocle.clustering.cluster_files import ASSIGNMENTS_FILE
     from llava_mocle.clustering.embedding_cache import default_cache_dir
-    from llava_mocle.recipe.values import settled
+    from llava_mocle.recipe.values import normalized
 
     if args.action == "inspect":
         show(Path(args.folder), args.examples)
         return 0
     rows, held_out, repeat, settings = _from_recipe(args) if args.recipe else _from_files(args)
     flags = {key: value for key in vars(settings) if (value := getattr(args, key, None)) is not None}
-    given = {key: settled("command line", key, value) for key, value in flags.items()}
+    given = {key: normalized("command line", key, value) for key, value in flags.items()}
     if args.cluster_model:
         # With another output folder, the recipe's table stays that of the recipe's clustering.
         given["cluster_assignments"] = None
@@ -176,10 +177,9 @@ def _fit(
     """Write the cluster model and the assignment tables, unless they are there already."""
     import time
 
-    from llava_mocle.clustering import cluster_files
     from llava_mocle.clustering.assign import assign_rows, route_texts, write_assignments
     from llava_mocle.clustering.cluster_config import weigh
-    from llava_mocle.clustering.cluster_model import ClusterModel
+    from llava_mocle.clustering.cluster_files import HELD_OUT_FILE
     from llava_mocle.clustering.fitting import FitRequest, fitted_already
     from llava_mocle.clustering.instruction import InstructionRule
     from llava_mocle.io.folders import only_one
@@ -190,48 +190,59 @@ def _fit(
     texts = route_texts(rows, rule)
     flat = [text for part in texts.values() for text in part]
     weights = [repeat[name] for name, part in texts.items() for _ in part]
-    weight_of = weigh(flat, weights)
     place, _ = choose_placement(device, None)
     request = FitRequest(
-        weight_of, settings.num_clusters, settings.cluster_seed, settings.cluster_n_init, rule,
+        weigh(flat, weights), settings.num_clusters, settings.cluster_seed, settings.cluster_n_init, rule,
         settings.cluster_encoder, place,
     )  # fmt: skip
-    print(f"{len(flat):,} rows of {len(texts)} datasets, {len(weight_of):,} distinct instructions", flush=True)
-    tables = {assignments: rows} | ({output / cluster_files.HELD_OUT_FILE: held_out} if held_out else {})
+    distinct = len(request.weight_of)
+    print(f"{len(flat):,} rows of {len(texts)} datasets, {distinct:,} distinct instructions", flush=True)
+    tables = {assignments: rows} | ({output / HELD_OUT_FILE: held_out} if held_out else {})
 
-    def missing(model: ClusterModel) -> dict[Path, Rows]:
+    def lacking(model: "ClusterModel") -> dict[Path, Rows]:
         return {path: part for path, part in tables.items() if not _holds(path, part, model)}
 
-    def seconds() -> str:
-        return f"{time.perf_counter() - started:.1f} s"
+    model, wrote = fitted_already(output, request), False
+    if model is None or lacking(model):
+        with only_one(output, "`llava-mocle cluster`"):
+            model = fitted_already(output, request)  # another process may have written it in the meantime
+            if model is None:
+                model, wrote = _new_model(request, flat, weights, output, cache_dir, overwrite), True
+            for path, part in lacking(model).items():
+                if not wrote:
+                    print(f"{output} already holds this clustering: reused; assigning the rows", flush=True)
+                write_assignments(assign_rows(model, part, cache_dir=cache_dir), path)
+                wrote = True
+    what = f"wrote {output}" if wrote else f"{output} already holds this clustering of these rows: reused"
+    print(f"{what} in {time.perf_counter() - started:.1f} s")
 
-    model = fitted_already(output, request)
-    if model is not None and not missing(model):
-        print(f"{output} already holds this clustering of these rows: reused ({seconds()})")
-        return
-    with only_one(output, "`llava-mocle cluster`"):
-        model = fitted_already(output, request)  # another process may have written it in the meantime
-        if model is None:
-            cluster_files.check_writable(output, overwrite, f"This command asks for {request.describe()}. ")
-            encoder = request.encoder
-            print(f"encoder {encoder.name} at {encoder.folder}\nembedding cache {cache_dir}", flush=True)
-            model = ClusterModel.fit(
-                flat, settings.num_clusters, weights=weights, seed=request.seed, n_init=request.n_init, rule=rule,
-                encoder=encoder, cache_dir=cache_dir,
-            )  # fmt: skip
-            try:
-                model.save(output, overwrite=overwrite)
-            except ClusterModelError:  # on a file system without locks, another process may have been faster
-                if fitted_already(output, request) is None:
-                    raise
-        elif missing(model):
-            print(f"{output} already holds this clustering: reused; assigning the rows", flush=True)
-        else:
-            print(f"{output} already holds this clustering of these rows: reused ({seconds()})")
-            return
-        for path, part in missing(model).items():
-            write_assignments(assign_rows(model, part, cache_dir=cache_dir), path)
-    print(f"wrote {output} in {seconds()}")
+
+def _new_model(
+    request: "FitRequest",
+    texts: Sequence[str],
+    weights: Sequence[float],
+    output: Path,
+    cache_dir: Path,
+    overwrite: bool,
+) -> "ClusterModel":
+    """Fit a cluster model and write its folder."""
+    from llava_mocle.clustering import cluster_files
+    from llava_mocle.clustering.cluster_model import ClusterModel
+    from llava_mocle.clustering.fitting import fitted_already
+
+    cluster_files.check_writable(output, overwrite, f"This command asks for {request.describe()}. ")
+    encoder = request.encoder
+    print(f"encoder {encoder.name} at {encoder.folder}\nembedding cache {cache_dir}", flush=True)
+    model = ClusterModel.fit(
+        texts, request.num_clusters, weights=weights, seed=request.seed, n_init=request.n_init, rule=request.rule,
+        encoder=encoder, cache_dir=cache_dir,
+    )  # fmt: skip
+    try:
+        model.save(output, overwrite=overwrite)
+    except ClusterModelError:  # on a file system without locks, another process may have been faster
+        if fitted_already(output, request) is None:
+            raise
+    return model
 
 
 def _holds(path: Path, rows: Rows, model: "ClusterModel") -> bool:

@@ -184,7 +184,7 @@ def read_stored(path: str | Path, fingerprint: str) -> pa.Table | None:
     return _read(path, ["instruction_hash", "cluster_id", "distance"])
 
 
-def look_up(table: pa.Table, texts: Sequence[str]) -> dict[str, tuple[int, float]]:
+def find_stored(table: pa.Table, texts: Sequence[str]) -> dict[str, tuple[int, float]]:
     """Those of `texts` that a table of `read_stored` knows -> (cluster id, distance)."""
     hashes = pa.array([instruction_hash(text) for text in texts], pa.string())
     places = pc.index_in(hashes, table["instruction_hash"]).to_pylist()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llava_mocle.clustering import cluster_files, kmeans
-from llava_mocle.clustering.assign import look_up, read_stored, read_table
+from llava_mocle.clustering.assign import find_stored, read_stored, read_table
 from llava_mocle.clustering.cluster_config import ClusterConfig, Example, fingerprint, fit_request, weigh
 from llava_mocle.clustering.cluster_files import ASSIGNMENTS_FILE
 from llava_mocle.clustering.encoder import Encoder, SentenceEncoder
@@ -211,7 +211,7 @@ class ClusterModel:
     def _look_up(self, texts: Sequence[str]) -> dict[str, tuple[int, float]]:
         found: dict[str, tuple[int, float]] = {}
         for table in self._stored:
-            found |= look_up(table, [text for text in texts if text not in found])
+            found |= find_stored(table, [text for text in texts if text not in found])
         return found
 
     @cached_property

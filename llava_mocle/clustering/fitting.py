@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.clustering.cluster_config import ClusterConfig, fit_request
-from llava_mocle.clustering.cluster_files import is_cluster_model
+from llava_mocle.clustering.cluster_files import CONFIG_FILE, is_cluster_model
 from llava_mocle.clustering.cluster_model import ClusterModel
 from llava_mocle.clustering.encoder import SentenceEncoder
 from llava_mocle.clustering.instruction import InstructionRule
@@ -61,7 +61,7 @@ def fitted_already(folder: Path, request: FitRequest) -> ClusterModel | None:
         AssetError: it is not here, and the folder holds no clustering of this name that fits the request.
     """
     try:
-        config = ClusterConfig.read(folder / "config.json") if is_cluster_model(folder) else None
+        config = ClusterConfig.read(folder / CONFIG_FILE) if is_cluster_model(folder) else None
     except ClusterModelError:
         config = None
     try:

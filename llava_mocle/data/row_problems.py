@@ -1,6 +1,6 @@
 """What can be wrong with one row, and how it is reported: field, value found, what was expected, what to do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +56,10 @@ def row_problems(row: Any, index: int) -> Iterator[Problem]:
         yield Problem(kind, index, row_id, field, value, expected, remedy, fatal=not remark)
 
 
-def first_problem(row: Any, index: int) -> Problem | None:
-    """The first thing that keeps a row from being used; None if nothing does."""
-    return next((problem for problem in row_problems(row, index) if problem.fatal), None)
+def first_problem(row: Any, index: int, allowed: Container[str] = ()) -> Problem | None:
+    """The first thing that keeps a row from being used, other than problems of the `allowed` kinds; None if nothing."""
+    fatal = (problem for problem in row_problems(row, index) if problem.fatal and problem.kind not in allowed)
+    return next(fatal, None)
 
 
 def _check_id(row: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:

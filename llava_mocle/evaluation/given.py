@@ -8,7 +8,8 @@ from typing import Any
 
 from llava_mocle.errors import ConfigError, DataError
 from llava_mocle.evaluation.answering.file import make_answer
-from llava_mocle.evaluation.answering.given import Given, match_given, read_given
+from llava_mocle.evaluation.answering.given_file import Given, read_given
+from llava_mocle.evaluation.answering.match import match_given
 from llava_mocle.evaluation.answering.question import check_questions
 from llava_mocle.evaluation.scores.results import Asked, BenchmarkResults
 from llava_mocle.evaluation.suite import SuiteSettings, submit_and_score
@@ -78,13 +79,15 @@ def score_given(
             for item, one in zip(items, found, strict=True)
         ]
         entry = submit_and_score(task, items, records, folder, settings.limit)
-        entry["answers"] = about
-        # How the other system was asked is not known.
-        unknown = dict.fromkeys(("batch_size", "num_beams", "max_new_tokens", "dataset", "predictor"))
-        known = {"limit": settings.limit, "prompts": settings.prompts, "judge": task.judged_by(items)}
-        entry["settings"] = unknown | known
+        entry |= {"answers": about, "settings": _settings_of(task, items, settings)}
         recorded = results.record(task, items, records, entry) or recorded
     return recorded
+
+
+def _settings_of(task: Task, items: Sequence[Item], settings: SuiteSettings) -> dict[str, Any]:
+    """The `settings` of an entry; how the other system was asked is not known."""
+    unknown = dict.fromkeys(("batch_size", "num_beams", "max_new_tokens", "dataset", "predictor"))
+    return unknown | {"limit": settings.limit, "prompts": settings.prompts, "judge": task.judged_by(items)}
 
 
 def _file_of(source: Path, task: Task, *, alone: bool) -> Path:

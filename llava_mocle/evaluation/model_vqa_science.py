@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.data.conversation import HUMAN, IMAGE_TOKEN, row_images, shown_images, written_turns
-from llava_mocle.data.row_problems import row_problems
+from llava_mocle.data.row_problems import first_problem
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
@@ -47,8 +47,7 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
 
 def _asked(row: dict[str, Any], number: int, path: Path) -> tuple[str, list[str]]:
     """The first question of a row, and the names of the images that it shows."""
-    problem = next((found for found in row_problems(row, number) if found.fatal and found.kind not in _READABLE), None)
-    if problem is not None:
+    if (problem := first_problem(row, number, _READABLE)) is not None:
         raise DataError(f"{path}: {problem.describe()}")
     turns = written_turns(row)
     if not turns or turns[0].role != HUMAN:

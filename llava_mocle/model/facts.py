@@ -31,7 +31,7 @@ class BaseFacts:
     model_max_length: int
 
 
-def read_facts(folder: Path, download: bool = True) -> BaseFacts:
+def base_facts(folder: Path, download: bool = True) -> BaseFacts:
     """The facts of a base folder, an original LLaVA folder, a stage-1 folder or a language model.
 
     Args:
@@ -42,7 +42,7 @@ def read_facts(folder: Path, download: bool = True) -> BaseFacts:
     """
     for config_file in (ADAPTER_CONFIG, PROJECTOR_CONFIG):
         if (folder / config_file).is_file():
-            return _with_recipe(read_facts(find_base(folder, config_file, download=download)), read_recipe(folder))
+            return _with_recipe(base_facts(find_base(folder, config_file, download=download)), read_recipe(folder))
     tokenizer, text_config = load_tokenizer(folder), _text_config(folder)
     try:
         template = choose_template(folder, tokenizer, text_config, read_recipe(folder))

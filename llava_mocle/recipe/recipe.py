@@ -21,7 +21,7 @@ from llava_mocle.io.secrets import without_secrets
 from llava_mocle.recipe.keys import GROUPS, OWN_KEYS, KeyGroups, StageArguments
 from llava_mocle.recipe.llava_flags import translate, translate_keys
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
-from llava_mocle.recipe.values import allow_none, checked_value, drop_replaced, refuse_excluded, settled
+from llava_mocle.recipe.values import allow_none, checked_value, drop_replaced, normalized, refuse_excluded
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     words = [f"--{key}={value}" for key, value in values.items() if isinstance(value, str)]
     others = {key: value for key, value in values.items() if not isinstance(value, str)}
     parsed = vars(parser.parse_args([*words, *overrides], argparse.Namespace(**others)))
-    parsed = {key: settled("command line" if key in flags else str(path), key, parsed[key]) for key in parsed}
+    parsed = {key: normalized("command line" if key in flags else str(path), key, parsed[key]) for key in parsed}
     made = {
         name: group(**{item.name: parsed[item.name] for item in dataclasses.fields(group)})
         for name, group in GROUPS.items()

@@ -99,7 +99,7 @@ def _shown(key: str, value: Any) -> str:
     return "a secret" if policies()[key].secret else repr(without_secrets(value))
 
 
-def settled(place: str, key: str, value: Any) -> Any:
+def normalized(place: str, key: str, value: Any) -> Any:
     """A value of the right type as the recipe keeps it: paths without `~`, `datasets` as a list, LLaVA's `v1` by name.
 
     Args:
@@ -110,7 +110,7 @@ def settled(place: str, key: str, value: Any) -> Any:
     """
     policy = policies()[key]
     if key == "datasets":
-        return _settled_datasets(place, value)
+        return _normalized_datasets(place, value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         _check_number(place, key, value, policy.numbers or Range())
         return float(value) if _kinds(key) == (float,) else value
@@ -124,7 +124,7 @@ def settled(place: str, key: str, value: Any) -> Any:
     return ALIASES.get(value, value) if key == "version" else user_path(value) if policy.path else value
 
 
-def _settled_datasets(place: str, value: Any) -> Any:
+def _normalized_datasets(place: str, value: Any) -> Any:
     if isinstance(value, str):
         try:
             value = json.loads(value)

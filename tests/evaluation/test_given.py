@@ -8,7 +8,8 @@ import pytest
 
 from llava_mocle.cli.main import main
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.given import match_given, read_given
+from llava_mocle.evaluation.answering.given_file import read_given
+from llava_mocle.evaluation.answering.match import match_given
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.registry import all_tasks
 from llava_mocle.evaluation.scores.results import read_results

@@ -11,8 +11,8 @@ from llava_mocle.io.paths import looked_for, unusable_paths_named, user_path, wh
 
 
 def test_tilde_is_the_home_folder(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/ada")
-    assert user_path("~/rows.json") == "/home/ada/rows.json"
+    monkeypatch.setenv("HOME", "/people/ada")
+    assert user_path("~/rows.json") == "/people/ada/rows.json"
     assert user_path("rows/~.json") == "rows/~.json"
     assert user_path("rows.json") == "rows.json"
 

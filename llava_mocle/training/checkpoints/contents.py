@@ -17,7 +17,7 @@ from llava_mocle.model.folders import CLUSTERS_FOLDER, RECIPE_FILE
 from llava_mocle.recipe.comparison import differences
 from llava_mocle.recipe.keys import LEFT_TO_BASE
 from llava_mocle.recipe.recipe import Recipe, load_recipe, write_recipe
-from llava_mocle.training.checkpoints.manifest import flaw, read_facts
+from llava_mocle.training.checkpoints.manifest import checkpoint_facts, flaw
 
 if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
@@ -110,7 +110,7 @@ def check_same_recipe(checkpoint: Path, recipe: Recipe, global_batch: int | None
     # A key that is not in the file had its default.
     defaults = load_recipe()
     before = defaults.trainer | defaults.as_dict() | yaml.safe_load(path.read_text(encoding="utf-8"))
-    manifest = read_facts(checkpoint)
+    manifest = checkpoint_facts(checkpoint)
     now = recipe.trainer | recipe.as_dict()
     before["version"] = ALIASES.get(before["version"], before["version"])
     now |= {key: before[key] for key in LEFT_TO_BASE if now[key] is None}  # what is left out stays as it was

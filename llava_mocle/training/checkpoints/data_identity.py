@@ -7,7 +7,7 @@ from llava_mocle.clustering import ClusterModel
 from llava_mocle.data.mixture import Mixture
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.folders import CLUSTERS_FOLDER
-from llava_mocle.training.checkpoints.manifest import read_facts
+from llava_mocle.training.checkpoints.manifest import checkpoint_facts
 
 # How many characters of a digest a message shows.
 _SHOWN = 16
@@ -53,7 +53,7 @@ def check_data_identity(
     Raises:
         ConfigError: names the dataset's file or the cluster model's folder, with both values.
     """
-    before = read_facts(checkpoint)
+    before = checkpoint_facts(checkpoint)
     for kind, mixture in (("rows", train), ("held_out_rows", held_out)):
         paths = {spec.name: spec.data_path for spec in mixture.specs} if mixture is not None else {}
         for name, digest in now[kind].items():

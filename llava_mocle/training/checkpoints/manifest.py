@@ -69,7 +69,7 @@ def read_manifest(folder: str | Path, manifest_name: str = MANIFEST_FILE) -> dic
     return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else {}
 
 
-def read_facts(folder: str | Path) -> dict[str, Any]:
+def checkpoint_facts(folder: str | Path) -> dict[str, Any]:
     """What is known about a checkpoint, or about the result in an `output_dir`; empty if it has no manifest."""
     return read_manifest(folder) or read_manifest(folder, FINISHED_FILE)
 

@@ -26,7 +26,7 @@ from llava_mocle.training.checkpoints.contents import (
     set_aside_after,
 )
 from llava_mocle.training.checkpoints.engine_state import UNIVERSAL_FOLDER, load_engine, to_universal
-from llava_mocle.training.checkpoints.manifest import FINISHED_FILE, flaw, read_facts, read_manifest
+from llava_mocle.training.checkpoints.manifest import FINISHED_FILE, checkpoint_facts, flaw, read_manifest
 from llava_mocle.training.processes.group import on_main
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def find_resumption(recipe: Recipe, args: MocleTrainingArguments) -> Resumption 
         return None
     _check_goes_on(found, recipe, global_batch(args))
     state = TrainerState.load_from_json(str(found / TRAINER_STATE_NAME))
-    start = read_facts(found).get("start", "auto") if args.resume == "auto" else start_name(args.resume)
+    start = checkpoint_facts(found).get("start", "auto") if args.resume == "auto" else start_name(args.resume)
     if state.global_step >= state.max_steps:
         return Resumption(found, "as_saved", found, finished=True, start=start, is_result=is_result)
     kind = _optimizer_state(found, args)

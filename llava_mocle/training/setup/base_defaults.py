@@ -8,7 +8,7 @@ from typing import Any
 from llava_mocle.data.template_names import TEMPLATE_NAMES, template_name
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.io.jsonl import read_json
-from llava_mocle.model.facts import BaseFacts, read_facts
+from llava_mocle.model.facts import BaseFacts, base_facts
 from llava_mocle.model.folders import PROJECTOR_CONFIG, find_folder, is_original, read_recipe
 from llava_mocle.model.load import find_base
 from llava_mocle.recipe.keys import ASPECT_RATIOS, USUAL_LENGTH
@@ -46,7 +46,7 @@ def settle(recipe: Recipe, checkpoint: Path | None = None, download: bool = True
         ConfigError: nothing says the template, or the base has one that is not here.
     """
     base = base_of(recipe, download)
-    facts = read_facts(base, download)
+    facts = base_facts(base, download)
     settled = Settled(recipe)
     kept = read_recipe(checkpoint) if checkpoint else {}
     projector = projector_facts(recipe, download) if recipe.model.vision_tower else {}

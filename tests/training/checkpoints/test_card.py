@@ -95,7 +95,7 @@ def test_a_card_may_be_edited(recipe_file, tmp_path: Path) -> None:
 
 def test_a_name_shows_no_place(tmp_path: Path, monkeypatch) -> None:
     assert public_name("liuhaotian/llava-v1.5-7b") == "liuhaotian/llava-v1.5-7b"
-    assert public_name("/home/anna/models/llava") == "llava"
+    assert public_name("/people/anna/models/llava") == "llava"
     assert public_name("models/deep/llava/") == "llava"
     assert public_name(None) == "unknown"
     (tmp_path / "runs/base").mkdir(parents=True)
