@@ -9,7 +9,7 @@ example:
 
 import argparse
 
-from llava_mocle.cli.model_flags import add_other_base_flag
+from llava_mocle.inference.flags import add_other_base_flag
 from llava_mocle.io.paths import user_path
 
 

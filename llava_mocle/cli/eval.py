@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.cli.model_flags import add_model_flags, check_dataset, load_predictor
+from llava_mocle.inference.flags import add_skip_flag
 from llava_mocle.io.paths import user_path
 
 if TYPE_CHECKING:
@@ -33,75 +34,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="prepare: check the benchmarks' files, and say what is missing; with --answers: the benchmarks",
     )
     parser.add_argument("prepared", nargs="?", metavar="TASKS", help="with prepare: benchmarks to read, or all")
-    parser.add_argument("--model", type=user_path, help="a trained checkpoint, a stage-1 folder or a base folder")
-    source = parser.add_mutually_exclusive_group()
+    _add_what(parser.add_argument_group("what is scored, and where the scores go"))
+    how = parser.add_argument_group("how the model is asked")
+    _add_how(how)
+    add_model_flags(how)
+    _add_answers(parser.add_argument_group("answers of another system, scored without a model"))
+    _add_scorers(parser.add_argument_group("how answers are read"))
+
+
+def _add_what(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--model", type=user_path, help="a trained checkpoint, a stage-1 folder or a base folder")
+    source = group.add_mutually_exclusive_group()
     source.add_argument("--tasks", help="benchmarks, separated by commas, or all")
     source.add_argument(
         "--recipe", type=user_path, help="score the held-out rows (eval_data_path) of this recipe's datasets"
     )
     source.add_argument("--rows", type=user_path, help="score this file of LLaVA rows (JSON or JSONL)")
-    parser.add_argument(
+    group.add_argument(
         "--image-folder", type=user_path, default="", help="with --rows: the folder its image paths start from"
     )
-    parser.add_argument("--train-rows", type=user_path, help="with --rows: training rows, for the majority answer")
-    parser.add_argument(
+    group.add_argument("--train-rows", type=user_path, help="with --rows: training rows, for the majority answer")
+    group.add_argument(
         "--data-root", type=user_path, default="playground/data/eval", help="with --tasks: where the benchmarks lie"
     )
-    parser.add_argument(
+    group.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each benchmark or domain")
+    group.add_argument("--output", type=user_path, help="folder for answers and results.json")
+    group.add_argument("--overwrite", action="store_true", help="answer and score everything anew")
+
+
+def _add_how(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--prompts", choices=["llava", "instructblip"], default="llava", help="with --tasks: LLaVA's, or Table 11's"
     )
-    parser.add_argument("--num-chunks", type=int, help="answer one of so many parts, without scoring")
-    parser.add_argument("--chunk-idx", type=int, help="which part, from 0; run without both flags to join and score")
-    parser.add_argument(
-        "--dataset",
-        metavar="NAME",
-        help="for a model routed by dataset: whose expert answers (rows: their own's)",
+    group.add_argument("--num-chunks", type=int, help="answer one of so many parts, without scoring")
+    group.add_argument("--chunk-idx", type=int, help="which part, from 0; run without both flags to join and score")
+    group.add_argument(
+        "--dataset", metavar="NAME", help="for a model routed by dataset: whose expert answers (rows: their own's)"
     )
-    parser.add_argument(
+    group.add_argument("--batch-size", type=int, default=8)
+    group.add_argument("--max-new-tokens", type=int, help="default: each benchmark's own; 32 for rows")
+    group.add_argument("--num-beams", type=int, default=1)
+    add_skip_flag(group)
+
+
+def _add_answers(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--answers",
+        type=user_path,
+        metavar="FILE",
+        help="score these answers: LLaVA's JSONL, lmms-eval's samples, JSON or CSV with ids and texts; or a folder "
+        "with <task>.jsonl",
+    )
+    group.add_argument("--answers-key", metavar="KEY", help="with --answers: where a record has its answer")
+    group.add_argument("--model-name", metavar="NAME", help="with --answers: who wrote them; default: the file's name")
+
+
+def _add_scorers(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--judge-url", help="with --tasks mm_vet,llava_bench: an OpenAI-compatible server, http://host/v1"
     )
-    parser.add_argument("--judge-model", help="the judge's name there; its key is read from LLAVA_MOCLE_JUDGE_KEY")
-    parser.add_argument(
+    group.add_argument("--judge-model", help="the judge's name there; its key is read from LLAVA_MOCLE_JUDGE_KEY")
+    group.add_argument(
         "--judge-max-tokens",
         type=int,
         metavar="N",
         help="how long the judge's replies may be, if it reasons first (officially 3 for mm_vet, 1024 for llava_bench)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--judge-runs", type=int, default=1, metavar="N", help="mm_vet: grade each answer N times; the paper averages 5"
     )
-    parser.add_argument(
+    group.add_argument(
         "--legacy-llava-med",
         action="store_true",
         help="vqa_rad, slake, pathvqa: show the scores as LLaVA-Med's scorer counted until December 2023",
     )
-    parser.add_argument(
+    group.add_argument(
         "--mmbench-matcher",
         choices=["2024", "2025"],
         default="2024",
         help="mmbench, mmbench_cn: which version of MMBench's own matcher reads the answers; published: 2024",
     )
-    parser.add_argument(
-        "--answers",
-        type=user_path,
-        metavar="FILE",
-        help="score these answers, and load no model: LLaVA's JSONL, lmms-eval's samples, JSON or CSV with ids and "
-        "texts; or a folder with <task>.jsonl",
-    )
-    parser.add_argument("--answers-key", metavar="KEY", help="with --answers: where a record has its answer")
-    parser.add_argument("--model-name", metavar="NAME", help="with --answers: who wrote them; default: the file's name")
-    parser.add_argument("--output", type=user_path, help="folder for answers and results.json")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each benchmark or domain")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--max-new-tokens", type=int, help="default: each benchmark's own; 32 for rows")
-    parser.add_argument("--num-beams", type=int, default=1)
-    add_model_flags(parser)
-    parser.add_argument(
-        "--skip-unaskable",
-        action="store_true",
-        help="a question that is too long, or whose image cannot be read, gets an empty answer (default: an error)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="answer and score everything anew")
 
 
 def run(args: argparse.Namespace) -> int:

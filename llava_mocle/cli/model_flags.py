@@ -4,13 +4,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from llava_mocle.errors import RoutingError
+from llava_mocle.inference.flags import Flags, add_other_base_flag
 from llava_mocle.io.paths import user_path
 
 if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
+def add_model_flags(parser: Flags) -> None:
     """Add `--device`, `--dtype` and the flags that replace a part which has moved."""
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
@@ -21,15 +22,6 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--vision-tower", type=user_path, help="for an original LLaVA folder: its CLIP tower, if it has moved"
     )
     parser.add_argument("--encoder", type=user_path, help="the cluster model's sentence encoder, if it has moved")
-
-
-def add_other_base_flag(parser: argparse.ArgumentParser) -> None:
-    """Add `--allow-other-base`."""
-    parser.add_argument(
-        "--allow-other-base",
-        action="store_true",
-        help="go on, with a warning, on another base than the checkpoint was trained on",
-    )
 
 
 def load_predictor(args: argparse.Namespace) -> "Predictor":

@@ -7,15 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from llava_mocle.data.images import (
-    ASPECT_RATIOS,
-    LLAVA_EDGE,
-    ImageOverLimit,
-    ImageUnreadable,
-    check_shape,
-    image_path,
-    probe_image,
-)
+from llava_mocle.data.image_limits import ASPECT_RATIOS, LLAVA_EDGE, ImageOverLimit, ImageUnreadable, check_shape
+from llava_mocle.data.images import image_path, probe_image
 from llava_mocle.data.mixture import DatasetSpec, Mixture
 from llava_mocle.data.row_files import stream_rows
 from llava_mocle.data.row_problems import Problem, row_problems

@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from llava_mocle.data.conversation import Template, row_images
-from llava_mocle.data.images import ImageUnreadable, image_path, load_image, process_image
+from llava_mocle.data.image_limits import ImageUnreadable
+from llava_mocle.data.images import image_path, load_image, process_image
 from llava_mocle.data.measure import DROPPED, measure_row, measure_rows
 from llava_mocle.data.measure_cache import remembered, settings_key
 from llava_mocle.data.mixture import Mixture

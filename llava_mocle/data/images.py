@@ -12,46 +12,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from llava_mocle.errors import ConfigError, DataError
+from llava_mocle.data.image_limits import (
+    ASPECT_RATIOS,
+    ImageMissing,
+    ImageOverLimit,
+    ImageUnreadable,
+    check_shape,
+    check_sides,
+)
+from llava_mocle.errors import ConfigError
 from llava_mocle.io.paths import why_no_file
 from llava_mocle.io.text import one_line
 
-ASPECT_RATIOS = ("pad", "square")
 _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _NO_DECODER = re.compile(r"decoder \S+ not available")
-# Padding to a square may make a picture as large as the largest that Pillow reads: 179 megapixels, about 2.5 GB of
-# memory and 6 seconds. A photo does not come near it.
-_MOST_PADDED = 178_956_970
-# Resizing the shorter edge to 336 pixels makes 67 megapixels of a picture of 1 to 594: about 600 MB and 2 seconds.
-_MOST_RESIZED = 1 << 26
-# No decoder of Pillow's takes lines of more than 2^31 bits; below this, a line of any kind of pixel is shorter.
-_LONGEST_SIDE = 1 << 24
-# The edge that LLaVA-1.5's images are resized to.
-LLAVA_EDGE = 336
-
-
-class ImageUnreadable(DataError):
-    """An image file is empty, cut off, or no image at all.
-
-    The message is the file's name, what is wrong, and behind the last "; " what to do.
-
-    Attributes:
-        kind: what `llava-mocle data check` counts it as.
-    """
-
-    kind = "corrupt image"
-
-
-class ImageMissing(ImageUnreadable):
-    """Nothing can be opened at an image's path."""
-
-    kind = "missing image"
-
-
-class ImageOverLimit(ImageUnreadable):
-    """An image may be sound, but reading or preparing it would take more memory than is allowed."""
-
-    kind = "image over a limit"
 
 
 def image_path(image_folder: str | Path | None, image: str) -> str:
@@ -80,7 +54,7 @@ def load_image(source: str | os.PathLike[str] | Image.Image) -> Image.Image:
 def check_header(content: bytes, name: str) -> None:
     """Read the header of an image in memory; raises what `load_image` raises, under this name."""
     with _naming(name), Image.open(io.BytesIO(content)) as image:
-        _check_sides(image, name)
+        check_sides(image.size, name)
 
 
 def probe_image(path: str | Path) -> tuple[int, int]:
@@ -104,7 +78,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     if (reason := why_no_file(path)) is not None:
         raise _missing(path, reason)
     with _naming(path), Image.open(path) as image:
-        _check_sides(image, path)
+        check_sides(image.size, path)
         yield image
 
 
@@ -121,16 +95,6 @@ def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
         raise MemoryError(f"{one_line(name)}: not enough memory to read this image") from error
     except Exception as error:  # every decoder has errors of its own
         raise _unreadable(name, error) from error
-
-
-def _check_sides(image: Image.Image, name: str | os.PathLike[str]) -> None:
-    """Refuse a line of pixels that decoders answer with a MemoryError, however much memory there is."""
-    width, height = image.size
-    if max(width, height) > _LONGEST_SIDE:
-        raise ImageOverLimit(
-            f"{one_line(name)}: {width} x {height} pixels, where a side has {_LONGEST_SIDE:,} at most; crop it, or "
-            "check whether it is damaged"
-        )
 
 
 def source_name(source: Any) -> str:
@@ -197,38 +161,6 @@ def mean_colour(image_processor: Any) -> tuple[int, int, int]:
     mean = getattr(image_processor, "image_mean", None)
     red, green, blue = (0.5, 0.5, 0.5) if mean is None else mean
     return int(red * 255), int(green * 255), int(blue * 255)
-
-
-def check_shape(size: tuple[int, int], aspect_ratio: str, edge: int | None, name: str | Path = "image") -> None:
-    """Refuse a picture that would become too large on its way to the tower: mostly one that is long and thin.
-
-    Args:
-        size: width and height in pixels.
-        aspect_ratio: "pad" makes a square of the longer edge; "square" resizes as the processor does.
-        edge: what the processor resizes the shorter edge to, keeping the shape; None if it does not keep the shape.
-        name: the file, for the message.
-
-    Raises:
-        ImageOverLimit: says what it would become.
-    """
-    short, long = sorted(size)
-    if aspect_ratio == "pad":
-        made, most = (long, long), _MOST_PADDED
-    elif edge is None or short < 1:
-        return
-    else:
-        longer = edge * long // short
-        made, most = (edge, longer) if size[0] == short else (longer, edge), _MOST_RESIZED
-    pixels = made[0] * made[1]
-    if pixels > most:
-        way_out = "crop it or make it smaller"
-        if aspect_ratio != "pad":
-            way_out = "crop it" + (", or use image_aspect_ratio pad" if long * long <= _MOST_PADDED else "")
-        thin = f"{size[0]} x {size[1]} pixels (1 to {long / max(short, 1):,.0f})"
-        raise ImageOverLimit(
-            f"{one_line(name)}: {thin} would become {made[0]} x {made[1]} with image_aspect_ratio {aspect_ratio}: "
-            f"{pixels / 1e6:,.0f} megapixels of at most {most / 1e6:.0f}; {way_out}"
-        )
 
 
 def _shorter_edge(image_processor: Any) -> int | None:

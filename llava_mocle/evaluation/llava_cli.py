@@ -11,12 +11,12 @@ from llava_mocle.evaluation.answering.parts import part_of
 from llava_mocle.evaluation.answering.question import GenerationSettings, Question
 from llava_mocle.evaluation.answering.run import answer_questions
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
+from llava_mocle.inference.flags import add_other_base_flag, add_skip_flag
 from llava_mocle.io.ctrl_c import until_ctrl_c
 from llava_mocle.io.libraries import quiet_libraries
 from llava_mocle.io.paths import unusable_paths_named, user_path
 
 Asked = TypeVar("Asked", bound=Question)
-SKIP_HELP = "a question that is too long, or whose image cannot be read, gets an empty answer (default: an error)"
 
 
 def make_parser(program: str, description: str | None) -> argparse.ArgumentParser:
@@ -32,11 +32,7 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument(
         "--model-base", type=user_path, help="base folder, if the one named in the checkpoint has moved"
     )
-    parser.add_argument(
-        "--allow-other-base",
-        action="store_true",
-        help="go on, with a warning, on another base than the checkpoint was trained on",
-    )
+    add_other_base_flag(parser)
     parser.add_argument(
         "--vision-tower", type=user_path, help="for an original LLaVA folder: its CLIP tower, if it has moved"
     )
@@ -55,7 +51,7 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument("--max_new_tokens", type=int, default=1024, help="longest answer (LLaVA's default)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--limit", type=int, help="only the first N questions")
-    parser.add_argument("--skip-unaskable", action="store_true", help=SKIP_HELP)
+    add_skip_flag(parser)
     parser.add_argument("--overwrite", action="store_true", help="start the answers file anew")
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])

@@ -10,6 +10,7 @@ import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llava_mocle.data.image_limits import ASPECT_RATIOS
 from llava_mocle.data.template_names import ALIASES, TEMPLATE_NAMES
 from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.policy import ABOVE_0, FROM_0, FROM_1, SEED, Range, by_content, free, same
@@ -25,7 +26,6 @@ LEFT_TO_BASE = (
 )  # fmt: skip
 # `model_max_length` where neither the recipe nor the base says another one.
 USUAL_LENGTH = 2048
-ASPECT_RATIOS = ("pad", "square")
 ADAPTERS = ("mocle", "cluster", "dataset", "lora")
 
 

@@ -14,7 +14,8 @@ from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 
 from llava_mocle.data.collator import Collator
 from llava_mocle.data.dataset import LlavaDataset
-from llava_mocle.data.images import ImageUnreadable, load_image, process_image
+from llava_mocle.data.image_limits import ImageUnreadable
+from llava_mocle.data.images import load_image, process_image
 from llava_mocle.data.mixture import DatasetSpec, Mixture
 from llava_mocle.data.templates import get_template
 from llava_mocle.data.tokenize import tokenize_row

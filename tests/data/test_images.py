@@ -8,17 +8,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
-from llava_mocle.data.images import (
-    ImageMissing,
-    ImageOverLimit,
-    ImageUnreadable,
-    check_shape,
-    load_image,
-    mean_colour,
-    pad_to_square,
-    probe_image,
-    process_image,
-)
+from llava_mocle.data.image_limits import ImageMissing, ImageOverLimit, ImageUnreadable, check_shape
+from llava_mocle.data.images import load_image, mean_colour, pad_to_square, probe_image, process_image
 from llava_mocle.errors import ConfigError
 
 

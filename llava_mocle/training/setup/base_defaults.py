@@ -5,13 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.image_limits import ASPECT_RATIOS
 from llava_mocle.data.template_names import TEMPLATE_NAMES, template_name
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.io.jsonl import read_json
 from llava_mocle.model.facts import BaseFacts, base_facts
 from llava_mocle.model.folders import PROJECTOR_CONFIG, find_folder, is_original, read_recipe
 from llava_mocle.model.load import find_base
-from llava_mocle.recipe.keys import ASPECT_RATIOS, USUAL_LENGTH
+from llava_mocle.recipe.keys import USUAL_LENGTH
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.training.setup.model import joined_base
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_mocle.data.images import ImageUnreadable
+from llava_mocle.data.image_limits import ImageUnreadable
 from llava_mocle.errors import ConfigError, DataError
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.training.checkpoints.manifest import MANIFEST_FILE

@@ -5,7 +5,8 @@ import binascii
 import hashlib
 from pathlib import Path
 
-from llava_mocle.data.images import ImageUnreadable, check_header
+from llava_mocle.data.image_limits import ImageUnreadable
+from llava_mocle.data.images import check_header
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.tasks.shared.first_writable import first_writable
 from llava_mocle.io.cache import cache_root
