@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "llava_mocle"
-# `model` may use its two L1 neighbours: loading a checkpoint needs the adapter and the cluster model.
+# `model` may use what is below it: loading a checkpoint needs the adapter, the cluster model and the model's family.
 LEVELS = {
     "errors": 0,
     "io": 0.5,
     "adapter": 1,
     "clustering": 1,
-    "model": 1.5,
-    "data": 2,
+    "data": 1.4,
+    "families": 1.5,
+    "model": 1.6,
     "recipe": 2.5,
     "training": 3,
     "inference": 3,

@@ -1,7 +1,7 @@
 """Samples -> a padded batch, ids for the routers included."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,14 +10,22 @@ from torch.nn.utils.rnn import pad_sequence
 from llava_mocle.data.tokenize import IGNORE_INDEX
 from llava_mocle.errors import ConfigError
 
+_IDS = ("cluster_id", "dataset_id")
+
 
 @dataclass(frozen=True)
 class Collator:
-    """Pads on the right to the longest sample of the batch.
+    """Pads to the longest sample of the batch, on the right unless it is told otherwise.
+
+    Args:
+        pad_token_id: what `input_ids` are padded with.
+        left: pad on the left, for `generate`: every row's last token is then its prompt's.
+        sequences: what else has one value a token, and what that is padded with.
 
     Returns a dict of
-        input_ids (B, T) long, attention_mask (B, T) long, labels (B, T) long,
+        input_ids (B, T) long, attention_mask (B, T) long, labels (B, T) long, absent when the samples have none,
         pixel_values (sum of the samples' images, 3, H, W), absent when no sample has an image,
+        any other tensor of a sample in the same way: those of all samples behind each other,
         cluster_ids (B,) long, absent when the samples have none, dataset_ids (B,) long.
 
     Raises:
@@ -39,6 +47,8 @@ class Collator:
     """
 
     pad_token_id: int
+    left: bool = False
+    sequences: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.pad_token_id is None:
@@ -49,17 +59,21 @@ class Collator:
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         ids = [sample["input_ids"] for sample in samples]
         batch = {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
+            "input_ids": self._pad(ids, self.pad_token_id),
             # From the lengths: the padding token may also occur inside a text.
-            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-            "labels": pad_sequence(
-                [sample["labels"] for sample in samples], batch_first=True, padding_value=IGNORE_INDEX
-            ),
+            "attention_mask": self._pad([torch.ones_like(row) for row in ids], 0),
         }
-        pictures = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
-        if pictures:
-            batch["pixel_values"] = torch.cat(pictures)
-        for key in ("cluster_id", "dataset_id"):
+        for key, value in ({"labels": IGNORE_INDEX} | dict(self.sequences)).items():
+            if key in samples[0]:
+                batch[key] = self._pad([sample[key] for sample in samples], value)
+        for key in dict.fromkeys(key for sample in samples for key in sample):
+            if key not in batch and key not in _IDS:
+                batch[key] = torch.cat([sample[key] for sample in samples if key in sample])
+        for key in _IDS:
             if key in samples[0]:
                 batch[f"{key}s"] = torch.tensor([sample[key] for sample in samples], dtype=torch.long)
         return batch
+
+    def _pad(self, rows: Sequence[torch.Tensor], value: int) -> torch.Tensor:
+        side = "left" if self.left else "right"
+        return pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side=side)

@@ -1,126 +1,84 @@
-"""The lazy torch dataset: joins rows, images and cluster ids into samples."""
+"""LLaVA's samples of rows: every image takes the same number of places, and is one tensor of pixels."""
 
-import logging
-import operator
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from PIL import Image
 
-from llava_mocle.data.conversation import Template, row_images
-from llava_mocle.data.image_limits import ImageUnreadable
-from llava_mocle.data.images import image_path, load_image, process_image
-from llava_mocle.data.measure import DROPPED, measure_row, measure_rows
-from llava_mocle.data.measure_cache import remembered, settings_key
+from llava_mocle.data.collator import Collator
+from llava_mocle.data.conversation import ASSISTANT, IMAGE_TOKEN, Template, Turn
+from llava_mocle.data.encoder import Candidates, Encoder, ImageSource, Sample
+from llava_mocle.data.images import load_image, process_image, source_name
+from llava_mocle.data.measure import measure_row
+from llava_mocle.data.measure_cache import settings_key
 from llava_mocle.data.mixture import Mixture
-from llava_mocle.data.row_table import RowTable
+from llava_mocle.data.row_dataset import POLICIES, RowDataset
 from llava_mocle.data.templates import get_template
-from llava_mocle.data.tokenize import IGNORE_INDEX, tokenize_row
-from llava_mocle.errors import ConfigError, DataError, UserError
+from llava_mocle.data.tokenize import tokenize_prompt, tokenize_row
 
-logger = logging.getLogger(__name__)
-
-POLICIES = ("error", "skip")
+__all__ = ["POLICIES", "LlavaDataset", "LlavaEncoder"]
 
 
-class LlavaDataset(Dataset):
-    """Samples of a mixture.
-
-    Rows that `max_length` would leave without one of their images, or without anything to learn, are found and left
-    out when the dataset is made, so `len()` is what an epoch really sees.
+class LlavaEncoder(Encoder):
+    """What `LlavaForConditionalGeneration` takes.
 
     Args:
-        mixture: rows and repeats.
         tokenizer: a fast tokenizer.
-        image_processor: one of transformers'; None when no row has an image.
-        template: a template, or the name of one.
-        cluster_ids: dataset name -> cluster of each of its rows; None for samples without `cluster_id`.
+        image_processor: one of transformers'; None where no row has an image.
+        template: how turns become text.
         image_token_id: what each position of an image holds in `input_ids`.
         image_tokens_per_image: positions an image takes.
         max_length: longest sample in tokens; None for no limit.
         aspect_ratio: "pad" or "square", see `process_image`.
-        corrupt_images: what an unreadable image does when it is met: "error" raises; "skip" gives the next sample whose
-            images can be read instead, and counts the row.
-
-    Attributes:
-        lengths: an estimate of each sample's tokens, for the sampler; int64 (samples,).
-        has_image: for each sample, whether it has one; bool (samples,).
-        dropped: rows left out for their length, each counted once whatever its repeats.
-
-    Raises:
-        ConfigError: unknown policy or template, or images without a processor.
-        DataError: cluster ids that don't fit the rows, a row without anything to supervise, no row left.
     """
 
     def __init__(
         self,
-        mixture: Mixture,
         tokenizer: Any,
         image_processor: Any,
-        template: Template | str,
-        cluster_ids: Mapping[str, Any] | None = None,
+        template: Template,
         *,
         image_token_id: int,
         image_tokens_per_image: int,
         max_length: int | None = None,
         aspect_ratio: str = "pad",
-        corrupt_images: str = "error",
     ) -> None:
-        if corrupt_images not in POLICIES:
-            raise ConfigError(f"corrupt_images is {corrupt_images!r}, expected one of {', '.join(POLICIES)}")
-        self.mixture = mixture
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.template = get_template(template, tokenizer) if isinstance(template, str) else template
-        self.cluster_ids = None if cluster_ids is None else _checked_ids(cluster_ids, mixture)
+        self.template = template
         self.image_token_id = image_token_id
         self.image_tokens_per_image = image_tokens_per_image
         self.max_length = max_length
         self.aspect_ratio = aspect_ratio
-        self.corrupt_images = corrupt_images
-        self._choose_samples()
-        if self.has_image.any() and image_processor is None:
-            raise ConfigError("the rows have images, but there is no image processor; load one with the model")
-        # One flag a sample, in shared memory: loader workers set it, the main process counts.
-        self._unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
-        self._work = _WorkLog()
+        self.takes_images = image_processor is not None
 
-    def _choose_samples(self) -> None:
-        """Measure all rows once: which are kept, how long they are about, which have images."""
-        mixture = self.mixture
+    def encode(self, row: Mapping[str, Any], images: Sequence[Image.Image], names: Sequence[str | Path]) -> Sample:
+        """`input_ids` (T,), `labels` (T,), and with images `pixel_values` (n, 3, H, W), float."""
+        return self._tokenize(row) | self._pixels(images, names)
+
+    def measure(self, row: Mapping[str, Any], images: Sequence[str]) -> int:
+        return measure_row(row, self.template, self._tokenize, self.image_tokens_per_image, self.max_length)
+
+    def measure_key(self, image_folder: str) -> str | None:
         limits = (self.image_token_id, self.image_tokens_per_image, self.max_length)
-        key = settings_key(self.template, self.tokenizer, *limits)
-        measures = [remembered(mixture.rows[name], key, partial(self._measure, name)) for name in mixture.names]
-        images = [_with_image(mixture.rows[name]) for name in mixture.names]
-        lengths = mixture.spread(measures)
-        kept = np.flatnonzero(lengths != DROPPED)
-        self._samples = kept
-        self.lengths = lengths[kept]
-        self.has_image = mixture.spread(images)[kept]
-        self.dropped = sum(int((of_dataset == DROPPED).sum()) for of_dataset in measures)
-        if self.dropped:
-            logger.warning(
-                "left out %d of %d rows: with max_length %s an image or every answer would be cut off",
-                self.dropped,
-                sum(map(len, measures)),
-                self.max_length,
-            )
-        if not len(kept):
-            raise DataError(f"no row is left: with max_length {self.max_length} all would be cut; give a larger one")
+        return settings_key(self.template, self.tokenizer, *limits)
 
-    def _measure(self, name: str) -> np.ndarray:
-        """`measure_rows` of one dataset."""
-        return measure_rows(partial(self._measure_row, name), len(self.mixture.rows[name]))
+    def prompt(self, turns: Sequence[Turn], images: Sequence[ImageSource]) -> Sample:
+        return {"input_ids": self._prompt_ids(turns)} | self._pictures(images)
 
-    def _measure_row(self, name: str, index: int) -> int:
-        row = self.mixture.rows[name][index]
-        with self._locating(name, index):
-            return measure_row(row, self.template, self._tokenize, self.image_tokens_per_image, self.max_length)
+    def prompt_length(self, turns: Sequence[Turn], images: Sequence[ImageSource]) -> int:
+        return len(self._prompt_ids(turns))
+
+    def candidates(self, turns: Sequence[Turn], images: Sequence[ImageSource], answers: Sequence[str]) -> Candidates:
+        return Candidates(self._candidate_rows(turns, answers), self._pictures(images))
+
+    def candidate_length(self, turns: Sequence[Turn], images: Sequence[ImageSource], answers: Sequence[str]) -> int:
+        return max(len(row["input_ids"]) for row in self._candidate_rows(turns, answers))
+
+    def collator(self, *, pad_token_id: int | None = None, left: bool = False) -> Collator:
+        return Collator(self.tokenizer.pad_token_id if pad_token_id is None else pad_token_id, left=left)
 
     def _tokenize(self, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         return tokenize_row(
@@ -132,154 +90,59 @@ class LlavaDataset(Dataset):
             max_length=self.max_length,
         )
 
-    @contextmanager
-    def _locating(self, name: str, index: int) -> Iterator[None]:
-        """Put file and row in front of an error's message; what isn't a user's error becomes a DataError."""
-        try:
-            yield
-        except UserError as error:
-            raise type(error)(f"{self._place(name, index)}: {error}") from error
-        except Exception as error:
-            raise DataError(f"{self._place(name, index)}: {type(error).__name__}: {error}") from error
-
-    def _place(self, name: str, index: int) -> str:
-        path = self.mixture.specs[self.mixture.names.index(name)].data_path
-        return f"{path}: row {index} (id {self.mixture.rows[name][index].get('id')!r})"
-
-    @property
-    def skipped_images(self) -> int:
-        """Rows met so far whose images could not be read, under `corrupt_images="skip"`."""
-        places = torch.nonzero(self._unreadable).flatten().tolist()
-        return len({self.mixture.locate(int(self._samples[place])) for place in places})
-
-    def rows_in_work(self) -> list[str]:
-        """The rows that processes are loading right now, or were loading when they were killed: pid, file, row, id."""
-        found = []
-        for pid, place in self._work.in_work():
-            dataset, row = self.mixture.locate(int(self._samples[place]))
-            found.append(f"process {pid}: {self._place(self.mixture.names[dataset], row)}")
-        return found
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def of_samples(self, of_rows: Sequence[np.ndarray]) -> np.ndarray:
-        """Turn one array for each dataset, with one value a row, into one array with a value for each sample."""
-        return self.mixture.spread(of_rows)[self._samples]
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """One sample, or with a negative index a filler: `dataset[-(i + 1)]` (that is `dataset[~i]`) is sample i with
-        nothing to learn, all its labels being -100. Fillers make the last batch whole, so that every sample counts
-        exactly `repeat` times an epoch.
-
-        Returns:
-            input_ids (T,) long; labels (T,) long; pixel_values (n, 3, H, W) float, absent without an image;
-            cluster_id int, absent without cluster ids; dataset_id int.
-
-        Raises:
-            ImageUnreadable: an image can't be read, and the policy is "error" or no later sample is any better.
-            DataError: anything else that went wrong with the row, which is named.
-        """
-        index = operator.index(index)
-        place = index if index >= 0 else ~index
-        if place >= len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        self._work.start(place)
-        try:
-            sample = self._sample_from(place)
-        finally:
-            self._work.done()
-        if index < 0:
-            sample["labels"] = torch.full_like(sample["labels"], IGNORE_INDEX)
-        return sample
-
-    def _sample_from(self, first: int) -> dict[str, Any]:
-        """The sample at a place, or under "skip" the next one whose images can be read."""
-        for step in range(len(self)):
-            place = (first + step) % len(self)
-            try:
-                return self._load(*self.mixture.locate(int(self._samples[place])))
-            except ImageUnreadable as error:
-                if self.corrupt_images == "error":
-                    raise ImageUnreadable(f"{error}, or go on with `--corrupt_images skip`") from error
-                if not self._unreadable[place]:
-                    self._unreadable[place] = 1
-                    logger.warning("skipping a row, the next one takes its place: %s", error)
-        raise ImageUnreadable(
-            "none of the samples has images that can be read; `llava-mocle data check RECIPE` says why"
+    def _prompt_ids(self, turns: Sequence[Turn]) -> torch.Tensor:
+        return tokenize_prompt(
+            turns,
+            self.template,
+            self.tokenizer,
+            image_token_id=self.image_token_id,
+            image_tokens_per_image=self.image_tokens_per_image,
         )
 
-    def _load(self, dataset: int, row_index: int) -> dict[str, Any]:
-        spec = self.mixture.specs[dataset]
-        row = self.mixture.rows[spec.name][row_index]
-        with self._locating(spec.name, row_index):
-            paths = [image_path(spec.image_folder, path) for path in row_images(row)]
-            images = [load_image(path) for path in paths]
-            sample: dict[str, Any] = self._tokenize(row)
-            if images:
-                pictures = [
-                    process_image(image, self.image_processor, self.aspect_ratio, path)
-                    for image, path in zip(images, paths, strict=True)
-                ]
-                sample["pixel_values"] = torch.stack(pictures)
-        if self.cluster_ids is not None:
-            sample["cluster_id"] = int(self.cluster_ids[spec.name][row_index])
-        sample["dataset_id"] = dataset
-        return sample
+    def _candidate_rows(self, turns: Sequence[Turn], answers: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        asked = [{"from": turn.role, "value": turn.text} for turn in turns]
+        images = [""] * sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
+        return [
+            self._tokenize({"image": images, "conversations": [*asked, {"from": ASSISTANT, "value": answer}]})
+            for answer in answers
+        ]
+
+    def _pictures(self, images: Sequence[ImageSource]) -> Sample:
+        return self._pixels([load_image(image) for image in images], [source_name(image) for image in images])
+
+    def _pixels(self, images: Sequence[Image.Image], names: Sequence[str | Path]) -> Sample:
+        """`pixel_values` (n, 3, H, W); nothing where there are no images."""
+        pixels = [
+            process_image(image, self.image_processor, self.aspect_ratio, name)
+            for image, name in zip(images, names, strict=True)
+        ]
+        return {"pixel_values": torch.stack(pixels)} if pixels else {}
 
 
-class _WorkLog:
-    """Which sample each process is loading, in shared memory: the note of a process that is killed stays readable.
+class LlavaDataset(RowDataset):
+    """Samples of a mixture for LLaVA, from its tokenizer and image processor.
 
-    There is one place a loader worker, with (pid, sample index + 1); workers beyond `_PLACES` share places, and the
-    later note counts.
+    Args:
+        mixture, cluster_ids, corrupt_images: as `RowDataset`.
+        template: a template, or the name of one.
+        tokenizer, image_processor, options: as `LlavaEncoder`.
+
+    Raises:
+        ConfigError: as `RowDataset`, or an unknown template.
+        DataError: as `RowDataset`.
     """
 
-    _PLACES = 1024
-    _IDLE = 0
-
-    def __init__(self) -> None:
-        self._notes = torch.zeros(self._PLACES, 2, dtype=torch.long).share_memory_()
-
-    def start(self, index: int) -> None:
-        """Note that this process starts to load a sample."""
-        self._notes[self._place()] = torch.tensor([os.getpid(), index + 1])
-
-    def done(self) -> None:
-        """Note that this process has loaded it, or has raised an error."""
-        self._notes[self._place(), 1] = self._IDLE
-
-    def in_work(self) -> list[tuple[int, int]]:
-        """(pid, sample index) of every process that has started with a sample and is not done."""
-        return [(pid, noted - 1) for pid, noted in self._notes.tolist() if noted != self._IDLE]
-
-    def _place(self) -> int:
-        info = get_worker_info()
-        return 0 if info is None else 1 + info.id % (self._PLACES - 1)
-
-
-def _with_image(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Which rows have an image, bool (N,)."""
-    if isinstance(rows, RowTable):
-        return rows.image_counts() > 0
-    return np.array([bool(row_images(row)) for row in rows], dtype=bool)
-
-
-def _checked_ids(cluster_ids: Mapping[str, Any], mixture: Mixture) -> dict[str, np.ndarray]:
-    """Cluster ids as int arrays, one for each row of every dataset."""
-    checked = {}
-    for name in mixture.names:
-        if name not in cluster_ids:
-            given = ", ".join(cluster_ids) or "none"
-            raise DataError(f"no cluster ids for dataset {name!r} (given: {given}); run `llava-mocle cluster` on all")
-        ids = np.asarray(cluster_ids[name])
-        rows = len(mixture.rows[name])
-        if ids.shape != (rows,) or not (np.issubdtype(ids.dtype, np.integer) or rows == 0):
-            raise DataError(
-                f"dataset {name!r}: cluster ids are {ids.dtype} of shape {ids.shape}, expected integers of shape "
-                f"({rows},), one for each row; run `llava-mocle cluster` again"
-            )
-        if rows and ids.min() < 0:
-            raise DataError(f"dataset {name!r}: row {int(ids.argmin())} has cluster id {ids.min()}, expected 0 or more")
-        checked[name] = ids
-    return checked
+    def __init__(
+        self,
+        mixture: Mixture,
+        tokenizer: Any,
+        image_processor: Any,
+        template: Template | str,
+        cluster_ids: Mapping[str, Any] | None = None,
+        *,
+        corrupt_images: str = "error",
+        **options: Any,
+    ) -> None:
+        style = get_template(template, tokenizer) if isinstance(template, str) else template
+        encoder = LlavaEncoder(tokenizer, image_processor, style, **options)
+        super().__init__(mixture, encoder, cluster_ids, corrupt_images=corrupt_images)

@@ -14,7 +14,7 @@ class GlobalBatchSampler(Sampler[int]):
 
     `batch_size` = device batch x accumulation steps x processes. As long as this product is the same, each step has the
     same samples on any number of processes. The last run is filled up with *fillers*, -(i + 1) for a filler of sample i
-    (`LlavaDataset` gives that sample without labels), so that all processes step through the same number of batches
+    (`RowDataset` gives that sample without labels), so that all processes step through the same number of batches
     and no sample counts twice. Resuming needs no state: the order follows from (`seed`, epoch).
 
     With `grouped`, rows with and without images never share a batch, except for the few of each that do not fill one:

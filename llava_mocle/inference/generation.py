@@ -73,20 +73,6 @@ def generation_config(
     )
 
 
-def left_pad(prompts: Sequence[Tensor], pad_id: int) -> tuple[Tensor, Tensor]:
-    """`input_ids` and `attention_mask` (B, T), padded on the left, so that every row's last token is its prompt's.
-
-    `generate` derives the position ids from the mask: each row's first own token has position 0.
-    """
-    longest = max(len(prompt) for prompt in prompts)
-    input_ids = torch.full((len(prompts), longest), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, longest - len(prompt) :] = prompt
-        attention_mask[row, longest - len(prompt) :] = 1
-    return input_ids, attention_mask
-
-
 def decode(tokenizer: Any, generated: Tensor, stopping: Stopping) -> tuple[str, int]:
     """Text and number of tokens of one row of new tokens (T,), up to what ends it."""
     tokens = generated.tolist()

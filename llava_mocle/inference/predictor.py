@@ -10,14 +10,11 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
 from llava_mocle.clustering.instruction import instruction_text
-from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, Turn, marked_prompt, place_images
-from llava_mocle.data.images import load_image, process_image, source_name
+from llava_mocle.data.conversation import HUMAN, Turn, marked_prompt, place_images
 from llava_mocle.data.template_names import template_name
-from llava_mocle.data.templates import get_template
-from llava_mocle.data.tokenize import tokenize_prompt, tokenize_row
 from llava_mocle.errors import CheckpointError, DataError
 from llava_mocle.inference.explanation import Explanation, explain_routing
-from llava_mocle.inference.generation import TieRecorder, decode, find_stopping, generation_config, left_pad
+from llava_mocle.inference.generation import TieRecorder, decode, find_stopping, generation_config
 from llava_mocle.inference.model_id import model_id
 from llava_mocle.inference.prompt_router import PromptRouter, dataset_id, dataset_names
 from llava_mocle.inference.ranking import log_likelihoods
@@ -38,11 +35,13 @@ class Predictor:
     def __init__(self, loaded: LoadedModel) -> None:
         self.path = loaded.path
         self.model = loaded.model.eval()
+        self.family = loaded.family
+        self.encoder = loaded.encoder()
+        self.template = self.encoder.template
         self.tokenizer = loaded.tokenizer
         self.image_processor = loaded.image_processor
         self.cluster_model = loaded.cluster_model
         self.kind = loaded.kind
-        self.template = get_template(loaded.template, self.tokenizer)
         self._loaded = loaded
         self._prompt_router = PromptRouter(self.cluster_model, self.path)
         self._stopping = find_stopping(self.tokenizer, getattr(self.template, "end", ""))
@@ -110,6 +109,11 @@ class Predictor:
         return limit
 
     @property
+    def sees_sizes(self) -> bool:
+        """Whether the tokens of an image depend on its size."""
+        return self.encoder.sees_sizes
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
@@ -174,22 +178,23 @@ class Predictor:
     def _generate(self, requests: Sequence[Request], config: GenerationConfig) -> tuple[list[Prediction], list[int]]:
         """The answers, and the rows whose answer the batch may have changed."""
         clusters, distances = self._prompt_router.route(requests)
-        input_ids, attention_mask = left_pad([self._tokenize(request) for request in requests], config.pad_token_id)
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
-        inputs |= self._pixels(requests) | self._routing_inputs(requests, clusters)
+        samples = [self._sample(request) for request in requests]
+        inputs: dict[str, Any] = self.encoder.collator(pad_token_id=config.pad_token_id, left=True)(samples)
+        prompt_length = inputs["input_ids"].shape[1]
+        inputs = self._on_device(inputs | self._routing_inputs(requests, clusters))
         ties = TieRecorder([*self._stopping.token_ids, config.pad_token_id])
         exact = (
             len(requests) > 1 and config.num_beams == 1 and not config.do_sample and self.model.dtype == torch.float32
         )
         with torch.inference_mode():
             output = self.model.generate(
-                **{name: value.to(self.device) for name, value in inputs.items()},
+                **inputs,
                 generation_config=config,
                 tokenizer=self.tokenizer,
                 logits_processor=LogitsProcessorList([ties] if exact else []),
             )
         predictions = []
-        for row, new_tokens in enumerate(output[:, input_ids.shape[1] :].cpu()):
+        for row, new_tokens in enumerate(self.family.new_tokens(output, prompt_length).cpu()):
             text, count = decode(self.tokenizer, new_tokens, self._stopping)
             predictions.append(Prediction(text, clusters[row], distances[row], count))
         return predictions, ties.rows
@@ -209,9 +214,11 @@ class Predictor:
         for candidate in candidates:
             check_text("candidate", candidate)
         clusters, distances = self._prompt_router.route([request])
-        rows = self._candidate_rows(request, candidates)
-        self._check_length(request, max(len(row["input_ids"]) for row in rows))
-        scores = log_likelihoods(self.model, rows, self._pixels([request]), self._routing_inputs([request], clusters))
+        asked = self.encoder.candidates(self._turns(request), request.image_list, candidates)
+        self._check_length(request, max(len(row["input_ids"]) for row in asked.rows))
+        inputs = self._on_device(asked.inputs)
+        routing = self._on_device(self._routing_inputs([request], clusters))
+        scores = log_likelihoods(self.family, self.model, asked.rows, inputs, routing)
         return Ranking(tuple(scores), clusters[0], distances[0])
 
     def length(self, request: Request, candidates: Sequence[str] = ()) -> int:
@@ -220,9 +227,10 @@ class Predictor:
         Raises:
             DataError: `<image>` marks and images differ in number.
         """
+        turns, images = self._turns(request), request.image_list
         if candidates:
-            return max(len(row["input_ids"]) for row in self._candidate_rows(request, candidates))
-        return len(self._input_ids(request))
+            return self.encoder.candidate_length(turns, images, candidates)
+        return self.encoder.prompt_length(turns, images)
 
     def explain(self, prompt: str, *, route_text: str | None = None, cluster_id: int | None = None) -> Explanation:
         """Which cluster a prompt takes, what that cluster is about, and what its gates do.
@@ -259,39 +267,19 @@ class Predictor:
             return {"dataset_ids": torch.tensor([dataset_id(request, names, self.path) for request in requests])}
         return {}
 
-    def _marked(self, request: Request) -> str:
-        """The prompt with one `<image>` mark for each image."""
-        return marked_prompt(request.prompt, len(request.image_list))
+    def _turns(self, request: Request) -> list[Turn]:
+        """The human turn, with one `<image>` mark for each image."""
+        return [Turn(HUMAN, place_images(marked_prompt(request.prompt, len(request.image_list))))]
 
-    def _candidate_rows(self, request: Request, candidates: Sequence[str]) -> list[dict[str, Tensor]]:
-        prompt = self._marked(request)
-        return [
-            tokenize_row(
-                {
-                    "image": [""] * prompt.count(IMAGE_TOKEN),
-                    "conversations": [{"from": HUMAN, "value": prompt}, {"from": ASSISTANT, "value": candidate}],
-                },
-                self.template,
-                self.tokenizer,
-                image_token_id=self._loaded.image_token_id,
-                image_tokens_per_image=self._loaded.image_tokens_per_image,
-            )
-            for candidate in candidates
-        ]
+    def _sample(self, request: Request) -> dict[str, Any]:
+        sample = self.encoder.prompt(self._turns(request), request.image_list)
+        self._check_length(request, len(sample["input_ids"]))
+        return sample
 
-    def _tokenize(self, request: Request) -> Tensor:
-        input_ids = self._input_ids(request)
-        self._check_length(request, len(input_ids))
-        return input_ids
-
-    def _input_ids(self, request: Request) -> Tensor:
-        return tokenize_prompt(
-            [Turn(HUMAN, place_images(self._marked(request)))],
-            self.template,
-            self.tokenizer,
-            image_token_id=self._loaded.image_token_id,
-            image_tokens_per_image=self._loaded.image_tokens_per_image,
-        )
+    def _on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs where the model is; pixels in its dtype."""
+        dtypes = {name: self.model.dtype for name, value in inputs.items() if value.is_floating_point()}
+        return {name: value.to(self.device, dtypes.get(name)) for name, value in inputs.items()}
 
     def _check_length(self, request: Request, length: int) -> None:
         limit = self.context_length
@@ -300,12 +288,3 @@ class Predictor:
                 f"prompt {request.prompt[:60]!r}...: {length} tokens with its images, but the model reads at most "
                 f"{limit}; shorten it or give fewer images."
             )
-
-    def _pixels(self, requests: Sequence[Request]) -> dict[str, Tensor]:
-        """`pixel_values` (n, 3, H, W), the images of all requests in order; nothing where there are none."""
-        images = [
-            process_image(load_image(image), self.image_processor, self._loaded.image_aspect_ratio, source_name(image))
-            for request in requests
-            for image in request.image_list
-        ]
-        return {"pixel_values": torch.stack(images).to(self.model.dtype)} if images else {}

@@ -1,6 +1,5 @@
 """Scores candidate answers by their likelihood. The image and the question are computed once."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
+
+from llava_mocle.families.family import Family
 
 # Rows of one forward; each holds a copy of the prefix's keys and values.
 CANDIDATES_AT_ONCE = 32
@@ -37,42 +38,34 @@ def split_prefix(rows: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, list[Ten
 
 @torch.inference_mode()
 def log_likelihoods(
-    model: Any, rows: Sequence[Mapping[str, Tensor]], inputs: Mapping[str, Tensor], routing: Mapping[str, Tensor]
+    family: Family,
+    model: Any,
+    rows: Sequence[Mapping[str, Tensor]],
+    inputs: Mapping[str, Tensor],
+    routing: Mapping[str, Tensor],
 ) -> list[float]:
     """Summed log-probability of each row's supervised tokens, in nats.
 
     Args:
-        model: a LLaVA model, adapted or not.
+        family: the model's.
+        model: adapted or not.
         rows: tokenized conversations, the same up to the candidate (`split_prefix`).
-        inputs: `pixel_values` of the one question, if it has images.
-        routing: `cluster_ids` or `dataset_ids` (1,), if the model is routed.
+        inputs: what else the model takes, for the one question, on the model's device.
+        routing: `cluster_ids` or `dataset_ids` (1,), if the model is routed, on the model's device.
     """
     device = next(model.parameters()).device
-    prefix, own = split_prefix(rows)
-    counted = [row["labels"][len(prefix) :] != -100 for row in rows]
-    inputs = {name: value.to(device) for name, value in inputs.items()}
-    routing = {name: value.to(device) for name, value in routing.items()}
-    start = model(input_ids=prefix[None].to(device), **inputs, **routing, use_cache=True, logits_to_keep=1)
+    ids, own = split_prefix(rows)
+    counted = [row["labels"][len(ids) :] != -100 for row in rows]
+    prefix = family.prefix(model, ids.to(device), inputs, routing)
     scores: list[float] = []
     for begin in range(0, len(own), CANDIDATES_AT_ONCE):
         part = slice(begin, begin + CANDIDATES_AT_ONCE)
-        scores += _continue(model, start, own[part], counted[part], routing)
+        tokens = pad_sequence(own[part], batch_first=True).to(device)
+        # Padded on the right, where no counted token attends to it.
+        mask = pad_sequence(counted[part], batch_first=True).to(device)
+        logits = prefix.logits.expand(len(tokens), -1, -1)
+        if tokens.shape[1] > 1:
+            logits = torch.cat([logits, family.extend(model, prefix, tokens[:, :-1], routing)], dim=1)
+        losses = F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none")
+        scores += (-(losses * mask).sum(dim=1)).tolist()
     return scores
-
-
-def _continue(
-    model: Any, start: Any, own: Sequence[Tensor], counted: Sequence[Tensor], routing: Mapping[str, Tensor]
-) -> list[float]:
-    size, device = len(own), start.logits.device
-    tokens = pad_sequence(list(own), batch_first=True).to(device)
-    # Padded on the right, where no counted token attends to it.
-    mask = pad_sequence(list(counted), batch_first=True).to(device)
-    logits = start.logits.expand(size, -1, -1)
-    if tokens.shape[1] > 1:
-        cache = copy.deepcopy(start.past_key_values)
-        cache.batch_repeat_interleave(size)
-        repeated = {name: value.expand(size) for name, value in routing.items()}
-        later = model(input_ids=tokens[:, :-1], past_key_values=cache, use_cache=True, **repeated).logits
-        logits = torch.cat([logits, later], dim=1)
-    losses = F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none")
-    return (-(losses * mask).sum(dim=1)).tolist()

@@ -1,8 +1,8 @@
 """Building and loading LLaVA models. Importing this package makes the grid vision tower known to `AutoModel`."""
 
+from llava_mocle.families.image_tokens import image_tokens_per_image
 from llava_mocle.model.build import build_llava
 from llava_mocle.model.grid_tower import GridVisionConfig, GridVisionModel, register
-from llava_mocle.model.image_tokens import image_tokens_per_image
 from llava_mocle.model.load import LoadedModel, load_model
 from llava_mocle.model.projector import load_projector, save_projector
 

@@ -20,9 +20,9 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.utils import logging as transformers_logging
 
 from llava_mocle.errors import CheckpointError, ConfigError
+from llava_mocle.families.image_tokens import image_tokens_per_image, leading_tokens
 from llava_mocle.io.folders import new_folder
 from llava_mocle.model.folders import TEMPLATE_FILE, find_folder
-from llava_mocle.model.image_tokens import image_tokens_per_image, leading_tokens
 from llava_mocle.model.placement import parse_dtype
 from llava_mocle.model.processing import (
     choose_template,

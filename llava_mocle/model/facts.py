@@ -7,13 +7,15 @@ from typing import Any
 from transformers import AutoConfig
 
 from llava_mocle.errors import CheckpointError
+from llava_mocle.families.llava import LlavaFamily
+from llava_mocle.families.model_types import is_known
+from llava_mocle.families.parts import Parts
+from llava_mocle.families.registry import family_of
 from llava_mocle.io.jsonl import read_json
 from llava_mocle.model.folders import ADAPTER_CONFIG, PROJECTOR_CONFIG, TEMPLATE_FILE, is_original, read_recipe
 from llava_mocle.model.load import find_base
 from llava_mocle.model.original import text_config_of
 from llava_mocle.model.processing import choose_template, load_tokenizer, max_length
-
-DEFAULT_ASPECT_RATIO = "pad"
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,15 @@ class BaseFacts:
         template: the name of its prompt template; None where nothing says it.
         image_aspect_ratio: how its images were prepared: "pad" (where nothing says it), "square", or another name.
         model_max_length: in tokens.
+        family: what kind of model it is: its name for people.
+        parts: what it is made of.
     """
 
     template: str | None
     image_aspect_ratio: str
     model_max_length: int
+    family: str
+    parts: Parts
 
 
 def base_facts(folder: Path, download: bool = True) -> BaseFacts:
@@ -43,15 +49,18 @@ def base_facts(folder: Path, download: bool = True) -> BaseFacts:
     for config_file in (ADAPTER_CONFIG, PROJECTOR_CONFIG):
         if (folder / config_file).is_file():
             return _with_recipe(base_facts(find_base(folder, config_file, download=download)), read_recipe(folder))
-    tokenizer, text_config = load_tokenizer(folder), _text_config(folder)
+    tokenizer, config = load_tokenizer(folder), _config(folder)
+    # A language model on its own is joined to a tower: that makes a LLaVA.
+    family = family_of(config) if is_known(config.model_type) else LlavaFamily
+    text_config = config.get_text_config()
     try:
-        template = choose_template(folder, tokenizer, text_config, read_recipe(folder))
+        template = choose_template(folder, tokenizer, text_config, read_recipe(folder), family.usual_template)
     except CheckpointError:
         if (folder / TEMPLATE_FILE).is_file():  # it says one, and cannot be read
             raise
         template = None
-    aspect = getattr(text_config, "image_aspect_ratio", DEFAULT_ASPECT_RATIO)
-    return BaseFacts(template, aspect, max_length(tokenizer, text_config))
+    aspect = getattr(text_config, "image_aspect_ratio", family.usual_aspect_ratio)
+    return BaseFacts(template, aspect, max_length(tokenizer, text_config), family.name, family.parts(config))
 
 
 def _with_recipe(under: BaseFacts, recipe: dict[str, Any]) -> BaseFacts:
@@ -64,10 +73,10 @@ def _with_recipe(under: BaseFacts, recipe: dict[str, Any]) -> BaseFacts:
     )
 
 
-def _text_config(folder: Path) -> Any:
+def _config(folder: Path) -> Any:
     if is_original(folder):
         return text_config_of(read_json(folder / "config.json"))
     try:
-        return AutoConfig.from_pretrained(folder).get_text_config()
+        return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}/config.json: cannot be used ({type(error).__name__}: {error}).") from error

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llava_mocle.errors import CheckpointError
+from llava_mocle.families.model_types import is_known, known_types
 from llava_mocle.io.hub import find_snapshot
 from llava_mocle.io.jsonl import read_json
 from llava_mocle.io.paths import looked_for
@@ -78,7 +79,7 @@ def detect_kind(folder: Path) -> Kind:
     if not (folder / "config.json").is_file():
         raise CheckpointError(_nothing_to_load(folder))
     config = read_json(folder / "config.json")
-    if config.get("model_type") == "llava" and "vision_config" in config:
+    if is_known(config.get("model_type")) and "mm_vision_tower" not in config:
         return "base"
     if "mm_vision_tower" in config:
         # Published checkpoints keep stage 1's projector beside the whole model's weights.
@@ -90,8 +91,9 @@ def detect_kind(folder: Path) -> Kind:
             )
         return "legacy"
     raise CheckpointError(
-        f"{folder}/config.json: model_type is {config.get('model_type')!r}, which is not a LLaVA model. To use a plain "
-        "language model, join it to a vision tower first: llava-mocle build --language-model ... --vision-tower ..."
+        f"{folder}/config.json: model_type is {config.get('model_type')!r}, which is not a LLaVA model, nor "
+        f"another one that is known here ({', '.join(known_types())}). To use a plain language model, join it to a "
+        "vision tower first: llava-mocle build --language-model ... --vision-tower ..."
     )
 
 

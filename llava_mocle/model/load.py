@@ -1,7 +1,7 @@
 """A model folder of any kind -> a model ready to run, with all that belongs to it.
 
-The kind is read from the folder's files: a base folder (LLaVA-HF), a stage-1 folder (projector), a checkpoint (PEFT
-adapter, MoCLE or plain LoRA), or an original LLaVA-1.5 folder.
+The kind is read from the folder's files: a base folder (transformers' layout, of any family), a stage-1 folder
+(projector), a checkpoint (PEFT adapter, MoCLE or plain LoRA), or an original LLaVA-1.5 folder.
 """
 
 from dataclasses import dataclass, field, replace
@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, LlavaForConditionalGeneration
+from transformers import AutoConfig
 
-from llava_mocle.clustering.instruction import IMAGE_TOKEN
+from llava_mocle.data.encoder import Encoder
 from llava_mocle.errors import CheckpointError
+from llava_mocle.families.family import Family
+from llava_mocle.families.registry import family_of
 from llava_mocle.io.jsonl import read_json
 from llava_mocle.model.adapters import attach_adapter, load_cluster_model
 from llava_mocle.model.base_identity import identify, refuse_other_base
@@ -24,11 +26,9 @@ from llava_mocle.model.folders import (
     find_folder,
     read_recipe,
 )
-from llava_mocle.model.image_tokens import image_tokens_per_image
-from llava_mocle.model.original import DERIVED_SUFFIXES, load_original, original_tower
+from llava_mocle.model.original import load_original, original_tower
 from llava_mocle.model.placement import choose_attention, parse_dtype
 from llava_mocle.model.processing import (
-    check_image_size,
     choose_template,
     has_image_processor,
     has_tokenizer,
@@ -48,13 +48,10 @@ class LoadedModel:
     """A model and everything that must go with it.
 
     Attributes:
-        model: `LlavaForConditionalGeneration`, or the `PeftModel` around it.
-        tokenizer: knows `<image>` as one token; gives character offsets.
-        image_processor: on the PIL backend.
+        model: the model of transformers', or the `PeftModel` around it.
+        family: what kind of model it is, with its tokenizer and image processor.
         template: name of the prompt template.
         kind: "base", "stage1", "adapter" or "legacy".
-        image_token_id: of `<image>`.
-        image_tokens_per_image: how many of it stand for one image.
         image_aspect_ratio: "pad" or "square", as the model was trained.
         model_max_length: in tokens.
         path: the folder that was loaded.
@@ -66,12 +63,9 @@ class LoadedModel:
     """
 
     model: Any
-    tokenizer: Any
-    image_processor: Any
+    family: Family
     template: str
     kind: Kind
-    image_token_id: int
-    image_tokens_per_image: int
     image_aspect_ratio: str
     model_max_length: int
     path: Path
@@ -80,6 +74,31 @@ class LoadedModel:
     base_record: str | None = None
     cluster_model: "ClusterModel | None" = None
     recipe: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The family's: a fast one."""
+        return self.family.tokenizer
+
+    @property
+    def image_processor(self) -> Any:
+        """The family's, on the PIL backend."""
+        return self.family.image_processor
+
+    @property
+    def image_token_id(self) -> int:
+        """The id of the token that stands for images."""
+        return self.family.image_token_id
+
+    @property
+    def image_tokens_per_image(self) -> int:
+        """How many of it stand for one image, in a family where every image takes as many."""
+        family: Any = self.family
+        return family.image_tokens_per_image
+
+    def encoder(self, max_length: int | None = None) -> Encoder:
+        """What makes samples and prompts for the model, under its template."""
+        return self.family.encoder(self.template, aspect_ratio=self.image_aspect_ratio, max_length=max_length)
 
 
 @dataclass(frozen=True)
@@ -169,23 +188,19 @@ def _load_whole(folder: Path, kind: Kind, base: Any, template: str | None, optio
     else:
         model = _load_base(folder, options)
         tokenizer, image_processor = load_tokenizer(folder), load_image_processor(folder)
-    config = model.config
-    loaded = LoadedModel(
+    kind_of_model, text_config = family_of(model.config), model.config.get_text_config()
+    return LoadedModel(
         model=model,
-        tokenizer=tokenizer,
-        image_processor=image_processor,
-        template=template or choose_template(folder, tokenizer, config.text_config, read_recipe(folder)),
+        family=kind_of_model.open(model.config, folder, tokenizer, image_processor),
+        template=template
+        or choose_template(folder, tokenizer, text_config, read_recipe(folder), kind_of_model.usual_template),
         kind=kind,
-        image_token_id=config.image_token_id,
-        image_tokens_per_image=image_tokens_per_image(config),
-        image_aspect_ratio=getattr(config.text_config, "image_aspect_ratio", "pad"),
-        model_max_length=max_length(tokenizer, config.text_config),
+        image_aspect_ratio=getattr(text_config, "image_aspect_ratio", kind_of_model.usual_aspect_ratio),
+        model_max_length=max_length(tokenizer, text_config),
         path=folder,
         base_path=folder,
         tower_path=tower,
     )
-    _check_parts(loaded)
-    return loaded
 
 
 def _load_under(folder: Path, config_file: str, base: Any, template: str | None, options: _Options) -> LoadedModel:
@@ -203,19 +218,19 @@ def _load_under(folder: Path, config_file: str, base: Any, template: str | None,
     version = recipe.get("version")
     # Stage 1's template `plain` drops the question, so a stage-1 model answers with the template of its base.
     under = _load_whole(base_folder, kind, None, template or (None if version == "plain" else version), options)
-    if has_tokenizer(folder):
-        under.tokenizer = load_tokenizer(folder)
-    if has_image_processor(folder):
-        under.image_processor = load_image_processor(folder)
-    loaded = replace(
+    family = under.family
+    if has_tokenizer(folder) or has_image_processor(folder):
+        tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else family.tokenizer
+        image_processor = load_image_processor(folder) if has_image_processor(folder) else family.image_processor
+        family = family.open(family.config, folder, tokenizer, image_processor)
+    return replace(
         under,
+        family=family,
         image_aspect_ratio=recipe.get("image_aspect_ratio") or under.image_aspect_ratio,
         model_max_length=recipe.get("model_max_length") or under.model_max_length,
         path=folder,
         recipe=recipe,
     )
-    _check_parts(loaded)
-    return loaded
 
 
 def find_whole(folder: Path, download: bool = True) -> Path:
@@ -255,30 +270,21 @@ def find_base(folder: Path, config_file: str, base: Any = None, download: bool =
     )
 
 
-def _load_base(folder: Path, options: _Options) -> LlavaForConditionalGeneration:
+def _load_base(folder: Path, options: _Options) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}/config.json: cannot be used ({type(error).__name__}: {error}).") from error
+    family = family_of(config)
+    config = family.settled(config, folder)
     dtype = (config.dtype or torch.float32) if options.dtype == "auto" else options.dtype
     return load_whole(
-        LlavaForConditionalGeneration,
+        family.model_class(config),
         folder,
         refuse_unexpected=True,
-        ignore=DERIVED_SUFFIXES,
+        ignore=family.derived_weights,
         config=config,
         dtype=dtype,
         attn_implementation=options.attention(dtype),
         use_safetensors=True,
     )
-
-
-def _check_parts(loaded: LoadedModel) -> None:
-    """Tokenizer, image processor and model must mean the same image token and the same image size."""
-    found = loaded.tokenizer.get_vocab().get(IMAGE_TOKEN)
-    if found != loaded.image_token_id:
-        raise CheckpointError(
-            f"{loaded.path}: the tokenizer's id of {IMAGE_TOKEN} is {found}, but the model's image_token_index is "
-            f"{loaded.image_token_id}; the tokenizer is of another model."
-        )
-    check_image_size(loaded.image_processor, loaded.model.config.vision_config, loaded.path)

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from llava_mocle.errors import CheckpointError
+from llava_mocle.families.llava import LlavaFamily
 from llava_mocle.io.jsonl import read_json
 from llava_mocle.model.build import fit_embeddings, llava_config, load_vision_tower, plain_generation_config
 from llava_mocle.model.folders import find_folder, weight_files
@@ -29,7 +30,7 @@ _PREFIXES = (
 )
 
 # Old checkpoints also store these buffers, which hold no learnt value: every model computes them anew.
-DERIVED_SUFFIXES = (".rotary_emb.inv_freq", ".embeddings.position_ids")
+DERIVED_SUFFIXES = LlavaFamily.derived_weights
 
 # The original model types -> the language model inside, whose weights carry Llama's names.
 _LANGUAGE_MODELS = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral"}

@@ -7,6 +7,7 @@ from transformers import AddedToken, AutoImageProcessor, AutoTokenizer, CLIPImag
 
 from llava_mocle.clustering.instruction import IMAGE_TOKEN
 from llava_mocle.errors import CheckpointError, ConfigError
+from llava_mocle.families.image_tokens import check_image_size
 from llava_mocle.io.jsonl import read_json
 from llava_mocle.model.folders import TEMPLATE_FILE
 from llava_mocle.model.llama_tokenizer import holds_llama_tokenizer, load_llama_tokenizer
@@ -87,20 +88,6 @@ def image_processor_for(folder: Path, vision_config: Any) -> Any:
     return processor
 
 
-def check_image_size(processor: Any, vision_config: Any, folder: Path) -> None:
-    """`CheckpointError` where processor and vision tower disagree about the image size."""
-    if getattr(processor, "do_center_crop", False) and processor.crop_size:
-        made = processor.crop_size["height"]
-    else:
-        made = processor.size["height"] or processor.size["shortest_edge"]
-    taken = getattr(vision_config, "image_size", None)
-    if made and taken and made != taken:
-        raise CheckpointError(
-            f"{folder}/preprocessor_config.json: images become {made} px high, but the vision tower takes {taken} px; "
-            f"set crop_size (and size) to {taken}."
-        )
-
-
 def _default_image_processor(vision_config: Any) -> Any:
     side = vision_config.image_size
     square = {"height": side, "width": side}
@@ -119,11 +106,17 @@ def max_length(tokenizer: Any, text_config: Any) -> int:
     return limit if limit < _NO_LIMIT else 2048
 
 
-def choose_template(folder: Path, tokenizer: Any, text_config: Any, recipe: dict[str, Any] | None = None) -> str:
+def choose_template(
+    folder: Path,
+    tokenizer: Any,
+    text_config: Any,
+    recipe: dict[str, Any] | None = None,
+    usual: str | None = None,
+) -> str:
     """Name of the prompt template a folder was made with, from its files.
 
-    Order: `version` of the recipe, `llava_mocle.json`, a chat template that speaks Vicuna, any chat template, a
-    Llama model without one (Vicuna and LLaVA-1.5 as published).
+    Order: `version` of the recipe, `llava_mocle.json`, the usual one of the model's family, a chat template that speaks
+    Vicuna, any chat template, a Llama model without one (Vicuna and LLaVA-1.5 as published).
 
     Raises:
         CheckpointError: nothing says which.
@@ -135,6 +128,8 @@ def choose_template(folder: Path, tokenizer: Any, text_config: Any, recipe: dict
         if not isinstance(name, str):
             raise CheckpointError(f"{folder / TEMPLATE_FILE}: template is {name!r}, expected the name of a template.")
         return name
+    if usual is not None:
+        return usual
     if tokenizer.chat_template:
         return "vicuna_v1" if _speaks_vicuna(tokenizer) else "chat"
     if text_config.model_type == "llama" and tokenizer.eos_token == "</s>":

@@ -1,6 +1,7 @@
 """`ModelShape` read off a model, best one on the meta device."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,31 +12,35 @@ from torch.utils.flop_counter import FlopCounterMode
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.layer import MocleLinear
 from llava_mocle.errors import ConfigError
-from llava_mocle.model.image_tokens import image_tokens_per_image
+from llava_mocle.families.family import Family
+from llava_mocle.families.parts import Parts
+from llava_mocle.families.registry import family_of
 from llava_mocle.planning.shapes import Counts, Experts, ModelShape, Site, Tower
-from llava_mocle.training.setup.adapter import PROJECTOR, count_parameters
+from llava_mocle.training.setup.adapter import count_parameters
 
 # As transformers fills in `stage3_param_persistence_threshold: auto`.
 _PERSISTENT_HIDDENS = 10
-_LAYER = re.compile(r"language_model\.(?:.*\.)?layers\.(\d+)\.(.*)")
 
 
 def measure_shape(model: nn.Module) -> ModelShape:
-    """The sizes of a LLaVA model, with or without an adapter around it.
+    """The sizes of a vision-language model, with or without an adapter around it.
 
     Raises:
         ConfigError: its language model is not built like Llama's (`hidden_size`, `intermediate_size`, heads, layers).
     """
-    llava = model.get_base_model() if hasattr(model, "get_base_model") else model
-    text = llava.config.get_text_config()
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    family = family_of(base.config)
+    parts = family.parts(base.config)
+    text = base.config.get_text_config()
     for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size"):
         if not isinstance(getattr(text, key, None), int):
             raise ConfigError(
                 f"the model's text_config has no whole number {key!r}; only Llama-like models are planned"
             )
-    sites, linear = _layers(llava, text.num_hidden_layers)
-    projector = _trained_projector(llava)
-    projector_linears = [module for module in projector.modules() if isinstance(module, nn.Linear)]
+    sites, linear = _layers(base, parts, text.num_hidden_layers)
+    connector_linears = [
+        module for part in _trained_connector(base, parts) for module in part.modules() if isinstance(module, nn.Linear)
+    ]
     return ModelShape(
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,
@@ -46,19 +51,20 @@ def measure_shape(model: nn.Module) -> ModelShape:
         layer_sites=sites,
         layer_linear=linear,
         experts=_experts(model),
-        projector_in=projector_linears[0].in_features,
-        projector_linear=sum(module.weight.numel() for module in projector_linears),
-        tower=_tower(llava),
-        counts=_counts(model),
+        projector_in=connector_linears[0].in_features,
+        projector_linear=sum(module.weight.numel() for module in connector_linears),
+        tower=_tower(base, family, parts),
+        counts=_counts(model, parts),
         small=sum(p.numel() for p in model.parameters() if p.numel() <= _PERSISTENT_HIDDENS * text.hidden_size),
     )
 
 
-def _layers(llava: nn.Module, layers: int) -> tuple[tuple[tuple[Site, ...], ...], int]:
+def _layers(base: nn.Module, parts: Parts, layers: int) -> tuple[tuple[tuple[Site, ...], ...], int]:
+    layer = re.compile(rf"{re.escape(parts.language_model)}\.(?:.*\.)?layers\.(\d+)\.(.*)")
     sites: list[list[Site]] = [[] for _ in range(layers)]
     linear = 0
-    for name, module in llava.named_modules():
-        match = _LAYER.search(name)
+    for name, module in base.named_modules():
+        match = layer.search(name)
         if not match:
             continue
         if isinstance(module, MocleLinear):
@@ -83,49 +89,63 @@ def _experts(model: nn.Module) -> Experts | None:
     return None
 
 
-def _trained_projector(llava: Any) -> nn.Module:
-    projector = llava.model.multi_modal_projector
-    copies = getattr(projector, "modules_to_save", None)
-    return projector if copies is None else next(iter(copies.values()))
+def _trained_connector(base: nn.Module, parts: Parts) -> list[nn.Module]:
+    """The modules of the connector, in the copies that are trained where there are any."""
+    found: list[nn.Module] = []
+    for part in parts.connector:
+        for name, module in base.named_modules():
+            if f".{name}".endswith(f".{part}"):
+                copies: Any = getattr(module, "modules_to_save", None)
+                found.append(module if copies is None else next(iter(copies.values())))
+    return found
 
 
-def _counts(model: nn.Module) -> Counts:
+def _counts(model: nn.Module, parts: Parts) -> Counts:
     trained = count_parameters(model)
-    frozen = {"vision_tower": 0, PROJECTOR: 0, "language_model": 0}
+    frozen = {"tower": 0, "connector": 0, "language_model": 0}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            part = next((part for part in ("vision_tower", PROJECTOR) if f"{part}." in name), "language_model")
-            frozen[part] += parameter.numel()
+            frozen[_part_of(name, parts)] += parameter.numel()
     return Counts(
         language_model=frozen["language_model"],
-        vision_tower=frozen["vision_tower"],
-        frozen_projector=frozen[PROJECTOR],
+        vision_tower=frozen["tower"],
+        frozen_projector=frozen["connector"],
         experts=trained["experts"],
         router=trained["router"],
         projector=trained["projector"],
     )
 
 
-def _tower(llava: Any) -> Tower:
-    flops = _forward_flops(llava.model.vision_tower)
+def _part_of(name: str, parts: Parts) -> str:
+    if any(f".{part}." in f".{name}" for part in (*parts.connector, *parts.parameters)):
+        return "connector"  # it may lie inside the tower
+    return "tower" if f"{parts.tower}." in name else "language_model"
+
+
+def _tower(base: Any, family: type[Family], parts: Parts) -> Tower:
+    tower = next(module for name, module in base.named_modules() if f".{name}".endswith(f".{parts.tower}"))
+    image = family.typical_image(base.config)
+    flops = _forward_flops(tower, image.pixels)
     attention = sum(count for name, count in flops.items() if "bmm" in name or "attention" in name)
     linear = sum(count for name, count in flops.items() if name.endswith(("addmm", ".mm")))
     return Tower(
-        image_tokens=image_tokens_per_image(llava.config),
+        image_tokens=image.tokens,
         linear_flops=linear,
         attention_flops=attention,
         other_flops=sum(flops.values()) - linear - attention,
     )
 
 
-def _forward_flops(tower: Any) -> dict[str, int]:
+def _forward_flops(tower: Any, pixels: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Operations of one image's forward, by ATen operator."""
     parameter = next(tower.parameters())
-    size = tower.config.image_size
     # An input that requires a gradient: a tower that treats its features as frozen may cast by device, and the meta
     # device has no autocast.
-    image = torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype, requires_grad=True)
+    inputs = {
+        name: value.to(parameter.device, parameter.dtype).requires_grad_() if value.is_floating_point() else value
+        for name, value in pixels.items()
+    }
     # The CPU's fused attention is not counted; taken apart into products it is, on every device.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        tower(image)
+        tower(**inputs)
     return {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}

@@ -23,6 +23,7 @@ PATH_FIELDS = ("data_path", "image_folder", "eval_data_path")
 # Keys that a recipe may leave to its base, its stage 1 or the checkpoint that it goes on from.
 LEFT_TO_BASE = (
     "version", "image_aspect_ratio", "model_max_length", "mm_vision_select_layer", "mm_vision_select_feature",
+    "lora_target_modules",
 )  # fmt: skip
 # `model_max_length` where neither the recipe nor the base says another one.
 USUAL_LENGTH = 2048
@@ -206,8 +207,10 @@ class AdapterArguments:
     lora_r: int = same(128, "Rank of every expert.", numbers=FROM_1)
     lora_alpha: int = same(256, "The scaling is lora_alpha / lora_r.", numbers=FROM_1)
     lora_dropout: float = same(0.0, "Dropout in front of the experts.", numbers=Range(0, 1, below=True))
-    lora_target_modules: str = same(
-        "up_proj,down_proj", "Names of the language model's linears to adapt: a list, or separated by commas."
+    lora_target_modules: str | None = same(
+        None,
+        "Names of the language model's linears to adapt: a list, or separated by commas; none: up_proj,down_proj, and "
+        "q_proj,v_proj in InstructBLIP.",
     )
     num_experts: int = same(4, "E: task experts a site, besides the universal one.", numbers=FROM_1)
     top_k: int = same(1, "Task experts a sample activates; 2 only without the universal expert.", numbers=Range(1, 2))

@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 from peft import get_peft_model
 from torch import nn
-from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoConfig
 
 import llava_mocle.model  # noqa: F401  (registers the grid tower with AutoConfig)
 from llava_mocle.clustering.cluster_config import ClusterConfig
 from llava_mocle.clustering.cluster_files import CONFIG_FILE
 from llava_mocle.errors import CheckpointError, ClusterModelError, ConfigError, UserError
+from llava_mocle.families.model_types import is_known
+from llava_mocle.families.registry import family_of
 from llava_mocle.io.paths import why_missing
 from llava_mocle.model.folders import PROJECTOR_CONFIG, is_original
 from llava_mocle.model.load import find_base
@@ -26,6 +28,7 @@ from llava_mocle.training.setup.adapter import (
     check_targets,
     count_parameters,
     freeze_all_but_projector,
+    parts_of,
 )
 from llava_mocle.training.setup.base_defaults import base_of, settle
 
@@ -55,13 +58,14 @@ def meta_model(recipe: Recipe) -> nn.Module:
         CheckpointError: the base that a stage-1 folder names is not there.
     """
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(_config(recipe.model))
+        model = _empty_model(recipe.model)
         if recipe.stage.stage == "pretrain":
             freeze_all_but_projector(model)
             return model
-        check_targets(recipe.adapter.lora_target_modules, model)
+        check_targets(recipe.adapter, model)
         config = adapter_config(
             recipe.adapter,
+            parts_of(model),
             num_datasets=len(recipe.data.dataset_specs()),
             centroids=None,
             cluster_shape=_cluster_shape(recipe),
@@ -84,7 +88,7 @@ def dry_run(recipe: Recipe) -> DryRun:
     lines = [f"recipe      {recipe.source or 'command line'}", f"stage       {recipe.stage.stage}"]
     lines += _settled_lines(recipe, found)
     if recipe.stage.stage == "finetune":
-        lines.append(f"adapter     {recipe.adapter.adapter}: {recipe.adapter.lora_target_modules}")
+        lines.append(f"adapter     {recipe.adapter.adapter}")
     for spec in recipe.data.dataset_specs():
         lines.append(f"dataset     {spec.name} x {spec.repeat}: {spec.data_path}")
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
@@ -130,19 +134,21 @@ def _cluster_shape(recipe: Recipe) -> tuple[int, int]:
     return config.num_clusters, config.dim
 
 
-def _config(model: ModelArguments) -> LlavaConfig:
+def _empty_model(model: ModelArguments) -> nn.Module:
     source = _config_source(model)
     try:
         config = None if source.is_dir() and is_original(source) else AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{source}: cannot be used as a config.json ({type(error).__name__}: {error})") from error
-    if not isinstance(config, LlavaConfig):
+    if config is None or not is_known(config.model_type):
         kind = "an original LLaVA" if config is None else f"a {config.model_type}"
         raise OtherLayout(
             f"{source}: is the configuration of {kind}; to count them, give a config.json of the whole LLaVA in "
             "transformers' layout as --model_config"
         )
-    return config
+    family = family_of(config)
+    config = family.settled(config, source)
+    return family.model_class(config)(config)
 
 
 def _config_source(model: ModelArguments) -> Path:

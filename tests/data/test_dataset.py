@@ -252,7 +252,7 @@ def test_whatever_goes_wrong_names_the_row(
     assert made.rows_in_work() == []
     with pytest.raises(DataError, match=r"(?s)worker process 0.*d0\.json: row 0 \(id 0\): KeyError: 'odd'"):
         list(DataLoader(made, batch_size=1, num_workers=1))
-    made.aspect_ratio = "round"
+    made.encoder.aspect_ratio = "round"  # type: ignore[attr-defined]
     monkeypatch.undo()
     with pytest.raises(ConfigError, match=r"d0\.json: row 0 \(id 0\): image_aspect_ratio is 'round'"):
         made[0]
@@ -273,7 +273,7 @@ def test_a_killed_worker_leaves_its_row_behind(
     def dying(path: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("llava_mocle.data.dataset.load_image", dying)
+    monkeypatch.setattr("llava_mocle.data.row_dataset.load_image", dying)
     loader = DataLoader(made, batch_size=2, num_workers=2, collate_fn=Collator(0))
     # RuntimeError ("DataLoader worker (pid ...) is killed by signal"), or one of the others where the loader was just
     # fetching a batch from the worker that died.

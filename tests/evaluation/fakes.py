@@ -18,6 +18,7 @@ class FakePredictor:
         self.path = Path("fake")
         self.settings = "template=fake dtype=float32"
         self.context_length: int | None = None
+        self.sees_sizes = False
         self.batches: list[list[Request]] = []
 
     def predict_batch(self, requests: Sequence[Request], **settings: Any) -> list[Prediction]:

@@ -3,7 +3,7 @@ import torch
 from tokenizers import AddedToken
 
 from llava_mocle.inference import Request
-from llava_mocle.inference.generation import Stopping, TieRecorder, decode, find_stopping, generation_config, left_pad
+from llava_mocle.inference.generation import Stopping, TieRecorder, decode, find_stopping, generation_config
 from tests.inference.tiny import QUESTIONS, tiny_tokenizer
 
 
@@ -12,12 +12,6 @@ def tokenizer():
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens([AddedToken("<|im_end|>", special=True, normalized=False)], special_tokens=True)
     return tokenizer
-
-
-def test_left_pad_puts_every_last_token_last():
-    ids, mask = left_pad([torch.tensor([5, 6, 7]), torch.tensor([8])], pad_id=3)
-    assert ids.tolist() == [[5, 6, 7], [3, 3, 8]]
-    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
 def test_end_of_turn_is_a_token_where_it_is_one(tokenizer):

@@ -27,7 +27,7 @@ def one_at_a_time(predictor, request, candidates, cluster):
         )  # fmt: skip
         inputs = {"input_ids": sample["input_ids"][None], "labels": sample["labels"][None]}
         if request.image_list:
-            inputs |= predictor._pixels([request])
+            inputs |= predictor.encoder.candidates(predictor._turns(request), request.image_list, ["x"]).inputs
         if cluster is not None:
             inputs["cluster_ids"] = torch.tensor([cluster])
         with torch.inference_mode():

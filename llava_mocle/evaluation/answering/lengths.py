@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question, name_of, request_of
@@ -35,12 +35,12 @@ def check_lengths(
     limit = predictor.context_length
     if limit is None:
         return
-    shortest: dict[int, int] = {}  # images -> tokens of a question that says next to nothing
+    shortest: dict[Any, int] = {}  # images -> tokens of a question that says next to nothing
     lengths: list[tuple[Question, int]] = []
     with progress(len(questions), "lengths", "question", patience=2) as bar:
         for question in questions:
             bar.update()
-            images = len(question.images)
+            images = tuple(question.images) if predictor.sees_sizes else len(question.images)
             if images not in shortest:
                 shortest[images] = predictor.length(request_of(Question(0, "x", question.images)))
             text = len(question.prompt.encode()) + max((len(text.encode()) for text in question.candidates), default=0)

@@ -12,6 +12,7 @@ import yaml
 from llava_mocle.adapter.config import BASE_RECORD
 from llava_mocle.data.template_names import ALIASES
 from llava_mocle.errors import CheckpointError, ConfigError
+from llava_mocle.families.family import Family
 from llava_mocle.io.files import write_text
 from llava_mocle.model.folders import CLUSTERS_FOLDER, RECIPE_FILE
 from llava_mocle.recipe.comparison import differences
@@ -38,18 +39,16 @@ class CheckpointExtras:
     """
 
     recipe: Recipe
-    tokenizer: Any
-    image_processor: Any
+    family: Family
     cluster_model: "ClusterModel | None" = None
     data_identity: dict[str, Any] = field(default_factory=dict)
     base_record: str | None = None
 
     def write(self, folder: str | Path) -> None:
-        """Write the resolved recipe, the processor, the base's identity and the cluster model into `folder`."""
+        """Write the resolved recipe, what the family needs, the base's identity and the cluster model into `folder`."""
         folder = Path(folder)
         write_recipe(self.recipe, folder / RECIPE_FILE)
-        self.tokenizer.save_pretrained(folder)
-        self.image_processor.save_pretrained(folder)
+        self.family.save(folder)
         if self.base_record is not None:
             write_text(folder / BASE_RECORD, self.base_record)
         if self.cluster_model is not None:

@@ -15,7 +15,6 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llava_mocle.adapter import ROUTING_INPUTS
-from llava_mocle.data.collator import Collator
 from llava_mocle.data.sampler import GlobalBatchSampler
 from llava_mocle.errors import ConfigError
 from llava_mocle.io.progress import shows_bars
@@ -39,7 +38,6 @@ from llava_mocle.training.loop.divergence import DivergenceCheck
 from llava_mocle.training.loop.gate_check import warn_of_gates
 from llava_mocle.training.loop.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.loop.routing_log import RoutingLog
-from llava_mocle.training.loop.text_only import run_projector_in_every_step
 from llava_mocle.training.loop.validation import LossByGroup, pack_ids, sample_losses
 from llava_mocle.training.processes.loader_workers import isolate_workers, naming_rows
 from llava_mocle.training.setup.data import TrainingData
@@ -57,7 +55,7 @@ TRAINER_INTERNALS = (
     ("_load_from_checkpoint", "a stage-1 checkpoint, which holds the projector alone, can be resumed"),
     ("_load_optimizer_and_scheduler", "a run can go on with a fresh optimizer on another number of processes"),
     ("_maybe_log_save_evaluate", "divergence is noticed, and a signal can cut a validation pass off"),
-    ("_prepare_for_training", "DeepSpeed's state is restored, and batches without an image train the projector"),
+    ("_prepare_for_training", "DeepSpeed's state is restored, and batches without an image train the connector"),
     ("_prepare_inputs", "a validation batch is moved to the device"),
     ("_run_epoch", "the sampler knows its epoch, also when a run goes on in the middle of one"),
     ("_save_checkpoint", "a checkpoint appears whole or not at all, and never with numbers that are not finite"),
@@ -76,7 +74,7 @@ class MocleTrainer(Trainer):
     Args:
         recipe: kept in every checkpoint.
         args: the recipe's training arguments.
-        loaded: the base, with its tokenizer and image processor.
+        loaded: the base, with its family.
         data: what to train and validate on.
         model: the base with the stage's trainable parts in it.
         preemption: knows whether the run is to stop; a stop does not wait for the end of a validation pass.
@@ -102,17 +100,16 @@ class MocleTrainer(Trainer):
             args=args,
             train_dataset=data.train,
             eval_dataset=data.validation,
-            data_collator=Collator(pad_token_id=loaded.tokenizer.pad_token_id),
+            data_collator=data.train.encoder.collator(),
             callbacks=[OwnIntervals(), OwnBest(), *stop, preemption],
         )
         for theirs in (ProgressCallback, PrinterCallback):
             self.remove_callback(theirs)
         self.add_callback(ConsoleProgress if shows_bars() and not args.disable_tqdm else ConsoleLines)
-        self.data, self.preemption, self.resumption = data, preemption, resumption
+        self.data, self.family, self.preemption, self.resumption = data, loaded.family, preemption, resumption
         extras = CheckpointExtras(
             recipe,
-            loaded.tokenizer,
-            loaded.image_processor,
+            loaded.family,
             cluster_model=data.cluster_model,
             data_identity=data.identity,
             base_record=loaded.base_record,
@@ -247,14 +244,14 @@ class MocleTrainer(Trainer):
             restore_engine(resumption, self.model_wrapped)
             restore_schedule(resumption.folder, self.lr_scheduler, self.optimizer)
         model = self.accelerator.unwrap_model(self.model)
-        llava = model.get_base_model() if isinstance(model, PeftModel) else model
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
         # After DeepSpeed has put its hooks on, so that its record of which module runs when is the same on every rank.
-        run_projector_in_every_step(llava)
+        self.family.run_connector_in_every_step(base)
         options: Any = self.args.activation_checkpointing_kwargs or {}
         if self.args.activation_checkpointing and not options.get("use_reentrant"):
             # transformers makes the embeddings of tower and language model ask for a gradient. Non-reentrant
             # checkpointing does not need it, and the frozen tower would be recomputed and differentiated for nothing.
-            llava.disable_input_require_grads()
+            base.disable_input_require_grads()
         return prepared
 
     def _model_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llava_mocle.data.dataset import LlavaDataset
+from llava_mocle.data.row_dataset import RowDataset
 from llava_mocle.data.tokenize import IGNORE_INDEX
 from llava_mocle.recipe.validation_metrics import LOSS, cluster_loss, dataset_loss
 
@@ -74,7 +74,7 @@ def pack_ids(ids: Tensor | None, like: Tensor) -> Tensor:
     return torch.full_like(like, -1, dtype=torch.long) if ids is None else ids.to(like.device)
 
 
-def metrics_of(rows: LlavaDataset) -> list[str]:
+def metrics_of(rows: RowDataset) -> list[str]:
     """The metrics that a validation pass over these rows has: those of the datasets and clusters that have a row."""
     datasets = rows.of_samples([np.full(len(rows.mixture.rows[name]), name) for name in rows.mixture.names])
     names = [LOSS, *(dataset_loss(name) for name in rows.mixture.names if name in set(datasets.tolist()))]

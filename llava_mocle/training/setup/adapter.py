@@ -1,6 +1,5 @@
 """What each stage trains: the projector alone, or projector and adapter, whose `MocleConfig` comes from the recipe."""
 
-import re
 from math import prod
 
 from peft import get_peft_model
@@ -8,15 +7,14 @@ from torch import nn
 
 from llava_mocle.adapter import MocleConfig
 from llava_mocle.errors import ConfigError
+from llava_mocle.families.parts import Parts, connector_parameters, linears_of, target_names, target_pattern
+from llava_mocle.families.registry import family_of
 from llava_mocle.model.gathering import whole_shape
 from llava_mocle.recipe.keys import AdapterArguments
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.training.setup.clusters import needs_clusters
 from llava_mocle.training.setup.parameter_groups import group_of
-
-PROJECTOR = "multi_modal_projector"
-_LANGUAGE_MODEL = "language_model"
 
 
 def adapt(
@@ -34,12 +32,13 @@ def adapt(
     Raises:
         ConfigError: `lora_target_modules` names what the model does not have.
     """
+    parts = parts_of(model)
     if recipe.stage.stage == "pretrain":
         freeze_all_but_projector(model)
     else:
-        check_targets(recipe.adapter.lora_target_modules, model)
+        check_targets(recipe.adapter, model)
         centroids = recipe.cluster.cluster_model if needs_clusters(recipe) else None
-        config = adapter_config(recipe.adapter, num_datasets=num_datasets, centroids=centroids)
+        config = adapter_config(recipe.adapter, parts, num_datasets=num_datasets, centroids=centroids)
         config.base_record = base_record
         # DeepSpeed keeps float32 copies itself, and ZeRO-3 requires one dtype of all trainable parameters.
         model = get_peft_model(model, config, autocast_adapter_dtype=not args.deepspeed)
@@ -52,25 +51,18 @@ def adapt(
     return model
 
 
-def language_model_targets(names: str) -> str:
-    """A regular expression for linears of these names (comma-separated) in the language model, never the vision tower.
-
-    A name that is already a pattern (holds `.*`) is taken as it is.
-    """
-    parts = _target_names(names)
-    if len(parts) == 1 and ".*" in parts[0]:
-        return parts[0]
-    return rf".*{_LANGUAGE_MODEL}\..*\.({'|'.join(map(re.escape, parts))})"
+def parts_of(model: nn.Module) -> Parts:
+    """What a base model is made of."""
+    config = model.config
+    return family_of(config).parts(config)
 
 
-def _target_names(names: str) -> list[str]:
-    parts = [part.strip() for part in names.split(",") if part.strip()]
-    if not parts:
-        raise ConfigError("lora_target_modules is empty; give names such as up_proj,down_proj")
-    return parts
+def targets_of(adapter: AdapterArguments, parts: Parts) -> str:
+    """The names of the linears to adapt, separated by commas: the recipe's, or else the family's."""
+    return ",".join(parts.targets) if adapter.lora_target_modules is None else adapter.lora_target_modules
 
 
-def check_targets(names: str, model: nn.Module) -> None:
+def check_targets(adapter: AdapterArguments, model: nn.Module) -> None:
     """Check that every name in a list of targets is that of a linear: the adapter would ignore a misspelt one.
 
     A single pattern is not checked here, as the adapter refuses one that matches nothing.
@@ -78,12 +70,13 @@ def check_targets(names: str, model: nn.Module) -> None:
     Raises:
         ConfigError: names those that match nothing, and the linears that there are.
     """
-    parts = _target_names(names)
-    if len(parts) == 1 and ".*" in parts[0]:
+    parts = parts_of(model)
+    names = targets_of(adapter, parts)
+    listed = target_names(names)
+    if len(listed) == 1 and ".*" in listed[0]:
         return
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    linears = [name for name in linears if f"{_LANGUAGE_MODEL}." in name]
-    missing = [part for part in parts if not any(re.fullmatch(language_model_targets(part), name) for name in linears)]
+    linears = linears_of(parts, model)
+    missing = [name for name in listed if not any(linear.endswith(f".{name}") for linear in linears)]
     if missing:
         known = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
         raise ConfigError(
@@ -93,20 +86,26 @@ def check_targets(names: str, model: nn.Module) -> None:
 
 
 def adapter_config(
-    adapter: AdapterArguments, *, num_datasets: int, centroids: str | None, cluster_shape: tuple[int, int] | None = None
+    adapter: AdapterArguments,
+    parts: Parts,
+    *,
+    num_datasets: int,
+    centroids: str | None,
+    cluster_shape: tuple[int, int] | None = None,
 ) -> MocleConfig:
     """The one `MocleConfig` of an adapter kind; the training code does not know which it runs.
 
     Args:
         adapter: the recipe's adapter keys.
+        parts: of the base model.
         num_datasets: what the dataset router chooses from.
         centroids: the cluster model folder that the cluster embedding starts from.
         cluster_shape: (K, D), where the cluster model is not at hand (a dry run); None reads it from `centroids`.
     """
     return MocleConfig(
         task_type="CAUSAL_LM",
-        target_modules=language_model_targets(adapter.lora_target_modules),
-        modules_to_save=[PROJECTOR],
+        target_modules=target_pattern(parts, targets_of(adapter, parts)),
+        modules_to_save=list(parts.connector),
         r=adapter.lora_r,
         lora_alpha=adapter.lora_alpha,
         lora_dropout=adapter.lora_dropout,
@@ -140,8 +139,9 @@ def _routing_options(
 
 def freeze_all_but_projector(model: nn.Module) -> None:
     """Stage 1: only the projector is trained."""
+    trained = connector_parameters(parts_of(model), model)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(f"{PROJECTOR}." in name)
+        parameter.requires_grad_(name in trained)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

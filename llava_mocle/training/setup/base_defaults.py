@@ -68,7 +68,8 @@ def settle(recipe: Recipe, checkpoint: Path | None = None, download: bool = True
     elif length != USUAL_LENGTH:
         settled.lines.append(f"longest     {length} tokens a sample")
     model = replace(recipe.model, **_features(settled, projector, kept if checkpoint else None))
-    settled.recipe = replace(recipe, data=data, model=model)
+    adapter = replace(recipe.adapter, lora_target_modules=_targets(settled, facts, kept))
+    settled.recipe = replace(recipe, data=data, model=model, adapter=adapter)
     return settled
 
 
@@ -151,6 +152,18 @@ def _aspect_ratio(settled: Settled, own: str, base: Path, kept: Mapping[str, Any
         )
     settled.lines.append(f"images      {name}" + ("" if name == own else f" (the base was trained with {own})"))
     return name
+
+
+def _targets(settled: Settled, facts: BaseFacts, kept: Mapping[str, Any]) -> str:
+    """The linears to adapt; adds what is trained beside them."""
+    asked = settled.recipe.adapter.lora_target_modules
+    names = asked or kept.get("lora_target_modules") or ",".join(facts.parts.targets)
+    beside = ", ".join((*facts.parts.connector, *facts.parts.parameters))
+    if settled.recipe.stage.stage == "pretrain":
+        settled.lines.append(f"{facts.family:<11} trains {beside}")
+    else:
+        settled.lines.append(f"{facts.family:<11} adapts {names}; trains {beside} beside them")
+    return names
 
 
 def _features(settled: Settled, projector: Mapping[str, Any], kept: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import numpy as np
 from accelerate import PartialState
 
 from llava_mocle.clustering import ClusterModel
-from llava_mocle.data.dataset import LlavaDataset
 from llava_mocle.data.mixture import Mixture
+from llava_mocle.data.row_dataset import RowDataset
 from llava_mocle.model.load import LoadedModel
 from llava_mocle.recipe.keys import USUAL_LENGTH
 from llava_mocle.recipe.recipe import Recipe
@@ -26,8 +26,8 @@ class TrainingData:
         identity: digests of all this, for checkpoints (see `data_identity`).
     """
 
-    train: LlavaDataset
-    validation: LlavaDataset | None
+    train: RowDataset
+    validation: RowDataset | None
     dataset_names: list[str]
     cluster_model: ClusterModel | None
     identity: dict[str, Any] = field(default_factory=dict)
@@ -72,17 +72,11 @@ def prepare_data(recipe: Recipe, loaded: LoadedModel, checkpoint: Path | None = 
 
 def _dataset(
     recipe: Recipe, loaded: LoadedModel, mixture: Mixture, cluster_ids: dict[str, np.ndarray] | None
-) -> LlavaDataset:
+) -> RowDataset:
     data = recipe.data
-    return LlavaDataset(
-        mixture,
-        loaded.tokenizer,
-        loaded.image_processor,
+    encoder = loaded.family.encoder(
         data.version or loaded.template,
-        cluster_ids,
-        image_token_id=loaded.image_token_id,
-        image_tokens_per_image=loaded.image_tokens_per_image,
-        max_length=data.model_max_length or min(USUAL_LENGTH, loaded.model_max_length),
         aspect_ratio=data.image_aspect_ratio or loaded.image_aspect_ratio,
-        corrupt_images=data.corrupt_images,
+        max_length=data.model_max_length or min(USUAL_LENGTH, loaded.model_max_length),
     )
+    return RowDataset(mixture, encoder, cluster_ids, corrupt_images=data.corrupt_images)

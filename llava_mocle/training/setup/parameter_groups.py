@@ -9,17 +9,19 @@ from llava_mocle.model.gathering import whole_shape
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 
 # Anchored on the adapter's own names: a language model's `mlp.gate_proj` is no gate of ours.
-_PROJECTOR = re.compile(r"(^|\.)multi_modal_projector\.")
+_EXPERTS = re.compile(r"(^|\.)mocle_experts\.")
 _ROUTER = re.compile(r"(^|\.)mocle_(router|gate|cluster_embedding)")
 
 
 def group_of(name: str) -> str:
-    """`projector`, `router` (gates and cluster embedding) or `experts`, from a parameter's qualified name."""
+    """The group of a trained parameter, from its qualified name.
+
+    Returns:
+        `router` (gates and cluster embedding), `experts`, or `projector`: whatever is trained beside the adapter.
+    """
     if _ROUTER.search(name):
         return "router"
-    if _PROJECTOR.search(name):
-        return "projector"
-    return "experts"
+    return "experts" if _EXPERTS.search(name) else "projector"
 
 
 def parameter_groups(model: nn.Module, args: MocleTrainingArguments) -> list[dict[str, Any]]:

@@ -9,14 +9,14 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from llava_mocle.data.dataset import LlavaDataset
+from llava_mocle.data.row_dataset import RowDataset
 from llava_mocle.errors import ConfigError
 
 # Of a digest, what a message shows.
 _SHOWN = 12
 
 
-def check_same_rows(datasets: Mapping[str, LlavaDataset | None]) -> None:
+def check_same_rows(datasets: Mapping[str, RowDataset | None]) -> None:
     """Compare what the ranks have read.
 
     Args:
@@ -38,7 +38,7 @@ def check_same_rows(datasets: Mapping[str, LlavaDataset | None]) -> None:
         raise error
 
 
-def fingerprint(datasets: Mapping[str, LlavaDataset | None]) -> dict[str, str]:
+def fingerprint(datasets: Mapping[str, RowDataset | None]) -> dict[str, str]:
     """What decides which sample is where in the run: what it is, in words -> what this rank has of it."""
     found: dict[str, str] = {}
     for kind, dataset in datasets.items():

@@ -6,10 +6,14 @@ import pytest
 import torch
 
 from llava_mocle.errors import ConfigError
+from llava_mocle.families.llava import LlavaFamily
+from llava_mocle.families.parts import target_pattern
 from llava_mocle.recipe.keys import AdapterArguments
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.training.run import train
-from llava_mocle.training.setup.adapter import adapter_config, language_model_targets
+from llava_mocle.training.setup.adapter import adapter_config
+
+LLAVA = LlavaFamily.parts(None)
 
 
 @pytest.mark.parametrize(
@@ -23,21 +27,21 @@ from llava_mocle.training.setup.adapter import adapter_config, language_model_ta
 )
 def test_one_configuration_a_kind(kind: str, expected: dict) -> None:
     arguments = AdapterArguments(adapter=kind, lora_r=8, lora_alpha=16)
-    config = adapter_config(arguments, num_datasets=3, centroids=None, cluster_shape=(7, 5))
+    config = adapter_config(arguments, LLAVA, num_datasets=3, centroids=None, cluster_shape=(7, 5))
     assert {key: getattr(config, key) for key in expected} == expected
     assert (config.r, config.lora_alpha) == (8, 16)
     assert config.modules_to_save == ["multi_modal_projector"]
 
 
 def test_targets_lie_in_the_language_model() -> None:
-    pattern = language_model_targets("up_proj, q_proj")
+    pattern = target_pattern(LLAVA, "up_proj, q_proj")
     assert re.fullmatch(pattern, "model.language_model.layers.3.mlp.up_proj")
     assert re.fullmatch(pattern, "model.language_model.layers.3.self_attn.q_proj")
     assert not re.fullmatch(pattern, "model.vision_tower.encoder.layers.3.self_attn.q_proj")
     assert not re.fullmatch(pattern, "model.language_model.layers.3.mlp.down_proj")
-    assert language_model_targets(r".*my\.own") == r".*my\.own"
+    assert target_pattern(LLAVA, r".*my\.own") == r".*my\.own"
     with pytest.raises(ConfigError, match="lora_target_modules is empty"):
-        language_model_targets(" , ")
+        target_pattern(LLAVA, " , ")
 
 
 def test_target_that_matches_nothing(recipe_file) -> None:

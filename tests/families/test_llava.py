@@ -5,16 +5,16 @@ from pathlib import Path
 import torch
 
 from llava_mocle.model.load import load_model
-from llava_mocle.training.loop.text_only import run_projector_in_every_step
 from llava_mocle.training.setup.adapter import freeze_all_but_projector
 
 
 def test_the_projector_has_a_gradient_of_zero(base: Path) -> None:
-    model = load_model(base, trainable=True).model
+    loaded = load_model(base, trainable=True)
+    model = loaded.model
     freeze_all_but_projector(model)
     batch = {"input_ids": torch.tensor([[5, 6, 7, 8]]), "use_cache": False}
     before = model(**batch).logits
-    handle = run_projector_in_every_step(model)
+    handle = loaded.family.run_connector_in_every_step(model)
     output = model(**batch, labels=batch["input_ids"])
     assert torch.equal(output.logits, before)
     output.loss.backward()

@@ -1,8 +1,9 @@
-"""How many tokens an image becomes."""
+"""How many tokens an image becomes in LLaVA, and whether it has the size that the vision tower takes."""
 
+from pathlib import Path
 from typing import Any
 
-from llava_mocle.errors import ConfigError
+from llava_mocle.errors import CheckpointError, ConfigError
 
 # Towers of square patches: model type -> tokens in front of the patches (the class token).
 _LEADING_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "siglip2_vision_model": 0}
@@ -38,3 +39,17 @@ def image_tokens_per_image(config: Any, image_size: int | None = None) -> int:
             )
         tokens -= 1
     return tokens
+
+
+def check_image_size(processor: Any, vision_config: Any, folder: Path) -> None:
+    """`CheckpointError` where processor and vision tower disagree about the image size."""
+    if getattr(processor, "do_center_crop", False) and processor.crop_size:
+        made = processor.crop_size["height"]
+    else:
+        made = processor.size["height"] or processor.size["shortest_edge"]
+    taken = getattr(vision_config, "image_size", None)
+    if made and taken and made != taken:
+        raise CheckpointError(
+            f"{folder}/preprocessor_config.json: images become {made} px high, but the vision tower takes {taken} px; "
+            f"set crop_size (and size) to {taken}."
+        )

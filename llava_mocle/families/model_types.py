@@ -1,0 +1,14 @@
+"""Which kinds of model are known, by the `model_type` of their configuration. Free of torch."""
+
+# model type -> family
+MODEL_TYPES = {"llava": "llava"}
+
+
+def is_known(model_type: str | None) -> bool:
+    """Whether models of this type can be trained and asked."""
+    return model_type in MODEL_TYPES
+
+
+def known_types() -> list[str]:
+    """The model types that are known, sorted."""
+    return sorted(MODEL_TYPES)
