@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from llava_mocle.data.conversation import Template, row_images
+from llava_mocle.data.conversation import row_images
 from llava_mocle.data.encoder import Encoder
 from llava_mocle.data.image_limits import ImageUnreadable
 from llava_mocle.data.images import image_path, load_image
@@ -118,11 +118,6 @@ class RowDataset(Dataset):
     def _place(self, name: str, index: int) -> str:
         path = self.mixture.specs[self.mixture.names.index(name)].data_path
         return f"{path}: row {index} (id {self.mixture.rows[name][index].get('id')!r})"
-
-    @property
-    def template(self) -> Template:
-        """The prompt template of the samples."""
-        return self.encoder.template
 
     @property
     def skipped_images(self) -> int:

@@ -47,7 +47,7 @@ def test_the_bases_own_template_is_trained_kept_and_answered_with(
     assert main(["train", str(path), "--dry-run"]) == 0
     assert "template    chat (the base's own)" in capsys.readouterr().out
     trainer = train(load_recipe(path))
-    assert trainer.data.train.template.name == "chat"
+    assert trainer.data.train.encoder.template.name == "chat"
     assert "template    chat (the base's own)" in capsys.readouterr().out
     assert "trains under" not in caplog.text
     run = tmp_path / "run"
@@ -65,7 +65,7 @@ def test_another_template_is_said_at_the_start_and_stays_with_the_adapter(
     warning = "version is 'vicuna_v1': this run trains under vicuna_v1, and the base "
     assert warning in caplog.text
     caplog.clear()
-    assert train(load_recipe(path, ["--version", "v1"])).data.train.template.name == "vicuna_v1"
+    assert train(load_recipe(path, ["--version", "v1"])).data.train.encoder.template.name == "vicuna_v1"
     assert warning in caplog.text
     assert load_model(tmp_path / "run").template == "vicuna_v1"
     # A dry run of a recipe that leaves it out says what the run would go on under.
@@ -91,8 +91,8 @@ def test_a_run_of_before_goes_on(recipe_file, tmp_path: Path, caplog: pytest.Log
     train(load_recipe(recipe_file(**keys), ["--version", "vicuna_v1", "--stop_after_steps", "1"]))
     trainer = train(load_recipe(without(recipe_file(**keys), "version", "model_max_length"), []))
     assert trainer.state.global_step == 4
-    assert trainer.data.train.template.name == "vicuna_v1"
-    assert trainer.data.train.max_length == 512
+    assert trainer.data.train.encoder.template.name == "vicuna_v1"
+    assert trainer.data.train.encoder.max_length == 512
     assert "the checkpoint was trained with version 'vicuna_v1': this run trains under vicuna_v1" in caplog.text
     with pytest.raises(ConfigError, match="version: 'vicuna_v1' then, 'chat' now"):
         train(load_recipe(recipe_file(**keys), ["--version", "chat"]))
