@@ -45,3 +45,18 @@ def test_absent_keys_stay_absent() -> None:
 def test_tokenizer_without_padding_token() -> None:
     with pytest.raises(ConfigError, match="pad_token"):
         Collator(None)  # type: ignore[arg-type]
+
+
+def test_prompts_are_padded_on_the_left() -> None:
+    prompts = [{"input_ids": torch.tensor([5, 6, 7])}, {"input_ids": torch.tensor([8])}]
+    batch = Collator(3, left=True)(prompts)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [3, 3, 8]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert set(batch) == {"input_ids", "attention_mask"}
+
+
+def test_other_sequences_have_lengths_and_padding_of_their_own() -> None:
+    kinds = [torch.tensor([0, 1]), torch.tensor([1, 1, 1, 0])]
+    samples = [row | {"kinds": kind} for row, kind in zip((FIRST, SECOND), kinds, strict=True)]
+    batch = Collator(0, sequences={"kinds": 7})(samples)
+    assert batch["kinds"].tolist() == [[0, 1, 7, 7], [1, 1, 1, 0]]
