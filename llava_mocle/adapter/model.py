@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from llava_mocle.adapter.bare_parameters import check_modules_to_save, find_parameters
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.gating import gate_probabilities
-from llava_mocle.adapter.generation import batch_size, expansion
+from llava_mocle.adapter.generation import batch_size
 from llava_mocle.adapter.in_place import InPlaceTuner
 from llava_mocle.adapter.layer import MocleLinear, StackedExperts
-from llava_mocle.adapter.model_routing import ModelRouting
+from llava_mocle.adapter.model_routing import ModelRouting, callable_ancestors
 from llava_mocle.adapter.router import ClusterRouter, Router, build_router, check_ids, check_range, initial_embedding
 from llava_mocle.adapter.routing import Gates, Routing, RoutingStatistics, copy_to_host
 from llava_mocle.adapter.targets import find_targets
@@ -80,7 +80,7 @@ class MocleModel(InPlaceTuner):
             self.mocle_router[adapter_name] = build_router(config, len(sites), embedding).train(model.training)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self._sync_grad()
-        self._routing.start_at(self.model)
+        self._sync_starts()
 
     def _create_and_replace(
         self,
@@ -154,8 +154,7 @@ class MocleModel(InPlaceTuner):
             RoutingError: the ids are missing, of a wrong dtype or length, or out of range.
         """
         ids = {"cluster_ids": cluster_ids, "dataset_ids": dataset_ids}
-        factor = expansion(kwargs, getattr(self.model, "generation_config", None))
-        with self._routing.generating(ids, batch_size(args, kwargs), factor):
+        with self._routing.generating(ids, batch_size(args, kwargs), kwargs):
             return cast(Any, self.model).generate(*args, **kwargs)
 
     # ------ merging one cluster into the base weights
@@ -211,7 +210,7 @@ class MocleModel(InPlaceTuner):
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         model = super()._unload_and_optionally_merge(*args, **kwargs)  # type: ignore[func-returns-value]
-        self._routing.remove_starts()
+        self._routing.start_at([])
         return model
 
     # ------ what the adapters say about themselves
@@ -295,6 +294,15 @@ class MocleModel(InPlaceTuner):
         self._train_in_place(adapter_name, False)
         del self.mocle_router[adapter_name], self._site_names[adapter_name], self._parameter_names[adapter_name]
         self._routing.state.clear()
+        self._sync_starts()
+
+    def _sync_starts(self) -> None:
+        """Routings start at the model, and at every module in it that holds all sites of a routed adapter."""
+        starts = [self.model]
+        for adapter_name, router in self.mocle_router.items():
+            if cast(Router, router).id_name is not None:
+                starts += callable_ancestors(self.model, self._site_names[adapter_name])
+        self._routing.start_at(starts)
 
     def _sync_grad(self) -> None:
         """Gates, cluster embedding and parameters in place train exactly when the experts of their adapter do."""
