@@ -57,7 +57,7 @@ def test_a_command_line_becomes_a_recipe(tmp_path: Path) -> None:
     words = [*FINETUNE_LORA, "--adapter", "mocle", "--cluster_model", "k4", "--resolve", str(tmp_path / "mocle.yaml")]
     assert main(["train", "--as-llava", *words]) == 0
     recipe = load_recipe(tmp_path / "mocle.yaml")
-    assert (recipe.adapter.adapter, recipe.adapter.lora_target_modules) == ("mocle", "up_proj,down_proj")
+    assert (recipe.adapter.adapter, recipe.adapter.lora_target_modules) == ("mocle", None)
     assert recipe.data.image_aspect_ratio == "pad"
 
 

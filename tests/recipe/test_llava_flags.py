@@ -197,7 +197,7 @@ def test_mocle_under_llavas_name_has_the_papers_experts() -> None:
         short = ["--version", "v1", "--mm_projector_type", "mlp2x_gelu", "--lora_enable", "True", *words]
         adapter = resolved(short).adapter
         assert (adapter.adapter, adapter.lora_r, adapter.lora_alpha, adapter.lora_dropout) == ("mocle", 128, 256, 0.0)
-        assert adapter.lora_target_modules == "up_proj,down_proj"
+        assert adapter.lora_target_modules is None  # the base decides: up_proj,down_proj in a LLaVA
 
 
 def test_flags_left_out_have_llavas_defaults() -> None:
