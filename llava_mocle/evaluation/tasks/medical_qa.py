@@ -23,11 +23,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from llava_mocle.data.official_files import ID, TEXT_OR_NUMBER, field, json_records
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.medical import closed_match, legacy_closed_match, open_recall
 from llava_mocle.evaluation.task import Answers, Item, Metric, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, json_records
 
 # The endings of the names of metrics that count as LLaVA-Med's scorer does, and as it has done since December 2023.
 LEGACY = "_legacy"
