@@ -4,6 +4,7 @@
   "choices": ["rope", "wind", "magnet", "water"], "correct_choice_idx": 1, "direct_answers": ["wind", "the wind"]}]
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ class _AokVqaFormat(TemplatedFormat):
             image = coco.numbered(whole_number(record, "image_id", place))
             yield self.sample(key, image, question_text(field(record, "question", place, str)), record, place)
 
+    @abstractmethod
     def sample(self, key: str, image: str | None, question: str, record: Mapping[str, Any], place: str) -> Sample:
-        raise NotImplementedError
+        """The sample of a record, with the answers and options that its group of templates needs."""
 
 
 class AokVqa(_AokVqaFormat):

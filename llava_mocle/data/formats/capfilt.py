@@ -63,10 +63,10 @@ class WebCapFilt(TemplatedFormat):
 
     def _listed(self, source: Path, images: Path) -> Iterator[Sample | LeftOut]:
         path = source / _LIST
+        own = FolderImages(source / _FOLDER)
         for number, (_, record) in enumerate(stream_rows(path)):
             place = f"{path}, record {number}"
             name = _image_name(record, place)
-            own = FolderImages(source / _FOLDER)
             caption = caption_text(field(record, "caption", place, str))
             yield Sample(str(number), own.place(name, images, _FOLDER), caption)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llava_mocle.data.formats.format import LeftOut, OfficialFile, OfficialRows
-from llava_mocle.data.formats.images import OfficialImages, official_images
+from llava_mocle.data.formats.images import official_images
 from llava_mocle.data.formats.lavis_text import caption_text
 from llava_mocle.data.formats.templated import Sample, TemplatedFormat
 from llava_mocle.data.official_files import ID, field, places, read_json, whole_number
@@ -13,10 +13,10 @@ from llava_mocle.errors import DataError
 TRAIN_2014, TRAIN_2017 = "coco/train2014", "coco/train2017"
 _IMAGE_LICENSE = "Flickr's terms of use; each photo has its own"
 TRAIN_2014_FILE = OfficialFile(
-    TRAIN_2014, "cocodataset.org/#download, 2014 Train images, unpacked", "13 GB", _IMAGE_LICENSE
+    f"{TRAIN_2014}*", "cocodataset.org/#download, 2014 Train images (.zip, or unpacked)", "13 GB", _IMAGE_LICENSE
 )
 TRAIN_2017_FILE = OfficialFile(
-    TRAIN_2017, "cocodataset.org/#download, 2017 Train images, unpacked", "18 GB", _IMAGE_LICENSE
+    f"{TRAIN_2017}*", "cocodataset.org/#download, 2017 Train images (.zip, or unpacked)", "18 GB", _IMAGE_LICENSE
 )
 _CAPTIONS = "coco/annotations/captions_train2014.json"
 _PREFIX_2014 = "COCO_train2014_"
@@ -26,7 +26,7 @@ class CocoTrainImages:
     """The images of a training split of COCO: `TRAIN_2014` or `TRAIN_2017`."""
 
     def __init__(self, source: Path, images: Path, split: str) -> None:
-        self._official: OfficialImages = official_images(source, split)
+        self._official = official_images(source, split, f"{split}.zip")
         self._images = images
         self._split = split
         self._prefix = _PREFIX_2014 if split == TRAIN_2014 else ""

@@ -15,7 +15,7 @@ _OCRVQA, _OCRVQA_IMAGES = "ocr_vqa/dataset.json", "ocr_vqa/images"
 _TRAIN, _OTHERS = 1, (2, 3)
 OTHER_SPLIT = LeftOut("it is of the validation or test split", official=False)
 _TEXTCAPS, _TEXTCAPS_OCR = "textcaps/TextCaps_0.1_train.json", "textcaps/TextVQA_Rosetta_OCR_v0.2_train.json"
-_TEXTCAPS_IMAGES = "textvqa/train_images"
+_TEXTCAPS_IMAGES, _TEXTCAPS_ZIP = "textvqa/train_images", "textvqa/train_val_images.zip"
 
 
 class OcrVqa(TemplatedFormat):
@@ -76,12 +76,10 @@ class TextCaps(TemplatedFormat):
     data_source = "TextCaps"
     files = (
         OfficialFile(_TEXTCAPS, "textvqa.org/textcaps/dataset, v0.1 training set", "173 MB", "CC BY 4.0"),
+        OfficialFile(_TEXTCAPS_OCR, "textvqa.org/dataset, Rosetta OCR tokens v0.2 (train)", "not stated", "CC BY 4.0"),
         OfficialFile(
-            _TEXTCAPS_OCR, "textvqa.org/dataset, Rosetta OCR tokens v0.2 (train)", "not stated", "CC BY 4.0"
-        ),
-        OfficialFile(
-            _TEXTCAPS_IMAGES,
-            "textvqa.org/dataset, train_val_images.zip, unpacked",
+            "textvqa/train_*",
+            "textvqa.org/dataset, train_val_images.zip, also unpacked",
             "6.6 GB",
             "CC BY 2.0 (Open Images)",
         ),
@@ -93,7 +91,7 @@ class TextCaps(TemplatedFormat):
         tokens: dict[Any, list[str]] = {}
         for place, record in json_records(ocr, "data"):
             tokens[field(record, "image_id", place, ID)] = field(record, "ocr_tokens", place, list[str])
-        photos = official_images(source, _TEXTCAPS_IMAGES)
+        photos = official_images(source, _TEXTCAPS_IMAGES, _TEXTCAPS_ZIP)
         for place, record in json_records(source / _TEXTCAPS, "data"):
             one_of(record, "set_name", place, "train")
             name = field(record, "image_id", place, ID)

@@ -15,14 +15,8 @@ from typing import ClassVar
 
 from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN
 from llava_mocle.data.formats.format import NO_ANSWER, NO_IMAGE, NO_QUESTION, Format, LeftOut, MakeOptions, Row
-from llava_mocle.data.formats.instruction_templates import (
-    TEMPLATES,
-    answer_prompt,
-    caption_prompt,
-    question_prompt,
-)
-
-TAGGED = LeftOut(f"its text holds {IMAGE_TOKEN}")
+from llava_mocle.data.formats.instruction_templates import TEMPLATES, answer_prompt, caption_prompt, question_prompt
+from llava_mocle.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,17 @@ class TemplatedFormat(Format):
         """The samples of the official training split, in the order of the official files; places their images."""
 
     def make(self, source: Path, images: Path, options: MakeOptions) -> Iterator[Row | LeftOut]:
-        """`options.variants` rows a sample, each with another template: at most as many as the group has."""
+        """`options.variants` rows a sample, each with another template.
+
+        Raises:
+            ConfigError: more variants than the group has templates.
+        """
+        most = len(TEMPLATES[self.task_group])
+        if options.variants > most:
+            raise ConfigError(
+                f"--variants is {options.variants}, expected at most {most}: {self.name} is written with the {most} "
+                f"templates of {self.task_group}"
+            )
         for sample in self.samples(source, images):
             if isinstance(sample, LeftOut):
                 yield sample
@@ -76,10 +80,7 @@ class TemplatedFormat(Format):
         captions = self.task_group in ("CAP", "OCRCAPS")
         if not sample.text.strip():
             return NO_ANSWER if captions else NO_QUESTION
-        if not captions and not any(answer.strip() for answer in sample.answers):
-            return NO_ANSWER
-        texts = (sample.text, *sample.answers, *sample.options, *(sample.ocr_tokens or ()))
-        return TAGGED if any(IMAGE_TOKEN in text for text in texts) else None
+        return None if captions or any(answer.strip() for answer in sample.answers) else NO_ANSWER
 
     def _rows(self, sample: Sample, options: MakeOptions) -> Iterator[Row]:
         templates = TEMPLATES[self.task_group]
