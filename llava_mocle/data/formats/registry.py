@@ -1,6 +1,7 @@
 """The formats by name. A new one is one line here."""
 
 from llava_mocle.data.formats.format import Format
+from llava_mocle.data.formats.instructblip import INSTRUCTBLIP_SETS
 from llava_mocle.data.formats.medical import MedMix, PathVqa, Slake, VqaRad
 
 FORMATS: dict[str, Format] = {
@@ -10,5 +11,6 @@ FORMATS: dict[str, Format] = {
         Slake(),
         PathVqa(),
         MedMix(),
+        *INSTRUCTBLIP_SETS,
     )
 }
