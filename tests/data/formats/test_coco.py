@@ -60,6 +60,19 @@ def test_images_in_the_official_zip(tmp_path: Path) -> None:
     assert packed.read_bytes() == unpacked.read_bytes()
 
 
+def test_a_folder_that_another_dataset_filled_in_part(tmp_path: Path) -> None:
+    """With the images folder beside the archive, what is unpacked is not taken for all there is."""
+    source = release(tmp_path, images=())
+    write_images(tmp_path / "unpacked", NINE, TEN)
+    with zipfile.ZipFile(source / "coco/train2014.zip", "w") as archive:
+        for name in (NINE, TEN):
+            archive.write(tmp_path / "unpacked" / name, f"train2014/{name}")
+    write_images(source / "coco/train2014", NINE)
+    rows, left_out = made(CocoCaptions(), source)
+    assert {Path(row["image"]).name for row in rows} == {NINE, TEN}
+    assert "its image is not there" not in left_out
+
+
 def test_another_split_or_image(tmp_path: Path) -> None:
     source = release(tmp_path)
     path = source / "coco/annotations/captions_train2014.json"

@@ -1,4 +1,5 @@
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,16 @@ def test_captions_with_ocr_tokens(tmp_path: Path) -> None:
         (f"OCR tokens: NORTH, Étoile. {template}", "a boat named étoile") for template in TEMPLATES["OCRCAPS"]
     ]
     assert wall == [(f"OCR tokens: . {template}", "a wall") for template in TEMPLATES["OCRCAPS"]]
+
+
+def test_images_in_the_official_zip(tmp_path: Path) -> None:
+    source = captions(tmp_path)
+    (source / "textvqa/train_images").rename(tmp_path / "train_images")
+    with zipfile.ZipFile(source / "textvqa/train_val_images.zip", "w") as archive:
+        archive.write(tmp_path / "train_images/0c.jpg", "train_images/0c.jpg")
+    rows, left_out = made(TextCaps(), source, images=tmp_path / "images")
+    assert [row["image"] for row in rows] == ["textvqa/train_images/0c.jpg"]
+    assert left_out == {"its image is not there": 2}
 
 
 def test_tokens_as_the_benchmark_writes_them() -> None:
