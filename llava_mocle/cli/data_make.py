@@ -91,12 +91,8 @@ def _print_files(form: "Format", source: Path | None) -> None:
         table.add_column(column, no_wrap=column == "file")
     for file in form.files:
         notes = ([f"the {file.form} form"] if file.form else []) + ([] if file.needed else ["optional"])
-        cells: list[Any] = [
-            file.name + (f" ({', '.join(notes)})" if notes else ""),
-            file.place,
-            file.size,
-            file.license,
-        ]
+        name = file.name + (f" ({', '.join(notes)})" if notes else "")
+        cells = [name, file.place, file.size, file.license]
         if source:
             cells.append("there" if file.paths(source) else "MISSING" if file.needed else "missing")
         table.add_row(*cells)

@@ -83,6 +83,7 @@ class LeftOut:
 NO_IMAGE = LeftOut("its image is not there")
 NO_ANSWER = LeftOut("its answer is empty")
 NO_QUESTION = LeftOut("its question is empty")
+IN_TEST = LeftOut("the test split asks the same of the same image")
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,20 @@ class Asked:
     """A question about an image, by which a row of a test split is found.
 
     Attributes:
-        image: the path that a row would name it by, relative to the images folder.
-        question: the question without any prompt; capitals and white space do not count.
+        image: the SHA-256 of its file's bytes: a release may hold one image under several names.
+        question: the question as the rows have it; capitals and white space do not count.
     """
 
-    image: str
+    image: bytes
     question: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "question", " ".join(self.question.casefold().split()))
+        object.__setattr__(self, "question", plain(self.question))
+
+
+def plain(question: str) -> str:
+    """A question in which capitals and white space do not count."""
+    return " ".join(question.casefold().split())
 
 
 class Format(ABC):

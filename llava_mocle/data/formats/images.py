@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from llava_mocle.errors import DataError
 from llava_mocle.io.files import written_aside
+from llava_mocle.io.paths import why_no_file
 from llava_mocle.io.text import not_unicode
 
 _CHUNK = 1 << 20
@@ -53,6 +54,15 @@ class OfficialImages(ABC):
             self._placed[name] = target
         return self._placed[name]
 
+    def digest(self, name: str) -> bytes | None:
+        """The SHA-256 of an image's bytes; None where the release has no such image, or an empty file."""
+        data = self._read(inside(name))
+        return hashlib.sha256(data).digest() if data else None
+
+    @abstractmethod
+    def _read(self, name: str) -> bytes | None:
+        """An image's bytes; None where there is no such image."""
+
     @abstractmethod
     def _put(self, name: str, target: Path) -> bool:
         """Make `target` the image, unless it is; False where there is no such image."""
@@ -70,12 +80,13 @@ class FolderImages(OfficialImages):
         super().__init__()
         self._folder = folder
 
+    def _read(self, name: str) -> bytes | None:
+        file = self._folder / name
+        return file.read_bytes() if why_no_file(file) is None else None
+
     def _put(self, name: str, target: Path) -> bool:
         file = self._folder / name
-        try:
-            if not file.is_file() or not file.stat().st_size:
-                return False
-        except OSError:  # such as a name that is too long
+        if why_no_file(file) is not None or not file.stat().st_size:
             return False
         if target.exists() and (os.path.samefile(file, target) or filecmp.cmp(file, target, shallow=False)):
             return True
@@ -103,9 +114,17 @@ class ZipImages(OfficialImages):
         self._members = {info.filename: info for info in self._archive.infolist() if not info.is_dir()}
         self._around = ["", *sorted({f"{name.split('/')[0]}/" for name in self._members if "/" in name})]
 
-    def _put(self, name: str, target: Path) -> bool:
+    def _member(self, name: str) -> zipfile.ZipInfo | None:
         found = (self._members.get(f"{around}{name}") for around in self._around)
-        info = next((member for member in found if member is not None), None)
+        return next((member for member in found if member is not None), None)
+
+    def _read(self, name: str) -> bytes | None:
+        info = self._member(name)
+        with _archive_errors(self._path):
+            return None if info is None else self._archive.read(info)
+
+    def _put(self, name: str, target: Path) -> bool:
+        info = self._member(name)
         if info is None or not info.file_size:
             return False
         if target.is_file() and target.stat().st_size == info.file_size and _crc(target) == info.CRC:

@@ -1,5 +1,6 @@
 """Making a file of rows with a format: rows are checked, counted, and compared with the test split."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -8,14 +9,12 @@ from pathlib import Path
 from typing import TextIO
 
 from llava_mocle.data.conversation import IMAGE_TOKEN, row_images, written_turns
-from llava_mocle.data.formats.format import Asked, Format, LeftOut, MakeOptions, Row, named
+from llava_mocle.data.formats.format import IN_TEST, Format, LeftOut, MakeOptions, Row, named, plain
 from llava_mocle.data.row_files import reads_as_lines
 from llava_mocle.data.row_problems import first_problem
 from llava_mocle.errors import DataError
 from llava_mocle.io.files import written_aside
 from llava_mocle.io.progress import progress
-
-IN_TEST = LeftOut("the test split asks the same of the same image")
 
 
 @dataclass
@@ -66,7 +65,7 @@ def _write(rows: Iterator[Row], stream: TextIO, lines: bool) -> None:
 
 def _counted(form: Format, source: Path, images: Path, options: MakeOptions, counts: MadeRows) -> Iterator[Row]:
     """The rows that can be trained on, while everything is counted."""
-    tested = frozenset(form.asked_in_test(source))
+    in_test = _TestSplit(form, source, images)
     ids: set[object] = set()
     paths: set[str] = set()
     variants = options.variants if form.uses_variants else 1
@@ -80,7 +79,7 @@ def _counted(form: Format, source: Path, images: Path, options: MakeOptions, cou
                 counts.left_out[made] += 1
                 continue
             rendered += 1
-            if (reason := _why_left_out(made, counts.rows, tested)) is not None:
+            if (reason := _why_left_out(made, counts.rows, in_test)) is not None:
                 counts.left_out[reason] += 1
                 continue
             if made.get("id") in ids:
@@ -92,19 +91,29 @@ def _counted(form: Format, source: Path, images: Path, options: MakeOptions, cou
     counts.official = rendered // variants + records
 
 
-def _why_left_out(row: Row, index: int, tested: frozenset[Asked]) -> LeftOut | None:
+def _why_left_out(row: Row, index: int, in_test: "_TestSplit") -> LeftOut | None:
     problem = first_problem(row, index)
     if problem is not None:
         return LeftOut(f"{problem.kind}: {problem.field}")
-    if tested and any(asked in tested for asked in _asked(row)):
-        return IN_TEST
-    return None
+    return IN_TEST if in_test.asks(row) else None
 
 
-def _asked(row: Row) -> Iterator[Asked]:
-    """Each image of a row with each of its questions: the row's `question`, or else its turns."""
-    questions = [str(row["question"])] if row.get("question") else []
-    questions = questions or [turn.text.replace(IMAGE_TOKEN, "") for turn in written_turns(row)[::2]]
-    for image in row_images(row):
-        for question in questions:
-            yield Asked(image, question)
+class _TestSplit:
+    """What the test split asks, to be found again by the bytes of the image and the text of the question."""
+
+    def __init__(self, form: Format, source: Path, images: Path) -> None:
+        self._images = images
+        self._by_question: dict[str, set[bytes]] = {}
+        for asked in form.asked_in_test(source):
+            self._by_question.setdefault(asked.question, set()).add(asked.image)
+
+    def asks(self, row: Row) -> bool:
+        """Whether it asks a question of this row about an image of this row."""
+        texts = [row["question"]] if isinstance(row.get("question"), str) else []
+        texts = texts or [turn.text.replace(IMAGE_TOKEN, "") for turn in written_turns(row)[::2]]
+        shown = [self._by_question[text] for text in map(plain, texts) if text in self._by_question]
+        return bool(shown) and any(self._digest(image) in digests for image in row_images(row) for digests in shown)
+
+    def _digest(self, image: str) -> bytes:
+        with (self._images / image).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()

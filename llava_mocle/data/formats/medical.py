@@ -3,9 +3,9 @@
 A row's question stands alone, as LLaVA-Med's rows and the benchmarks' questions have it.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN
 from llava_mocle.data.formats.format import (
@@ -21,7 +21,7 @@ from llava_mocle.data.formats.format import (
     OfficialRows,
     Row,
 )
-from llava_mocle.data.formats.images import bytes_name, official_images, place_bytes
+from llava_mocle.data.formats.images import OfficialImages, bytes_name, official_images, place_bytes
 from llava_mocle.data.formats.parquet import image_bytes, parquet_records
 from llava_mocle.data.official_files import TEXT_OR_NUMBER, field, json_records
 from llava_mocle.errors import DataError
@@ -62,10 +62,8 @@ class _HuggingFaceVqa(Format):
 
     def asked_in_test(self, source: Path) -> Iterator[Asked]:
         for place, record in parquet_records(self.paths(source, _TEST), "image", "question"):
-            data = image_bytes(record, place)
-            image = bytes_name(data, self.name) if data else None
-            if image is not None:
-                yield Asked(image, field(record, "question", place, str))
+            if data := image_bytes(record, place):
+                yield Asked(hashlib.sha256(data).digest(), field(record, "question", place, str))
 
 
 class VqaRad(_HuggingFaceVqa):
@@ -79,10 +77,10 @@ class VqaRad(_HuggingFaceVqa):
     summary = "questions on radiology images"
     task_group = _TASK_GROUP
     files = (
-        OfficialFile(VQA_RAD_PUBLIC, "osf.io/89kps", "about 1 MB", "CC0 1.0", "authors"),
-        OfficialFile(f"{VQA_RAD_FOLDER}*", "osf.io/89kps, also as .zip", "about 60 MB", "CC0 1.0", "authors"),
-        OfficialFile(_TRAIN, "huggingface.co/datasets/flaviagiammarino/vqa-rad", "about 25 MB", "CC0 1.0", "parquet"),
-        OfficialFile(_TEST, "the same place", "about 10 MB", "CC0 1.0", "parquet", needed=False),
+        OfficialFile(VQA_RAD_PUBLIC, "osf.io/89kps", "not stated", "CC0 1.0", "authors"),
+        OfficialFile(f"{VQA_RAD_FOLDER}*", "osf.io/89kps, also as .zip", "not stated", "CC0 1.0", "authors"),
+        OfficialFile(_TRAIN, "huggingface.co/datasets/flaviagiammarino/vqa-rad", "34 MB in all", "CC0 1.0", "parquet"),
+        OfficialFile(_TEST, "the same place", "see above", "CC0 1.0", "parquet", needed=False),
     )
     rows = OfficialRows(
         (1797, 1793),
@@ -95,7 +93,7 @@ class VqaRad(_HuggingFaceVqa):
             return
         pictures = official_images(source, VQA_RAD_FOLDER, f"{VQA_RAD_FOLDER}.zip")
         for number, (place, record) in enumerate(json_records(source / VQA_RAD_PUBLIC)):
-            if field(record, "phrase_type", place, str).startswith("test_"):
+            if field(record, "phrase_type", place, str) in VQA_RAD_TEST:
                 yield _OTHER_SPLIT
                 continue
             image = pictures.place(field(record, "image_name", place, str), images, self.name)
@@ -105,10 +103,10 @@ class VqaRad(_HuggingFaceVqa):
         if self.form(source) == "parquet":
             yield from super().asked_in_test(source)
             return
+        pictures = official_images(source, VQA_RAD_FOLDER, f"{VQA_RAD_FOLDER}.zip")
         for place, record in json_records(source / VQA_RAD_PUBLIC):
-            if field(record, "phrase_type", place, str).startswith("test_"):
-                image = field(record, "image_name", place, str)
-                yield Asked(f"{self.name}/{image}", field(record, "question", place, str))
+            if field(record, "phrase_type", place, str) in VQA_RAD_TEST:
+                yield from _asked(pictures, "image_name", record, place)
 
 
 class Slake(Format):
@@ -140,9 +138,9 @@ class Slake(Format):
 
     def asked_in_test(self, source: Path) -> Iterator[Asked]:
         if (source / "test.json").exists():
+            pictures = official_images(source, "imgs", "imgs.zip")
             for place, record in json_records(source / "test.json"):
-                image = field(record, "img_name", place, str)
-                yield Asked(f"{self.name}/{image}", field(record, "question", place, str))
+                yield from _asked(pictures, "img_name", record, place)
 
 
 class PathVqa(_HuggingFaceVqa):
@@ -152,8 +150,8 @@ class PathVqa(_HuggingFaceVqa):
     summary = "questions on pathology images"
     task_group = _TASK_GROUP
     files = (
-        OfficialFile(_TRAIN, "huggingface.co/datasets/flaviagiammarino/path-vqa", "about 0.5 GB", "MIT"),
-        OfficialFile(_TEST, "the same place", "about 0.2 GB", "MIT", needed=False),
+        OfficialFile(_TRAIN, "huggingface.co/datasets/flaviagiammarino/path-vqa", "0.8 GB in all", "MIT"),
+        OfficialFile(_TEST, "the same place", "see above", "MIT", needed=False),
     )
     rows = OfficialRows((19654,), "the card of flaviagiammarino/path-vqa")
 
@@ -177,7 +175,13 @@ class MedMix(Joined):
     parts = (("vqa_rad", VqaRad()), ("slake", Slake()), ("pathvqa", PathVqa()))
 
 
-def _row(row_id: str, image: str | None, record: dict[str, Any], place: str) -> Row | LeftOut:
+def _asked(pictures: OfficialImages, image_key: str, record: Row, place: str) -> Iterator[Asked]:
+    """A record of a test split; nothing where its image is not there."""
+    if (digest := pictures.digest(field(record, image_key, place, str))) is not None:
+        yield Asked(digest, field(record, "question", place, str))
+
+
+def _row(row_id: str, image: str | None, record: Row, place: str) -> Row | LeftOut:
     """One question and its answer; `answer_type` and `qid` are kept where the record has them."""
     question = field(record, "question", place, str)
     answer = field(record, "answer", place, TEXT_OR_NUMBER | None)

@@ -4,9 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from llava_mocle.errors import DataError
 
 # Records read at once: images of a few hundred kB each lie in memory together.
@@ -19,6 +16,10 @@ def parquet_records(paths: Sequence[Path], *columns: str) -> Iterator[tuple[str,
     Raises:
         DataError: a file is no parquet file, is damaged, or lacks a column.
     """
+    # Not above: `llava-mocle data make --help` needs no table library.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     for path in paths:
         number = 0
         try:
