@@ -1,6 +1,6 @@
 """Web CapFilt: BLIP's filtered captions of web images, which people download themselves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,7 @@ from llava_mocle.data.formats.images import FolderImages
 from llava_mocle.data.formats.lavis_text import caption_text
 from llava_mocle.data.formats.parquet import parquet_records
 from llava_mocle.data.formats.templated import Sample, TemplatedFormat
-from llava_mocle.data.official_files import field
-from llava_mocle.data.row_files import stream_rows
+from llava_mocle.data.official_files import field, streamed_records
 from llava_mocle.errors import DataError
 
 _FOLDER, _SHARDS, _LIST = "capfilt", "capfilt/*.parquet", "capfilt/annotation.json"
@@ -62,17 +61,14 @@ class WebCapFilt(TemplatedFormat):
             yield Sample(key, fetched.place(f"{key}.jpg", images, folder), caption)
 
     def _listed(self, source: Path, images: Path) -> Iterator[Sample | LeftOut]:
-        path = source / _LIST
         own = FolderImages(source / _FOLDER)
-        for number, (_, record) in enumerate(stream_rows(path)):
-            place = f"{path}, record {number}"
-            name = _image_name(record, place)
+        for number, (place, record) in enumerate(streamed_records(source / _LIST)):
             caption = caption_text(field(record, "caption", place, str))
-            yield Sample(str(number), own.place(name, images, _FOLDER), caption)
+            yield Sample(str(number), own.place(_image_name(record, place), images, _FOLDER), caption)
 
 
-def _image_name(record: Any, place: str) -> str:
-    if isinstance(record, dict) and "image" not in record and "url" in record:
+def _image_name(record: Mapping[str, Any], place: str) -> str:
+    if "image" not in record and "url" in record:
         raise DataError(
             f"{place}: has a 'url' and no 'image'; fetch the images with img2dataset into {_FOLDER}/, and move this "
             "file elsewhere."
