@@ -197,6 +197,7 @@ def llava_665k(source: Path) -> None:
         llava_row("scan", "ocr_vqa/images/scan.jpg"),
         llava_row("empty", "ocr_vqa/images/empty.jpg"),
         llava_row("gone", "ocr_vqa/images/gone.jpg"),
+        llava_row("elsewhere", "sam/images/1.jpg"),
         llava_row("wgByO4Y_0", None, "text only: ünïcode"),
         llava_row("text", "textvqa/train_images/t.jpg", ""),
         llava_row(7, "vg/VG_100K/7.jpg"),
@@ -215,6 +216,7 @@ def llava_665k(source: Path) -> None:
         write(source / name, picture(shade, "JPEG"))
     write(source / "ocr_vqa/images/book.gif", picture(9, "GIF"))
     write(source / "ocr_vqa/images/scan.png", picture(10))
+    write(source / "ocr_vqa/images/scan.jpg", b"")
     write(source / "ocr_vqa/images/empty.jpg", b"")
 
 

@@ -24,8 +24,8 @@ def test_rows_are_repaired(tmp_path):
         {"from": "human", "value": "Question?"},
         {"from": "gpt", "value": "text only: ünïcode"},
     ]
-    assert left_out == {"its image is not there": 2, "empty answer: conversations[1].value": 1}
-    assert counts.official == 11
+    assert left_out == {"its image is not there": 3, "empty answer: conversations[1].value": 1}
+    assert counts.official == 12
     assert Llava665K.rows.counts == (665298,)
     # Linked, not copied.
     linked = tmp_path / "images/coco/train2017/1.jpg"
