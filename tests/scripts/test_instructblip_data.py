@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from llava_mocle.data.formats.instructblip import INSTRUCTBLIP_SETS
-from tests.data.formats.releases import write_images, write_json
+from tests.data.formats.instruct_rows import write_images
+from tests.data.formats.official_releases import write_json
 from tests.scripts.stubs import ROOT, Stubs
 
 SCRIPT = "data/instructblip.sh"

@@ -13,8 +13,7 @@ from llava_mocle.data.formats.images import FolderImages, inside
 from llava_mocle.data.official_files import ID, field_or, streamed_records
 
 _FILE = "llava_v1_5_mix665k.json"
-# LLaVA's description of its data names these places.
-_LLAVA = 'github.com/haotian-liu/LLaVA, "Visual Instruction Tuning"'
+_OCR_VQA = "the script that github.com/haotian-liu/LLaVA links"
 
 
 class Llava665K(Format):
@@ -27,17 +26,19 @@ class Llava665K(Format):
     summary = "LLaVA-1.5's rows, with repeated ids and missing images repaired"
     task_group = "LLaVA-1.5 mix"
     files = (
-        OfficialFile(_FILE, "huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K", "1.03 GB", "CC BY 4.0"),
-        OfficialFile("coco/train2017", "images.cocodataset.org/zips/train2017.zip", "19 GB", "Flickr's terms of use"),
-        OfficialFile("gqa/images", "downloads.cs.stanford.edu/nlp/data/gqa/images.zip", "22 GB", "see its page"),
-        OfficialFile("ocr_vqa/images", f"{_LLAVA}: a script", "not stated", "see its page"),
         OfficialFile(
-            "textvqa/train_images", "dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip", "7 GB", "CC BY 4.0"
+            _FILE, "huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K", "1.03 GB", "CC BY 4.0 and OpenAI's terms"
         ),
-        OfficialFile("vg/VG_100K", "cs.stanford.edu/people/rak248/VG_100K_2/images.zip", "10 GB", "CC BY 4.0"),
+        OfficialFile("coco/train2017", "images.cocodataset.org/zips/train2017.zip", "18 GB", "Flickr's terms"),
+        OfficialFile("gqa/images", "downloads.cs.stanford.edu/nlp/data/gqa/images.zip", "20.3 GB", "not stated"),
+        OfficialFile("ocr_vqa/images", _OCR_VQA, "not stated", "not stated"),
+        OfficialFile(
+            "textvqa/train_images", "dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip", "6.6 GB", "CC BY 2.0"
+        ),
+        OfficialFile("vg/VG_100K", "cs.stanford.edu/people/rak248/VG_100K_2/images.zip", "9.2 GB", "CC BY 4.0"),
         OfficialFile("vg/VG_100K_2", "cs.stanford.edu/people/rak248/VG_100K_2/images2.zip", "5.5 GB", "CC BY 4.0"),
     )
-    rows = OfficialRows((665298,), "llava_v1_5_mix665k.json as it is published; Liu et al., LLaVA-1.5, 2023: 665K")
+    rows = OfficialRows((665298,), "llava_v1_5_mix665k.json of liuhaotian/LLaVA-Instruct-150K; Liu et al., 2023: 665K")
 
     def make(self, source: Path, images: Path, options: MakeOptions) -> Iterator[Row | LeftOut]:
         path = source / _FILE
@@ -56,7 +57,7 @@ class Llava665K(Format):
 
 
 class _Endings:
-    """The files of folders, found also where only their ending differs. Each folder is listed once."""
+    """The files of folders that are not empty, found also where only their ending differs. Each is listed once."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -68,13 +69,20 @@ class _Endings:
         path = PurePosixPath(inside(name))
         folder = str(path.parent)
         if folder not in self._names:
-            names = sorted(os.listdir(self._root / folder)) if (self._root / folder).is_dir() else []
+            names = self._listed(folder)
             self._names[folder] = set(names)
             self._stems[folder] = {PurePosixPath(file).stem: file for file in reversed(names)}
         if path.name in self._names[folder]:
             return name
         other = self._stems[folder].get(path.stem)
         return str(path.parent / other) if other else None
+
+    def _listed(self, folder: str) -> list[str]:
+        try:
+            with os.scandir(self._root / folder) as entries:
+                return sorted(entry.name for entry in entries if entry.is_file() and entry.stat().st_size)
+        except OSError:  # a folder that is not there, or that no path can name: it has no such image
+            return []
 
 
 def _new_id(row_id: str, seen: set[str], taken: set[str]) -> str:

@@ -7,7 +7,8 @@ import pytest
 from llava_mocle.data.formats.aokvqa import AokVqa, AokVqg
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.tasks.aokvqa import AokVqaChoice
-from tests.data.formats.releases import exchanges, made, write_images, write_json
+from tests.data.formats.instruct_rows import exchanges, made, write_images
+from tests.data.formats.official_releases import write_json
 from tests.evaluation.tasks.official_files import FILES, data_root
 
 FILE = "aokvqa/aokvqa_v1p0_train.json"

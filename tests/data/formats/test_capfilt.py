@@ -7,7 +7,8 @@ import pytest
 from llava_mocle.data.formats.capfilt import WebCapFilt
 from llava_mocle.data.formats.instruction_templates import TEMPLATES
 from llava_mocle.errors import DataError
-from tests.data.formats.releases import exchanges, made, said, write_images, write_json
+from tests.data.formats.instruct_rows import exchanges, made, said, write_images
+from tests.data.formats.official_releases import write_json
 
 
 def shards(tmp_path: Path) -> Path:

@@ -6,7 +6,8 @@ import pytest
 from llava_mocle.data.formats.coco import CocoCaptions
 from llava_mocle.data.formats.instruction_templates import TEMPLATES
 from llava_mocle.errors import DataError
-from tests.data.formats.releases import exchanges, made, write_images, write_json
+from tests.data.formats.instruct_rows import exchanges, made, write_images
+from tests.data.formats.official_releases import write_json
 
 NINE, TEN = "COCO_train2014_000000000009.jpg", "COCO_train2014_000000000010.jpg"
 

@@ -4,7 +4,8 @@ import pytest
 
 from llava_mocle.data.formats.llava_150k import Llava150kFormat, LlavaConversation, LlavaDetail, LlavaReason
 from llava_mocle.errors import DataError
-from tests.data.formats.releases import asked, made, said, write_images, write_json
+from tests.data.formats.instruct_rows import asked, made, said, write_images
+from tests.data.formats.official_releases import write_json
 
 IMAGE = "000000000042.jpg"
 

@@ -8,7 +8,8 @@ from llava_mocle.data.formats.instruction_templates import TEMPLATES, caption_pr
 from llava_mocle.data.formats.ocr_sets import OcrVqa, TextCaps
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.tasks.textvqa import TextVqa, prompt_with_tokens
-from tests.data.formats.releases import asked, exchanges, made, said, write_images, write_json
+from tests.data.formats.instruct_rows import asked, exchanges, made, said, write_images
+from tests.data.formats.official_releases import write_json
 from tests.evaluation.tasks.official_files import FILES, data_root
 
 

@@ -8,7 +8,8 @@ from llava_mocle.data.formats.vqa import CocoVqa, CocoVqg, OkVqa, OkVqg, VqaForm
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.tasks.okvqa import OkVqa as OkVqaTask
 from llava_mocle.evaluation.tasks.vqav2 import VqaV2Val
-from tests.data.formats.releases import asked, exchanges, made, said, write_images, write_json
+from tests.data.formats.instruct_rows import asked, exchanges, made, said, write_images
+from tests.data.formats.official_releases import write_json
 from tests.evaluation.tasks.official_files import FILES, data_root
 
 IMAGE = "COCO_train2014_000000000042.jpg"

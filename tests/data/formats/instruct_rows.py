@@ -1,4 +1,4 @@
-"""Official releases in miniature, and what a format makes of them."""
+"""The rows that InstructBLIP's formats make of releases in miniature, and what they ask and say."""
 
 import json
 from collections import Counter
@@ -10,11 +10,6 @@ from PIL import Image
 from llava_mocle.data.formats.format import Format, MakeOptions
 from llava_mocle.data.formats.make import make_rows
 from llava_mocle.data.row_problems import row_problems
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def write_images(folder: Path, *names: str) -> None:
