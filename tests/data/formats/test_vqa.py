@@ -73,6 +73,16 @@ def test_a_seed_reaches_the_rarer_answer(tmp_path: Path) -> None:
     assert {said(made(CocoVqa(), source, seed=seed)[0][0]) for seed in range(100)} == {"yes", "no"}
 
 
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    source = release(tmp_path, CocoVqa())
+    output = tmp_path / "coco_vqa.jsonl"
+    written = []
+    for seed in (3, 3, 4):
+        made(CocoVqa(), source, variants=2, seed=seed)
+        written.append(output.read_bytes())
+    assert written[0] == written[1] != written[2]
+
+
 def test_wrong_files(tmp_path: Path) -> None:
     source = release(tmp_path, CocoVqa())
     path = source / CocoVqa.annotations
