@@ -22,7 +22,9 @@ _FILE = "aokvqa/aokvqa_v1p0_train.json"
 class _AokVqaFormat(TemplatedFormat):
     data_source = "A-OKVQA"
     files = (
-        OfficialFile(_FILE, "allenai.org/project/a-okvqa, aokvqa_v1p0.tar.gz", "not stated", "Apache 2.0 (its repository)"),
+        OfficialFile(
+            _FILE, "allenai.org/project/a-okvqa, aokvqa_v1p0.tar.gz", "not stated", "Apache 2.0 (its repository)"
+        ),
         TRAIN_2017_FILE,
     )
     rows = OfficialRows((17056,), "training questions (Schwenk et al., A-OKVQA, 2022)")
