@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import shutil
+import uuid
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -90,11 +91,8 @@ class FolderImages(OfficialImages):
             return False
         if target.exists() and (os.path.samefile(file, target) or filecmp.cmp(file, target, shallow=False)):
             return True
-        with written_aside(target) as aside:
-            aside.unlink()
-            try:
-                os.link(file.resolve(), aside)
-            except OSError:
+        if not _linked(file.resolve(), target):
+            with written_aside(target) as aside:
                 shutil.copyfile(file, aside)
         return True
 
@@ -192,6 +190,18 @@ def inside(name: str) -> str:
             "fetched from its official place?"
         )
     return name
+
+
+def _linked(file: Path, target: Path) -> bool:
+    """Make `target` a second name of a file; False where the file system cannot. The file's mode stays as it is."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        os.link(file, aside)
+    except OSError:
+        return False
+    os.replace(aside, target)
+    return True
 
 
 def _crc(path: Path) -> int:

@@ -54,8 +54,10 @@ def test_files_are_linked_and_replaced(tmp_path):
     write(tmp_path / "source/a.png", picture(1))
     write(tmp_path / "source/empty.png", b"")
     write(tmp_path / "images/a.png", b"older")
+    (tmp_path / "source/a.png").chmod(0o640)
     images = tmp_path / "images"
     assert FolderImages(tmp_path / "source").place("a.png", images) == "a.png"
+    assert (tmp_path / "source/a.png").stat().st_mode & 0o777 == 0o640
     assert os.path.samefile(tmp_path / "source/a.png", images / "a.png")
     assert FolderImages(tmp_path / "source").place("empty.png", images) is None
     assert FolderImages(tmp_path / "source").place("x" * 300, images) is None
