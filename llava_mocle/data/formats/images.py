@@ -8,10 +8,11 @@ import hashlib
 import io
 import os
 import shutil
+import uuid
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -90,11 +91,8 @@ class FolderImages(OfficialImages):
             return False
         if target.exists() and (os.path.samefile(file, target) or filecmp.cmp(file, target, shallow=False)):
             return True
-        with written_aside(target) as aside:
-            aside.unlink()
-            try:
-                os.link(file.resolve(), aside)
-            except OSError:
+        if not _linked(file.resolve(), target):
+            with written_aside(target) as aside:
                 shutil.copyfile(file, aside)
         return True
 
@@ -139,19 +137,35 @@ class ZipImages(OfficialImages):
         return True
 
 
+class _FirstOf(OfficialImages):
+    """Images in several places; an image is taken from the first that has it."""
+
+    def __init__(self, places: Sequence[OfficialImages]) -> None:
+        super().__init__()
+        self._places = places
+
+    def _read(self, name: str) -> bytes | None:
+        found = (place._read(name) for place in self._places)
+        return next((data for data in found if data), None)
+
+    def _put(self, name: str, target: Path) -> bool:
+        return any(place._put(name, target) for place in self._places)
+
+
 def official_images(source: Path, *names: str) -> OfficialImages:
-    """The images in the first folder or zip archive of these names that is in `source`.
+    """The images in the folders and zip archives of these names that are in `source`.
+
+    Where there are several, each image is taken from the first that has it: a folder may be what another set has
+    unpacked of the archive so far.
 
     Raises:
-        DataError: none is there, or the archive is damaged.
+        DataError: none is there, or an archive is damaged.
     """
-    for name in names:
-        path = source / name
-        if path.is_dir():
-            return FolderImages(path)
-        if path.is_file():
-            return ZipImages(path)
-    raise DataError(f"{source}: has neither {' nor '.join(names)}; fetch one of them.")
+    paths = [source / name for name in names]
+    places = [FolderImages(path) if path.is_dir() else ZipImages(path) for path in paths if path.exists()]
+    if not places:
+        raise DataError(f"{source}: has neither {' nor '.join(names)}; fetch one of them.")
+    return places[0] if len(places) == 1 else _FirstOf(places)
 
 
 def bytes_name(data: bytes, under: str) -> str | None:
@@ -192,6 +206,18 @@ def inside(name: str) -> str:
             "fetched from its official place?"
         )
     return name
+
+
+def _linked(file: Path, target: Path) -> bool:
+    """Make `target` a second name of a file; False where the file system cannot. The file's mode stays as it is."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        os.link(file, aside)
+    except OSError:
+        return False
+    os.replace(aside, target)
+    return True
 
 
 def _crc(path: Path) -> int:

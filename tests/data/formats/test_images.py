@@ -1,5 +1,6 @@
 """Images come out of folders and archives once, and never out of their folder."""
 
+import hashlib
 import os
 import zipfile
 
@@ -54,8 +55,10 @@ def test_files_are_linked_and_replaced(tmp_path):
     write(tmp_path / "source/a.png", picture(1))
     write(tmp_path / "source/empty.png", b"")
     write(tmp_path / "images/a.png", b"older")
+    (tmp_path / "source/a.png").chmod(0o640)
     images = tmp_path / "images"
     assert FolderImages(tmp_path / "source").place("a.png", images) == "a.png"
+    assert (tmp_path / "source/a.png").stat().st_mode & 0o777 == 0o640
     assert os.path.samefile(tmp_path / "source/a.png", images / "a.png")
     assert FolderImages(tmp_path / "source").place("empty.png", images) is None
     assert FolderImages(tmp_path / "source").place("x" * 300, images) is None
@@ -100,10 +103,17 @@ def test_a_name_made_of_bytes(tmp_path):
     assert (tmp_path / name).stat().st_mtime == 1
 
 
-def test_the_first_that_is_there(tmp_path):
+def test_the_first_place_that_has_an_image(tmp_path):
     with pytest.raises(DataError, match=r"has neither imgs nor imgs\.zip"):
         official_images(tmp_path, "imgs", "imgs.zip")
-    write_zip(tmp_path / "imgs.zip", {"a.png": picture(1)})
-    assert isinstance(official_images(tmp_path, "imgs", "imgs.zip"), ZipImages)
-    write(tmp_path / "imgs/a.png", picture(1))
-    assert isinstance(official_images(tmp_path, "imgs", "imgs.zip"), FolderImages)
+    write_zip(tmp_path / "imgs.zip", {"imgs/a.png": picture(1), "imgs/b.png": picture(2)})
+    # The archive is unpacked where the source itself is; the folder that this makes holds a part of it only.
+    assert official_images(tmp_path, "imgs", "imgs.zip").place("a.png", tmp_path / "imgs") == "a.png"
+    again = official_images(tmp_path, "imgs", "imgs.zip")
+    assert again.place("b.png", tmp_path / "imgs") == "b.png"
+    assert (tmp_path / "imgs/b.png").read_bytes() == picture(2)
+    assert again.place("c.png", tmp_path / "imgs") is None
+    (tmp_path / "imgs/a.png").write_bytes(b"other")
+    assert again.digest("a.png") == hashlib.sha256(b"other").digest()
+    assert official_images(tmp_path, "imgs.zip", "imgs").digest("a.png") == hashlib.sha256(picture(1)).digest()
+    assert again.digest("c.png") is None

@@ -4,21 +4,13 @@ import json
 
 import pytest
 
-from llava_mocle.data.formats.format import Format, Joined, LeftOut, MakeOptions, OfficialFile, OfficialRows
+from llava_mocle.data.formats.format import Format, LeftOut, MakeOptions, OfficialRows
 from llava_mocle.data.formats.make import make_rows
 from llava_mocle.data.formats.registry import FORMATS
 from llava_mocle.data.row_files import stream_rows
 from llava_mocle.data.row_problems import first_problem
 from llava_mocle.errors import DataError
 from tests.data.formats.official_releases import RELEASES
-
-FILES = (
-    OfficialFile("a", "here", "1 MB", "CC0", "one"),
-    OfficialFile("b", "here", "1 MB", "CC0", "one"),
-    OfficialFile("c-*.json", "here", "1 MB", "CC0", "two"),
-    OfficialFile("d", "here", "1 MB", "CC0", "two", needed=False),
-    OfficialFile("e", "here", "1 MB", "CC0"),
-)
 
 
 class Given(Format):
@@ -91,34 +83,6 @@ def test_no_rows_at_all(tmp_path):
     with pytest.raises(DataError, match=r"no row of given can be made of it \(2: x\)"):
         make(Given(LeftOut("x"), LeftOut("x")), tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_the_first_whole_form_is_taken(tmp_path):
-    form = Given()
-    form.files = FILES  # type: ignore[misc]
-    (tmp_path / "e").touch()
-    (tmp_path / "a").touch()
-    with pytest.raises(DataError, match=r"lacks b of given"):
-        form.form(tmp_path)
-    (tmp_path / "c-1.json").touch()
-    assert form.form(tmp_path) == "two"
-    (tmp_path / "b").touch()
-    assert form.form(tmp_path) == "one"
-    (tmp_path / "e").unlink()
-    with pytest.raises(DataError, match=r"lacks e of given"):
-        form.form(tmp_path)
-
-
-def test_the_registry():
-    for name, form in FORMATS.items():
-        assert form.name == name
-        assert form.summary
-        assert form.rows.stated_by, "say who states the number of rows, or why it is not known"
-        assert form.task_group or isinstance(form, Joined)
-        for file in form.files:
-            assert file.place
-            assert file.size
-            assert file.license
 
 
 @pytest.mark.parametrize("name", RELEASES)

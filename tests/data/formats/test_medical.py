@@ -132,24 +132,45 @@ def test_a_number_in_place_of_a_question(tmp_path):
         made(Slake(), tmp_path / "source", tmp_path)
 
 
+def as_prompted(text):
+    """A human turn as a template takes it."""
+    return place_images(marked_prompt(text, 1))
+
+
 @pytest.mark.parametrize(
-    ("form", "task", "release"),
-    [(VqaRad(), medical_qa.VqaRad(), releases.vqa_rad), (Slake(), medical_qa.Slake(), releases.slake)],
+    ("form", "task"),
+    [(VqaRad(), medical_qa.VqaRad()), (Slake(), medical_qa.Slake()), (PathVqa(), medical_qa.PathVqa())],
 )
-def test_no_row_is_asked_by_the_benchmark(tmp_path, form, task, release):
-    """As evaluation reads the same official files: nothing in common. (Each miniature has one such training record.)"""
+def test_no_row_is_asked_by_the_benchmark(tmp_path, form, task):
+    """As evaluation reads the test split: nothing in common, though each miniature has one such training record."""
     source = tmp_path / task.folder
-    release(source)
-    rows, *_ = made(form, source, tmp_path)
-    if (source / "imgs.zip").exists():
+    releases.RELEASES[form.name](source)
+    rows, left_out, _ = made(form, source, tmp_path)
+    assert left_out["the test split asks the same of the same image"] == 1
+    if form.name == "slake":
         releases.write(source / "imgs/xmlab3/source.jpg", releases.picture(3, "JPEG"))
-    asked = set()
-    for item in task.items(tmp_path, "llava"):
-        prompt = place_images(marked_prompt(item.question.prompt, 1))
-        asked.add((item.question.images[0].read_bytes(), " ".join(prompt.casefold().split())))
+    if form.name == "pathvqa":  # evaluation takes LLaVA-Med's rows of the same records
+        turns = [{"from": "human", "value": "Is this seen at autopsy?"}, {"from": "gpt", "value": "yes"}]
+        row = {"id": "1", "image": "1.png", "answer_type": "CLOSED", "conversations": turns}
+        releases.write_json(source / "test.json", [row])
+        releases.write(source / "images/1.png", releases.picture(3))
+
+    def key(image, text):
+        return image.read_bytes(), " ".join(as_prompted(text).casefold().split())
+
+    questions = [item.question for item in task.items(tmp_path, "llava")]
+    asked = {key(question.images[0], question.prompt) for question in questions}
+    given = {key(tmp_path / "images" / row["image"], row["conversations"][0]["value"]) for row in rows}
     assert asked
-    given = set()
-    for row in rows:
-        prompt = place_images(row["conversations"][0]["value"])
-        given.add(((tmp_path / "images" / row["image"]).read_bytes(), " ".join(prompt.casefold().split())))
+    assert given
     assert not asked & given
+
+
+def test_rows_and_benchmark_have_the_same_prompt(tmp_path):
+    """SLAKE's miniature asks the same question in both splits, about different images."""
+    releases.slake(tmp_path / "slake")
+    (tmp_path / "slake/imgs").mkdir()
+    rows, *_ = made(Slake(), tmp_path / "slake", tmp_path)
+    (item,) = medical_qa.Slake().items(tmp_path, "llava")
+    assert as_prompted(item.question.prompt) == as_prompted(rows[1]["conversations"][0]["value"])
+    assert as_prompted(item.question.prompt) == "<image>\nIs the lung healthy?"
