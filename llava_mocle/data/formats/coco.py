@@ -26,8 +26,7 @@ class CocoTrainImages:
     """The images of a training split of COCO: `TRAIN_2014` or `TRAIN_2017`."""
 
     def __init__(self, source: Path, images: Path, split: str) -> None:
-        # The archive comes first: the folder beside it may hold only what another dataset needed of it.
-        self._official = official_images(source, f"{split}.zip", split)
+        self._official = official_images(source, split, f"{split}.zip")
         self._images = images
         self._split = split
         self._prefix = _PREFIX_2014 if split == TRAIN_2014 else ""

@@ -91,7 +91,7 @@ class TextCaps(TemplatedFormat):
         tokens: dict[Any, list[str]] = {}
         for place, record in json_records(ocr, "data"):
             tokens[field(record, "image_id", place, ID)] = field(record, "ocr_tokens", place, list[str])
-        photos = official_images(source, _TEXTCAPS_ZIP, _TEXTCAPS_IMAGES)
+        photos = official_images(source, _TEXTCAPS_IMAGES, _TEXTCAPS_ZIP)
         for place, record in json_records(source / _TEXTCAPS, "data"):
             one_of(record, "set_name", place, "train")
             name = field(record, "image_id", place, ID)
