@@ -1,10 +1,11 @@
-"""Validate rows and images before training: `llava-mocle data check RECIPE`.
-
-Prints a table and the first offenders. Exit code 0: everything can be trained on; 1: problems were found.
+"""Make rows of datasets' official files, and validate rows and images before training.
 
 examples:
   llava-mocle data check scripts/recipes/playground_mocle.yaml
   llava-mocle data check --rows train.json --image-folder images/
+  llava-mocle data make                                          # which datasets there are
+  llava-mocle data make slake                                    # where its files come from
+  llava-mocle data make slake --source downloads/slake --output data/slake.json
 """
 
 import argparse
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from llava_mocle.cli import data_make
 from llava_mocle.io.paths import user_path
 
 if TYPE_CHECKING:
@@ -24,7 +26,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    check = actions.add_parser("check", help="read every row and image of a recipe, or of one file", allow_abbrev=False)
+    check = actions.add_parser(
+        "check",
+        help="read every row and image of a recipe, or of one file",
+        description="Prints a table and the first offenders. Exit code 0: everything can be trained on; 1: problems "
+        "were found.",
+        allow_abbrev=False,
+    )
     check.add_argument(
         "recipe", type=user_path, nargs="?", metavar="RECIPE", help="the recipe whose datasets are checked"
     )
@@ -40,9 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--allow-duplicate-ids", action="store_true", help="an id that occurs twice in a file is no problem"
     )
+    data_make.add_parser(actions)
 
 
 def run(args: argparse.Namespace) -> int:
+    return data_make.make(args) if args.action == "make" else _check(args)
+
+
+def _check(args: argparse.Namespace) -> int:
     from llava_mocle.data.check import check_datasets
     from llava_mocle.io.console import say, table_console
 

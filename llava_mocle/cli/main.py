@@ -19,7 +19,7 @@ from llava_mocle.io.paths import unusable_paths_named
 SUBCOMMANDS = {
     "recipes": ("llava_mocle.cli.recipes", "list the recipes and DeepSpeed configurations that ship, and copy one"),
     "build": ("llava_mocle.cli.build", "join a language model and a vision tower into a LLaVA base folder"),
-    "data": ("llava_mocle.cli.data", "validate rows and images before training"),
+    "data": ("llava_mocle.cli.data", "make rows of official files; validate rows and images before training"),
     "cluster": ("llava_mocle.cli.cluster", "embed instructions, fit k-means, assign every row; inspect a result"),
     "plan": ("llava_mocle.cli.plan", "memory, hours and the command to start with, before any GPU is paid for"),
     "train": ("llava_mocle.cli.train", "train a recipe: stage 1 (projector) or stage 2 (MoCLE or a baseline)"),

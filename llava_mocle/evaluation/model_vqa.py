@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.official_files import field, field_or, json_records, read_text
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question, check_id
 from llava_mocle.evaluation.llava_cli import make_parser, run_program
-from llava_mocle.evaluation.tasks.shared.official_files import field, field_or, json_records, read_text
 from llava_mocle.io.jsonl import parse_jsonl
 from llava_mocle.io.paths import why_missing
 

@@ -16,13 +16,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.official_files import field, number_of, places, read_table
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.file import read_answers
 from llava_mocle.evaluation.answering.question import Question, check_id
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.evaluation.tasks.shared.base64_images import unpack_image
-from llava_mocle.evaluation.tasks.shared.official_files import field, number_of, places, read_table
 from llava_mocle.io.jsonl import write_jsonl
 
 LETTERS = "ABCD"

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.data.conversation import HUMAN, IMAGE_TOKEN, row_images, shown_images, written_turns
+from llava_mocle.data.official_files import json_records
 from llava_mocle.data.row_problems import first_problem
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.llava_cli import add_single_prompt_flag, make_parser, run_program
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.evaluation.tasks.held_out import require_id
-from llava_mocle.evaluation.tasks.shared.official_files import json_records
 
 # Problems of a row that keep it from being trained on, not from being asked.
 _READABLE = ("empty answer", "image count")

@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, a plain line now and then in a log file."""
 
+import math
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -37,7 +38,7 @@ def progress(
     """The progress of one piece of work, on standard error.
 
     Args:
-        total: units of work in all.
+        total: units of work in all; 0 where this is not known.
         unit: what is counted, in the singular.
         initial: units that were done before.
         patience: seconds without a word; what is done by then is not mentioned at all.
@@ -67,7 +68,7 @@ class _Lines:
         self._description, self._unit, self._scale = description, unit, scale
         self._patience = patience
         self._started = self._said = time.monotonic()
-        self._next = initial + _SHARE * total
+        self._next = self._after(initial)
         self._spoke_of = -1.0
 
     def __enter__(self) -> Self:
@@ -91,17 +92,21 @@ class _Lines:
     def _say(self) -> None:
         now = time.monotonic()
         self._said, self._spoke_of = now, self._done
-        self._next = self._done + _SHARE * self._total
-        share = self._done / self._total if self._total else 1.0
+        self._next = self._after(self._done)
         taken, new = now - self._started, self._done - self._initial
-        left = f", about {tqdm.format_interval(taken / new * (self._total - self._done))} left" if new > 0 else ""
-        print(
-            f"{self._description}: {self._number(self._done)} of {self._number(self._total)} {self._unit}"
-            f"{'' if self._total == 1 else 's'} ({share:.0%}) in {tqdm.format_interval(taken)}"
-            f"{left if share < 1 else ''}",
-            file=sys.stderr,
-            flush=True,
-        )
+        so_far, time_taken = self._number(self._done), tqdm.format_interval(taken)
+        if not self._total:
+            said = f"{so_far} {self._unit}{'' if self._done == 1 else 's'} in {time_taken}"
+        else:
+            share = self._done / self._total
+            left = f", about {tqdm.format_interval(taken / new * (self._total - self._done))} left" if new > 0 else ""
+            of_all = f"{so_far} of {self._number(self._total)} {self._unit}{'' if self._total == 1 else 's'}"
+            said = f"{of_all} ({share:.0%}) in {time_taken}{left if share < 1 else ''}"
+        print(f"{self._description}: {said}", file=sys.stderr, flush=True)
+
+    def _after(self, done: float) -> float:
+        """How much has to be done for the next line that no time calls for."""
+        return done + _SHARE * self._total if self._total else math.inf
 
     def _number(self, value: float) -> str:
         return tqdm.format_sizeof(value) if self._scale else f"{value:,.0f}"

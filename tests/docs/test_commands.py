@@ -21,6 +21,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOREIGN_FLAGS = {
     *("--gpu-bind", "--gpus-per-task", "--gres", "--ntasks-per-node", "--nodes", "--gpus-per-node", "--qos", "--mem"),
     *("--ssh_port", "--include", "--nproc_per_node", "--KEY", "--log_samples"),
+    *("--output_format", "--url_col", "--caption_col", "--output_folder"),
 }
 MODEL_VQA_FLAGS = {"--all-rounds", "--model-path", "--image-folder", "--answers-file", "--question-file"}
 
@@ -98,6 +99,8 @@ def test_a_script_exists_and_takes_these_flags(line: str) -> None:
     _, script, *words = words_of(line)
     assert (ROOT / script).is_file()
     known = flags_of("eval") | MODEL_VQA_FLAGS if "eval" in script else recipe_flags()
+    if script.startswith("scripts/data/"):
+        known = flags_of("data")
     assert wrong_flags(words, known) == []
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from llava_mocle.data.official_files import field, json_records
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.task import Item, Metric, Scores, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
-from llava_mocle.evaluation.tasks.shared.official_files import field, json_records
 
 
 class Letters(Task):

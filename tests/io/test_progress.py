@@ -74,3 +74,15 @@ def test_work_that_fails_says_how_far_it_came(clock: Clock, capsys) -> None:
 def test_a_terminal_gets_a_bar(monkeypatch) -> None:
     monkeypatch.setattr(module, "shows_bars", lambda: True)
     assert type(progress(3, "encoding", "text")).__name__ == "tqdm"
+
+
+def test_work_of_unknown_size(clock: Clock, capsys) -> None:
+    with progress(0, "making", "row") as bar:
+        for _ in range(65):
+            clock.now += 1
+            bar.update()
+    assert capsys.readouterr().err.splitlines() == [
+        "making: 30 rows in 00:30",
+        "making: 60 rows in 01:00",
+        "making: 65 rows in 01:05",
+    ]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.official_files import places, read_table, read_text
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import check_id
-from llava_mocle.evaluation.tasks.shared.official_files import places, read_table, read_text
 from llava_mocle.io.jsonl import json_fault, parse_jsonl
 from llava_mocle.io.text import not_unicode, one_line
 

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.official_files import ID, annotated, coco_image, field, json_records, one_of
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.options import letter_or_text, parse_option_letter
 from llava_mocle.evaluation.metrics.vqa import UNPARSED_AS, accuracies, min_over_three
 from llava_mocle.evaluation.prompt_styles import short_question
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, record_item
-from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, coco_image, field, json_records, one_of
 
 FILE = "aokvqa/aokvqa_v1p0_val.json"
 IMAGES = "aokvqa/val2017"

@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.official_files import ID, annotated, field, field_or, one_of, places, read_json
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.cider import cider_d
 from llava_mocle.evaluation.prompt_styles import caption_request
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, field, field_or, one_of, places, read_json
 
 FLICKR_FILE = "flickr30k/dataset_flickr30k.json"
 FLICKR_IMAGES = "flickr30k/flickr30k-images"

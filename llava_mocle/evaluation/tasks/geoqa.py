@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.official_files import ID, field, jsonl_records, one_of
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.geoqa import geoqa_letter
 from llava_mocle.evaluation.task import Item, Source, Task
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, jsonl_records, one_of
 
 ORIGIN = "github.com/pipilurj/G-LLaVA, playground/data"
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from llava_mocle.data.official_files import ID, field, read_json
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.exact import gqa_answer, gqa_match, gqa_match_lavis
 from llava_mocle.evaluation.prompt_styles import short_question
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, read_json
 
 FILE = "gqa/data/testdev_balanced_questions.json"
 IMAGES = "gqa/data/images"

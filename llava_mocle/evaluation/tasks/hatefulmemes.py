@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from llava_mocle.data.official_files import ID, field, jsonl_records, one_of
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.binary import roc_auc
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric, resampled_metric
 from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, jsonl_records, one_of
 
 TEMPLATE = 'This is an image with: "{text}" written on it. Is it hateful?'
 # Yes first, in the spelling that each family was trained on. InstructBLIP ranks more words for each class of a binary

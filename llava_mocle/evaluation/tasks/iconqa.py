@@ -9,9 +9,9 @@ pid_splits.json: {"choose_txt_test": ["95436"], ...}
 from collections.abc import Iterator
 from pathlib import Path
 
+from llava_mocle.data.official_files import one_of
 from llava_mocle.evaluation.task import Item, Source
 from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, record_item, split_problems
-from llava_mocle.evaluation.tasks.shared.official_files import one_of
 
 FOLDER = "iconqa/iconqa_data"
 SPLIT = "choose_txt_test"

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from llava_mocle.data.official_files import ID, field, jsonl_records, read_json
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.file import FIELDS
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.judge_replies import review_scores
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, resampled_metric
 from llava_mocle.evaluation.tasks.shared.judge import JudgedTask
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, jsonl_records, read_json
 
 FOLDER = "llava-bench-in-the-wild"
 ORIGIN = "huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild"

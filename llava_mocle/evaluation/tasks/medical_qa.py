@@ -23,18 +23,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from llava_mocle.data.formats.medical import SLAKE_LANGUAGE, VQA_RAD_FOLDER, VQA_RAD_PUBLIC, VQA_RAD_TEST
+from llava_mocle.data.official_files import ID, TEXT_OR_NUMBER, field, json_records
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.medical import closed_match, legacy_closed_match, open_recall
 from llava_mocle.evaluation.task import Answers, Item, Metric, Scores, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, json_records
 
 # The endings of the names of metrics that count as LLaVA-Med's scorer does, and as it has done since December 2023.
 LEGACY = "_legacy"
 LEGACY_SINCE_2024 = "_legacy_2024"
 # LLaVA-Med's scorer reads both: files with the misspelling exist.
 CONVERSATIONS = ("conversations", "conversatons")
-VQA_RAD_PUBLIC = "VQA_RAD Dataset Public.json"
 
 
 class MedicalRecord(NamedTuple):
@@ -161,9 +161,9 @@ class VqaRad(MedicalQA):
     folder = "vqa_rad"
     official_n = 451
     image_key = "image_name"
-    split_key, splits = "phrase_type", ("test_freeform", "test_para")
+    split_key, splits = "phrase_type", VQA_RAD_TEST
     files = ("test.json", VQA_RAD_PUBLIC)
-    image_folders = ("images", "VQA_RAD Image Folder")
+    image_folders = ("images", VQA_RAD_FOLDER)
     sources = (
         Source(
             "vqa_rad/test.json",
@@ -184,7 +184,7 @@ class Slake(MedicalQA):
     image_folders = ("imgs", "images")
     official_n = 1061
     image_key = "img_name"
-    split_key, splits = "q_lang", ("en",)
+    split_key, splits = "q_lang", (SLAKE_LANGUAGE,)
     sources = (
         Source("slake/test.json", "the authors' file, or LLaVA-Med's rows", "med-vqa.com/slake, Slake1.0.zip"),
         Source("slake/imgs", "images (or a folder `images`)", "med-vqa.com/slake, Slake1.0.zip"),

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.official_files import TEXT_OR_NUMBER, field, read_json, read_text
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.judge_replies import correctness_grade
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, mean_metric
 from llava_mocle.evaluation.tasks.shared.judge import Judge, JudgedTask
-from llava_mocle.evaluation.tasks.shared.official_files import TEXT_OR_NUMBER, field, read_json, read_text
 
 FOLDER = "mm-vet"
 PROMPT_FILE = f"{FOLDER}/judge_prompt.txt"

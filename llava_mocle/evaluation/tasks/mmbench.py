@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from llava_mocle.data.official_files import field, places, read_table, whole_number
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.mmbench import MATCHERS
 from llava_mocle.evaluation.metrics.options import circular_correct
@@ -16,7 +17,6 @@ from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, mean_metric
 from llava_mocle.evaluation.tasks.shared.base64_images import expected_image, unpack_image
 from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
-from llava_mocle.evaluation.tasks.shared.official_files import field, places, read_table, whole_number
 
 LETTERS = "ABCD"
 ROTATION = 1_000_000  # added to the index for each rotation

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.official_files import read_text
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.binary import yes_no_mme
 from llava_mocle.evaluation.metrics.mme import COGNITION, PERCEPTION, Record, mme_interval, mme_score
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
-from llava_mocle.evaluation.tasks.shared.official_files import read_text
 
 FOLDER = "MME/MME_Benchmark_release_version"
 REQUEST = "Please answer yes or no."

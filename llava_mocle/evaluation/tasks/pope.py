@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from llava_mocle.data.official_files import field, jsonl_records, one_of, whole_number
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.binary import f1, yes_no_pope
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, Task, mean_metric, resampled_metric
-from llava_mocle.evaluation.tasks.shared.official_files import field, jsonl_records, one_of, whole_number
 
 SPLITS = ("adversarial", "popular", "random")
 # The files count from 1 in each split; in LLaVA's llava_pope_test.jsonl this is added, so that every id stands once.

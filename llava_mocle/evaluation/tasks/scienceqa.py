@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.data.conversation import IMAGE_TOKEN
+from llava_mocle.data.official_files import field
 from llava_mocle.evaluation.metrics.options import scienceqa_letter
 from llava_mocle.evaluation.task import Item, Metric, Source, mean_metric
 from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, record_item, split_problems
-from llava_mocle.evaluation.tasks.shared.official_files import field
 
 ORIGIN = "github.com/lupantech/ScienceQA, data/scienceqa"
 

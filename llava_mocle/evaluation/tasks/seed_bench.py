@@ -11,11 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from llava_mocle.errors import DataError
-from llava_mocle.evaluation.metrics.options import bare_letter
-from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, accuracy_by, mean_metric
-from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
-from llava_mocle.evaluation.tasks.shared.official_files import (
+from llava_mocle.data.official_files import (
     ID,
     TEXT_OR_NUMBER,
     field,
@@ -24,6 +20,10 @@ from llava_mocle.evaluation.tasks.shared.official_files import (
     places,
     read_json,
 )
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.metrics.options import bare_letter
+from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, accuracy_by, mean_metric
+from llava_mocle.evaluation.tasks.shared.multiple_choice import ChoiceTask, choice_item
 
 FOLDER = "seed_bench"
 FILE = f"{FOLDER}/SEED-Bench.json"

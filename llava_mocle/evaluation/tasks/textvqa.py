@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.official_files import ID, annotated, field, json_records, one_of
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.textvqa import textvqa_accuracy
 from llava_mocle.evaluation.metrics.vqa import UNPARSED_AS
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER, short_question
 from llava_mocle.evaluation.task import Item, Metric, Source, Task
-from llava_mocle.evaluation.tasks.shared.official_files import ID, annotated, field, json_records, one_of
 
 FILE = "textvqa/TextVQA_0.5.1_val.json"
 OCR = "textvqa/TextVQA_Rosetta_OCR_v0.2_val.json"

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from llava_mocle.data.official_files import ID, field, json_records, places, read_table, read_text
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.exact import vqa_match
@@ -24,7 +25,6 @@ from llava_mocle.evaluation.metrics.vqa import half_accuracy, normalize_vqa
 from llava_mocle.evaluation.prompt_styles import short_question
 from llava_mocle.evaluation.task import Item, Source, Task
 from llava_mocle.evaluation.tasks.shared.frames import FRAMES, expected_frames, video_frames
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, json_records, places, read_table, read_text
 
 MSVD_FILE = "msvd_qa/test_qa.json"
 MSVD_MAPPING = "msvd_qa/youtube_mapping.txt"

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.official_files import ID, coco_image, field, places, read_json
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.ranking import reciprocal_rank
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
 from llava_mocle.evaluation.task import Item, Metric, Source, Task, mean_metric
 from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
-from llava_mocle.evaluation.tasks.shared.official_files import ID, coco_image, field, places, read_json
 
 FILE = "visdial/visdial_1.0_val.json"
 IMAGES = "visdial/VisualDialog_val2018"

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.official_files import field, json_records
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai, textvqa_accuracy
 from llava_mocle.evaluation.metrics.vqa import UNPARSED_AS, accuracies, min_over_three, vizwiz_api_accuracy
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER, short_question
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, Task, accuracy_by, mean_metric
-from llava_mocle.evaluation.tasks.shared.official_files import field, json_records
 from llava_mocle.evaluation.tasks.shared.vqa_format import given_answers, given_texts
 
 SPLITS = ("train", "val", "test")

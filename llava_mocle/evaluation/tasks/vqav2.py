@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.official_files import ID, field, json_records
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
 from llava_mocle.evaluation.metrics.vqa import UNPARSED_AS
 from llava_mocle.evaluation.task import Answers, Files, Item, Metric, Source, Task
-from llava_mocle.evaluation.tasks.shared.official_files import ID, field, json_records
 from llava_mocle.evaluation.tasks.shared.vqa_format import VQA_METRIC, VQA_SCORER, vqa_items, vqa_metrics
 
 TEST_DEV = "vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json"

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.data.official_files import field, jsonl_records, one_of
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.binary import yes_probability
 from llava_mocle.evaluation.prompt_styles import SHORT_ANSWER
 from llava_mocle.evaluation.task import Item, Source, Task
 from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
-from llava_mocle.evaluation.tasks.shared.official_files import field, jsonl_records, one_of
 
 TEMPLATE = 'Based on the image, is this statement true or false? "{caption}"'
 # True words first. LLaVA-1.5 was trained on capitalised short answers, InstructBLIP on lower case.

@@ -2,8 +2,9 @@
 
 import pytest
 
+from llava_mocle.data.formats.medical import VQA_RAD_PUBLIC
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.medical_qa import VQA_RAD_PUBLIC, PathVqa, Slake, VqaRad
+from llava_mocle.evaluation.tasks.medical_qa import PathVqa, Slake, VqaRad
 from tests.evaluation.tasks.official_files import answers_to, data_root, edited, ready_items
 
 ROWS = ["vqa_rad/images/synpic1.jpg", "vqa_rad/images/synpic2.jpg"]

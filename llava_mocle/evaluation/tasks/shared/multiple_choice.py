@@ -8,13 +8,13 @@ from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
 from typing import Any, ClassVar
 
+from llava_mocle.data.official_files import ID, TEXT_OR_NUMBER, field, read_json
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.evaluation.metrics.options import letter_or_text, option_text, parse_option_letter
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER, check_style
 from llava_mocle.evaluation.task import Item, Task
 from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_scores
-from llava_mocle.evaluation.tasks.shared.official_files import ID, TEXT_OR_NUMBER, field, read_json
 
 
 def choice_question(question: str, options: Sequence[str], prompts: str) -> str:

@@ -9,13 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.question import Question
-from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
-from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, vqa_accuracy
-from llava_mocle.evaluation.prompt_styles import short_question
-from llava_mocle.evaluation.task import Item, Metric, accuracy_by, mean_metric
-from llava_mocle.evaluation.tasks.shared.official_files import (
+from llava_mocle.data.official_files import (
     ID,
     annotated,
     coco_image,
@@ -25,6 +19,12 @@ from llava_mocle.evaluation.tasks.shared.official_files import (
     places,
     read_json,
 )
+from llava_mocle.errors import DataError
+from llava_mocle.evaluation.answering.question import Question
+from llava_mocle.evaluation.metrics.textvqa import normalize_evalai
+from llava_mocle.evaluation.metrics.vqa import accuracies, min_over_three, vqa_accuracy
+from llava_mocle.evaluation.prompt_styles import short_question
+from llava_mocle.evaluation.task import Item, Metric, accuracy_by, mean_metric
 
 VQA_SCORER = "vqaEval.py"  # `Task.scorers` of the tasks with `vqa_metrics`
 VQA_METRIC = "mean over leave-one-out sets of min(n / 3, 1), as VQA's own vqaEval.py compares texts"

@@ -1,4 +1,4 @@
-"""Reading the benchmarks' official files, with errors that name file, record and field."""
+"""Reading the official files of datasets and benchmarks, with errors that name file, record and field."""
 
 import csv
 import io
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
+from llava_mocle.data.row_files import stream_rows
 from llava_mocle.errors import DataError
 from llava_mocle.io.jsonl import json_fault, parse_jsonl
 
@@ -38,7 +39,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; `llava-mocle eval prepare` says where benchmarks come from.") from error
+        raise DataError(
+            f"{path}: no such file; docs/data.md and `llava-mocle eval prepare` say where it comes from."
+        ) from error
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror}); expected a file.") from error
     except UnicodeDecodeError as error:
@@ -66,6 +69,19 @@ def json_records(path: Path, key: str | None = None) -> Iterator[tuple[str, Any]
 def jsonl_records(path: Path) -> Iterator[tuple[str, Any]]:
     """The `places` of a file with one JSON object a line; blank lines are skipped."""
     return places(path, [record for _, record in parse_jsonl(read_text(path), path, "fetch the file again.")])
+
+
+def streamed_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """The `places` of a JSON file's list, read piece by piece: for files of hundreds of megabytes.
+
+    Raises:
+        DataError: missing, not UTF-8, not JSON, no list, an empty one, or a record that is no object.
+    """
+    for number, (_, record) in enumerate(stream_rows(path)):
+        place = f"{path}, record {number}"
+        if not isinstance(record, dict):
+            raise DataError(f"{place}: found {record!r:.60}, expected an object.")
+        yield place, record
 
 
 def read_table(path: Path, delimiter: str = "\t") -> list[dict[str, str]]:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_mocle.errors import DataError
-from llava_mocle.evaluation.tasks.shared.official_files import (
+from llava_mocle.data.official_files import (
     ID,
     annotated,
     coco_image,
@@ -19,8 +18,10 @@ from llava_mocle.evaluation.tasks.shared.official_files import (
     read_json,
     read_table,
     read_text,
+    streamed_records,
     whole_number,
 )
+from llava_mocle.errors import DataError
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
@@ -166,3 +167,12 @@ def test_numbers_are_those_that_fit_into_64_bits():
         whole_number({"index": "9" * 5000}, "index", "place")
     with pytest.raises(DataError, match="image_id is '999"):
         coco_image(Path("images"), "", {"image_id": "9" * 5000}, "place")
+
+
+def test_records_that_are_read_piece_by_piece(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text('[{"a": 1}, {"a": 2}]')
+    assert list(streamed_records(path)) == list(json_records(path))
+    path.write_text('[{"a": 1}, 3]')
+    with pytest.raises(DataError, match=r"file\.json, record 1: found 3, expected an object"):
+        list(streamed_records(path))
