@@ -24,9 +24,10 @@ def requests(images) -> list[Request]:
 
 def logits_of(predictor, request: Request):
     """The next token's logits, from one full forward of this request alone."""
-    prompt = predictor._tokenize(request)
+    sample = predictor._sample(request)
+    prompt = sample.pop("input_ids")
     clusters, _ = predictor._prompt_router.route([request])
-    inputs = predictor._pixels([request]) | predictor._routing_inputs([request], clusters)
+    inputs = sample | predictor._routing_inputs([request], clusters)
 
     def next_logits(new: list[int]) -> torch.Tensor:
         ids = torch.cat([prompt, torch.tensor(new, dtype=torch.long)])[None]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from llava_mocle.data.dataset import LlavaDataset
+from llava_mocle.data.row_dataset import RowDataset
 from llava_mocle.errors import ConfigError, DataError
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.training.run import train
@@ -24,13 +24,13 @@ def weighted(mix: list[dict], *weights: float | str) -> list[dict]:
 def met(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """(dataset, row) of every sample that is loaded, in order."""
     seen: list[tuple[int, int]] = []
-    load = LlavaDataset._load
+    load = RowDataset._load
 
-    def noted(self: LlavaDataset, dataset: int, row_index: int):
+    def noted(self: RowDataset, dataset: int, row_index: int):
         seen.append((dataset, row_index))
         return load(self, dataset, row_index)
 
-    monkeypatch.setattr(LlavaDataset, "_load", noted)
+    monkeypatch.setattr(RowDataset, "_load", noted)
     return seen
 
 
