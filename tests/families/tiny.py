@@ -212,7 +212,8 @@ def _qwen25_config(ids: Callable[[str], int], vocab: int) -> Any:
 
 def _qwen3_config(ids: Callable[[str], int], vocab: int) -> Any:
     return transformers.Qwen3VLConfig(
-        text_config=TEXT | {"vocab_size": vocab, "rope_parameters": _MROPE},
+        # A layer more than features from inside the tower: those added behind the last layer would change nothing.
+        text_config=TEXT | {"vocab_size": vocab, "rope_parameters": _MROPE, "num_hidden_layers": 3},
         vision_config={
             "depth": 3,
             "hidden_size": 32,
