@@ -25,7 +25,8 @@ class Collator:
     Returns a dict of
         input_ids (B, T) long, attention_mask (B, T) long, labels (B, T) long, absent when the samples have none,
         pixel_values (sum of the samples' images, 3, H, W), absent when no sample has an image,
-        any other tensor of a sample in the same way: those of all samples behind each other,
+        any other tensor of a sample in the same way: those of all samples behind each other, padded with zeros where
+        their other dimensions differ (images of several sizes, or of several numbers of tiles),
         cluster_ids (B,) long, absent when the samples have none, dataset_ids (B,) long.
 
     Raises:
@@ -68,7 +69,7 @@ class Collator:
                 batch[key] = self._pad([sample[key] for sample in samples], value)
         for key in dict.fromkeys(key for sample in samples for key in sample):
             if key not in batch and key not in _IDS:
-                batch[key] = torch.cat([sample[key] for sample in samples if key in sample])
+                batch[key] = _stacked([sample[key] for sample in samples if key in sample])
         for key in _IDS:
             if key in samples[0]:
                 batch[f"{key}s"] = torch.tensor([sample[key] for sample in samples], dtype=torch.long)
@@ -77,3 +78,16 @@ class Collator:
     def _pad(self, rows: Sequence[torch.Tensor], value: int) -> torch.Tensor:
         side = "left" if self.left else "right"
         return pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side=side)
+
+
+def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors (n, ...) behind each other, each with zeros up to the largest of every other dimension."""
+    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    if all(list(tensor.shape[1:]) == shape for tensor in tensors):
+        return torch.cat(list(tensors))
+    padded = []
+    for tensor in tensors:
+        whole = tensor.new_zeros(len(tensor), *shape)
+        whole[(slice(None), *map(slice, tensor.shape[1:]))] = tensor
+        padded.append(whole)
+    return torch.cat(padded)

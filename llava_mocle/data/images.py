@@ -57,6 +57,12 @@ def check_header(content: bytes, name: str) -> None:
         check_sides(image.size, name)
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of a picture in pixels, from its header; raises what `load_image` raises of a header."""
+    with _opened(path) as image:
+        return image.size
+
+
 def probe_image(path: str | Path) -> tuple[int, int]:
     """Read a picture to its end without keeping it; raises what `load_image` raises.
 

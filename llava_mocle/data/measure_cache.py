@@ -24,11 +24,11 @@ _VERSION = 1
 WORTH_KEEPING = 1.0
 
 
-def settings_key(template: Template, tokenizer: Any, *limits: int | None) -> str | None:
+def settings_key(template: Template, tokenizer: Any, *limits: int | str | None) -> str | None:
     """A key of everything that decides a row's length besides the row itself; None if that is not known.
 
     Args:
-        limits: the image token's id, the tokens that an image takes, the longest sample.
+        limits: what else decides it: the longest sample, how an image becomes tokens.
     """
     core = getattr(tokenizer, "backend_tokenizer", None)
     style = template.identity()

@@ -66,6 +66,8 @@ class Family(ABC):
     # The prompt template and the preparation of images that hold where nothing says otherwise. None: no such default.
     usual_template: ClassVar[str | None] = None
     usual_aspect_ratio: ClassVar[str] = "square"
+    # The longest sample in tokens where nothing says otherwise.
+    usual_length: ClassVar[int] = 2048
 
     def __init__(self, config: Any, tokenizer: Any, image_processor: Any) -> None:
         self.config = config
@@ -73,6 +75,11 @@ class Family(ABC):
         self.image_processor = image_processor
 
     # ------ what the configuration alone says
+
+    @classmethod
+    def name_of(cls, config: Any) -> str:
+        """The name of such a model for people, where a family holds several kinds."""
+        return cls.name
 
     @classmethod
     @abstractmethod

@@ -6,8 +6,9 @@ from llava_mocle.errors import CheckpointError
 from llava_mocle.families.family import Family
 from llava_mocle.families.llava import LlavaFamily
 from llava_mocle.families.model_types import MODEL_TYPES, known_types
+from llava_mocle.families.processor import ProcessorFamily
 
-FAMILIES: dict[str, type[Family]] = {"llava": LlavaFamily}
+FAMILIES: dict[str, type[Family]] = {"llava": LlavaFamily, "processor": ProcessorFamily}
 
 
 def family_of(config: Any) -> type[Family]:

@@ -28,6 +28,8 @@ class BaseFacts:
         model_max_length: in tokens.
         family: what kind of model it is: its name for people.
         parts: what it is made of.
+        usual_length: the longest sample in tokens where a recipe says nothing.
+        has_stage_1: whether its projector can be trained alone, and a language model joined to a tower becomes one.
     """
 
     template: str | None
@@ -35,6 +37,8 @@ class BaseFacts:
     model_max_length: int
     family: str
     parts: Parts
+    usual_length: int = LlavaFamily.usual_length
+    has_stage_1: bool = True
 
 
 def base_facts(folder: Path, download: bool = True) -> BaseFacts:
@@ -60,7 +64,15 @@ def base_facts(folder: Path, download: bool = True) -> BaseFacts:
             raise
         template = None
     aspect = getattr(text_config, "image_aspect_ratio", family.usual_aspect_ratio)
-    return BaseFacts(template, aspect, max_length(tokenizer, text_config), family.name, family.parts(config))
+    return BaseFacts(
+        template,
+        aspect,
+        max_length(tokenizer, text_config),
+        family.name_of(config),
+        family.parts(config),
+        family.usual_length,
+        family.has_stage_1,
+    )
 
 
 def _with_recipe(under: BaseFacts, recipe: dict[str, Any]) -> BaseFacts:

@@ -102,8 +102,8 @@ class DataArguments:
     )
     model_max_length: int | None = same(
         None,
-        "Longest sample in tokens; a row whose image would be cut is dropped. None: 2048, or what the base takes if "
-        "that is less.",
+        "Longest sample in tokens; a row whose image would be cut is dropped. None: 2048 (8192 for a base whose images "
+        "take as many tokens as their size asks for), or what the base takes if that is less.",
         numbers=FROM_1,
     )
     corrupt_images: str = free(

@@ -44,15 +44,17 @@ def settle(recipe: Recipe, checkpoint: Path | None = None, download: bool = True
 
     Raises:
         CheckpointError: the base is not here, or damaged.
-        ConfigError: nothing says the template, or the base has one that is not here.
+        ConfigError: nothing says the template, or the base has one that is not here; or the base has no projector that
+            could be trained alone, or a tower of its own where the recipe gives another.
     """
     base = base_of(recipe, download)
     facts = base_facts(base, download)
+    _refuse_stage_1(recipe, facts, base)
     settled = Settled(recipe)
     kept = read_recipe(checkpoint) if checkpoint else {}
     projector = projector_facts(recipe, download) if recipe.model.vision_tower else {}
     found = {"image_aspect_ratio": facts.image_aspect_ratio} | projector
-    usual = min(USUAL_LENGTH, facts.model_max_length)
+    usual = min(facts.usual_length, facts.model_max_length)
     length = int(recipe.data.model_max_length or kept.get("model_max_length") or usual)
     data = replace(
         recipe.data,
@@ -71,6 +73,22 @@ def settle(recipe: Recipe, checkpoint: Path | None = None, download: bool = True
     adapter = replace(recipe.adapter, lora_target_modules=_targets(settled, facts, kept))
     settled.recipe = replace(recipe, data=data, model=model, adapter=adapter)
     return settled
+
+
+def _refuse_stage_1(recipe: Recipe, facts: BaseFacts, base: Path) -> None:
+    if facts.has_stage_1:
+        return
+    if recipe.stage.stage == "pretrain":
+        raise ConfigError(
+            f"stage is 'pretrain', which trains the projector of a LLaVA alone, but {base} is a {facts.family}, whose "
+            "connector is trained already; set stage to finetune"
+        )
+    for key in ("vision_tower", "pretrain_mm_mlp_adapter"):
+        if getattr(recipe.model, key):
+            raise ConfigError(
+                f"{key} is set, but {base} is a {facts.family}, which has its own vision tower and connector; leave "
+                f"{key} out"
+            )
 
 
 def base_of(recipe: Recipe, download: bool = True) -> Path:

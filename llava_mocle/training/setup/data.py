@@ -11,7 +11,6 @@ from llava_mocle.clustering import ClusterModel
 from llava_mocle.data.mixture import Mixture
 from llava_mocle.data.row_dataset import RowDataset
 from llava_mocle.model.load import LoadedModel
-from llava_mocle.recipe.keys import USUAL_LENGTH
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.training.checkpoints.data_identity import check_data_identity, data_identity
 from llava_mocle.training.setup.clusters import held_out_ids, load_clusters, needs_clusters, training_ids
@@ -77,6 +76,6 @@ def _dataset(
     encoder = loaded.family.encoder(
         data.version or loaded.template,
         aspect_ratio=data.image_aspect_ratio or loaded.image_aspect_ratio,
-        max_length=data.model_max_length or min(USUAL_LENGTH, loaded.model_max_length),
+        max_length=data.model_max_length or min(loaded.family.usual_length, loaded.model_max_length),
     )
     return RowDataset(mixture, encoder, cluster_ids, corrupt_images=data.corrupt_images)

@@ -1,0 +1,160 @@
+"""Models that have a processor in transformers: LLaVA-NeXT, Qwen-VL, InternVL and more, by a table of facts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from llava_mocle.data.conversation import Template
+from llava_mocle.errors import CheckpointError, ConfigError
+from llava_mocle.families.family import Family, Prefix, TypicalImage
+from llava_mocle.families.parts import Parts
+from llava_mocle.families.processor_encoder import ProcessorEncoder
+from llava_mocle.families.processor_template import processor_template
+from llava_mocle.families.processor_types import MODEL_KINDS, ModelKind
+from llava_mocle.families.processors import open_processor
+
+# The processor enlarges it to the smallest image that it makes.
+_BLANK = (32, 32)
+
+
+class ProcessorFamily(Family):
+    """Any of `MODEL_KINDS`. Its samples are what its processor makes of them."""
+
+    name = "a model with a processor"
+    derived_weights = (".rotary_emb.inv_freq", ".embeddings.position_ids")
+    usual_template = "chat"
+    usual_length = 8192
+
+    def __init__(self, config: Any, processor: Any) -> None:
+        super().__init__(config, processor.tokenizer, processor.image_processor)
+        self.processor = processor
+        self.kind = kind_of(config)
+
+    @classmethod
+    def name_of(cls, config: Any) -> str:
+        return kind_of(config).name
+
+    @classmethod
+    def model_class(cls, config: Any) -> Any:
+        return getattr(transformers, kind_of(config).model_class)
+
+    @classmethod
+    def parts(cls, config: Any) -> Parts:
+        return kind_of(config).parts_of(config)
+
+    @classmethod
+    def typical_image(cls, config: Any) -> TypicalImage:
+        raise ConfigError(
+            f"{kind_of(config).name} cannot be planned yet: what its vision tower computes depends on the size of each "
+            "image. Start a run of a few steps instead and read its log."
+        )
+
+    @classmethod
+    def open(cls, config: Any, folder: Path, tokenizer: Any, image_processor: Any) -> ProcessorFamily:
+        kind = kind_of(config)
+        processor = open_processor(kind.processor_class, folder, kind.defaults(config), tokenizer, image_processor)
+        found = processor.image_token_ids[0]
+        if found != config.image_token_id:
+            raise CheckpointError(
+                f"{folder}: the processor's image token has the id {found}, but the model's image_token_id is "
+                f"{config.image_token_id}; tokenizer or processor are of another model."
+            )
+        return cls(config, processor)
+
+    def save(self, folder: Path) -> None:
+        self.processor.save_pretrained(folder)
+
+    def template(self, name: str, system: str | None = None) -> Template:
+        return processor_template(self.processor, name, system, chats=self.kind.chats, model=self.kind.name)
+
+    def encoder(
+        self, template: Template | str, *, aspect_ratio: str | None = None, max_length: int | None = None
+    ) -> ProcessorEncoder:
+        return ProcessorEncoder(
+            self.processor,
+            self.kind,
+            self.template(template) if isinstance(template, str) else template,
+            max_length=max_length,
+            aspect_ratio=aspect_ratio or self.usual_aspect_ratio,
+        )
+
+    @cached_property
+    def _blank(self) -> dict[str, Tensor]:
+        """The tensors of a small black image."""
+        encoder = self.encoder("chat")
+        return encoder.images([Image.new("RGB", _BLANK)])
+
+    def run_connector_in_every_step(self, model: Any) -> RemovableHandle | None:
+        """The blank image runs where an image would, before the language model, and is added to what it reads.
+
+        The model still gets the ids: some compute positions from them.
+        """
+        if not self.kind.takes_text_only:
+            return None
+        inner = model.model
+        taken = inspect.signature(inner.get_image_features).parameters
+        waiting: list[Tensor] = []
+
+        # On the inner model: its hook runs inside the autocast that accelerate puts around the outer forward.
+        def run_blank(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            waiting.clear()
+            if kwargs.get("pixel_values") is not None or kwargs.get("past_key_values") is not None:
+                return
+            weight = module.get_input_embeddings().weight
+            blank = {
+                name: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
+                for name, value in self._blank.items()
+                if name in taken
+            }
+            features = module.get_image_features(**blank)
+            made = [*features.pooler_output]
+            for layer in getattr(features, "deepstack_features", None) or ():
+                made += layer
+            waiting.append(torch.cat([one.flatten(0, -2) for one in made]).float().mean())
+
+        def add_blank(module: Any, args: tuple, output: Tensor) -> Tensor | None:
+            return output + 0.0 * waiting.pop().to(output.dtype) if waiting else None
+
+        return _Both(
+            inner.register_forward_pre_hook(run_blank, with_kwargs=True),
+            inner.get_input_embeddings().register_forward_hook(add_blank),
+        )
+
+    def prefix(
+        self, model: Any, input_ids: Tensor, inputs: Mapping[str, Tensor], routing: Mapping[str, Tensor]
+    ) -> Prefix:
+        for module in model.modules():
+            # Qwen's models keep how far an image has moved the positions. It is of the last image that they saw.
+            if getattr(module, "rope_deltas", None) is not None:
+                module.rope_deltas = None
+        cut = {
+            name: value[:, : len(input_ids)] if name == self.kind.token_types else value
+            for name, value in inputs.items()
+        }
+        return super().prefix(model, input_ids, cut, routing)
+
+
+class _Both(RemovableHandle):
+    """Two hooks that are taken off together."""
+
+    def __init__(self, first: RemovableHandle, second: RemovableHandle) -> None:
+        self.handles = (first, second)
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def kind_of(config: Any) -> ModelKind:
+    """What is known of a model of this configuration."""
+    return MODEL_KINDS[config.model_type]
