@@ -73,6 +73,8 @@ def make(args: argparse.Namespace) -> int:
     if args.variants > 1 and not form.uses_variants:
         raise ConfigError(f"--variants {args.variants}: {form.name} draws no templates; leave it out")
     output = Path(args.output)
+    if output.is_dir():
+        raise ConfigError(f"--output {output}: is a folder, expected a file; name one in it, such as {form.name}.json")
     if any(output.resolve() == path.resolve() for file in form.files for path in file.paths(source)):
         raise ConfigError(f"--output {output}: is one of the official files, which are kept; choose another")
     images = Path(args.images) if args.images else output.parent / "images"

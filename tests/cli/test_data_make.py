@@ -84,6 +84,7 @@ def test_rows_are_written_and_counted(source, tmp_path, capsys, monkeypatch):
         (["--output", "x.json", "--variants", "2"], "slake draws no templates"),
         (["--output", "x.json", "--variants", "0"], "--variants is 0, expected at least 1"),
         (["--output", "SOURCE/train.json"], "is one of the official files"),
+        (["--output", "SOURCE"], "is a folder, expected a file"),
     ],
 )
 def test_what_it_refuses(source, capsys, words, message):

@@ -94,7 +94,7 @@ def _counted(form: Format, source: Path, images: Path, options: MakeOptions, cou
 def _why_left_out(row: Row, index: int, in_test: "_TestSplit") -> LeftOut | None:
     problem = first_problem(row, index)
     if problem is not None:
-        return LeftOut(f"{problem.kind}: {problem.field}")
+        return LeftOut(problem.kind)
     return IN_TEST if in_test.asks(row) else None
 
 
@@ -109,6 +109,8 @@ class _TestSplit:
 
     def asks(self, row: Row) -> bool:
         """Whether it asks a question of this row about an image of this row."""
+        if not self._by_question:
+            return False
         texts = [row["question"]] if isinstance(row.get("question"), str) else []
         texts = texts or [turn.text.replace(IMAGE_TOKEN, "") for turn in written_turns(row)[::2]]
         shown = [self._by_question[text] for text in map(plain, texts) if text in self._by_question]
