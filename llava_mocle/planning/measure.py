@@ -33,7 +33,7 @@ def measure_shape(model: nn.Module) -> ModelShape:
             raise ConfigError(
                 f"the model's text_config has no whole number {key!r}; only Llama-like models are planned"
             )
-    sites, linear = _layers(llava, text.num_hidden_layers)
+    sites, linear, rows = _layers(llava, text.num_hidden_layers)
     projector = _trained_projector(llava)
     projector_linears = [module for module in projector.modules() if isinstance(module, nn.Linear)]
     return ModelShape(
@@ -45,6 +45,7 @@ def measure_shape(model: nn.Module) -> ModelShape:
         vocab=text.vocab_size,
         layer_sites=sites,
         layer_linear=linear,
+        layer_rows=rows,
         experts=_experts(model),
         projector_in=projector_linears[0].in_features,
         projector_linear=sum(module.weight.numel() for module in projector_linears),
@@ -54,9 +55,10 @@ def measure_shape(model: nn.Module) -> ModelShape:
     )
 
 
-def _layers(llava: nn.Module, layers: int) -> tuple[tuple[tuple[Site, ...], ...], int]:
+def _layers(llava: nn.Module, layers: int) -> tuple[tuple[tuple[Site, ...], ...], int, int]:
+    """The sites of each layer, and of all frozen linears in the layers the parameters and the output features."""
     sites: list[list[Site]] = [[] for _ in range(layers)]
-    linear = 0
+    linear = rows = 0
     for name, module in llava.named_modules():
         match = _LAYER.search(name)
         if not match:
@@ -66,7 +68,8 @@ def _layers(llava: nn.Module, layers: int) -> tuple[tuple[tuple[Site, ...], ...]
             sites[int(match[1])].append(site)
         elif isinstance(module, nn.Linear):
             linear += module.weight.numel()
-    return tuple(map(tuple, sites)), linear
+            rows += module.out_features
+    return tuple(map(tuple, sites)), linear, rows
 
 
 def _experts(model: nn.Module) -> Experts | None:
