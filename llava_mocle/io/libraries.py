@@ -10,8 +10,6 @@ from llava_mocle.io.progress import shows_bars
 def quiet_libraries() -> None:
     """Have libraries say only what concerns the user; call it when a command starts, before they are imported."""
     quiet_deepspeed()
-    # It says in every 8-bit product that the input is rounded to float16 first.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if shows_bars():
         return
     # A log file shall hold no bars: transformers and the hub read this when they are imported.
@@ -32,6 +30,11 @@ def quiet_deepspeed(quiet: bool = True) -> None:
         logger.addFilter(_is_error)
     else:
         logger.removeFilter(_is_error)
+
+
+def quiet_bitsandbytes() -> None:
+    """Keep back what it says in every 8-bit product: that the input is rounded to float16 first."""
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def _is_error(record: logging.LogRecord) -> bool:

@@ -176,8 +176,7 @@ def _load_whole(folder: Path, kind: Kind, base: Any, template: str | None, optio
     else:
         model = _load_base(folder, options)
         tokenizer, image_processor = load_tokenizer(folder), load_image_processor(folder)
-    if options.quantization.is_on:
-        settle_kernels(model)
+    settle_kernels(model)
     config = model.config
     loaded = LoadedModel(
         model=model,

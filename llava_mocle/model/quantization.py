@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from llava_mocle.errors import ConfigError
+from llava_mocle.io.libraries import quiet_bitsandbytes
 
 BITS = (4, 8, 16)
 QUANT_TYPES = ("nf4", "fp4")
@@ -123,13 +124,16 @@ def _beside(model: nn.Module, name: str) -> Iterator[str]:
 
 
 def settle_kernels(model: nn.Module) -> None:
-    """Have 4-bit linears compute alike on every CPU.
+    """Have the 4-bit linears of a quantized model compute alike on every CPU; a full model stays.
 
     On a CPU with AVX512-BF16, bitsandbytes repacks a weight for inference at the first forward without gradients. It
     has no backward for such a weight, so a run that validates would lose gradients without a word.
     """
+    if stored_bits(model) == 16:
+        return
     import bitsandbytes
 
+    quiet_bitsandbytes()
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
@@ -141,7 +145,7 @@ def prepare_for_training(model: nn.Module) -> None:
     Its other steps are done elsewhere: the base is frozen, and checkpointing is never re-entrant, so that the inputs
     need no gradient. Embeddings and the output layer stay in the dtype that they were loaded in.
     """
-    if not getattr(model, "is_quantized", False):
+    if stored_bits(model) == 16:
         return
     for module in model.get_decoder().modules():  # type: ignore[operator]
         if "norm" in type(module).__name__.lower():
