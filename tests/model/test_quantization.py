@@ -4,7 +4,12 @@ import bitsandbytes
 import pytest
 import torch
 from torch import nn
-from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration, LlamaConfig
+from transformers import (
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
+    LlamaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from llava_mocle.errors import ConfigError
 from llava_mocle.model import load_model
@@ -158,7 +163,7 @@ def test_one_checkpoint_on_a_quantized_and_on_a_full_base(mocle_folder, bits) ->
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_merging_is_refused_and_its_remedy_works(mocle_folder, bits) -> None:
+def test_merging_is_refused_and_its_remedy_works(mocle_folder, tmp_path, bits) -> None:
     loaded = load_model(mocle_folder[0], quantization=Quantization(bits))
     before = logits_of(loaded.model, loaded.image_token_id, cluster_ids=CLUSTERS)
     with pytest.raises(ConfigError, match=r"quantized weight .*bits=16, no --load-4bit .* base\.dequantize\(\)"):
@@ -170,6 +175,9 @@ def test_merging_is_refused_and_its_remedy_works(mocle_folder, bits) -> None:
     merged = loaded.model.merge_and_unload(cluster=1)
     # Float32: the low-rank products are added before or after the multiplication with the input.
     torch.testing.assert_close(logits_of(merged, loaded.image_token_id), expected, atol=1e-4, rtol=0)
+    merged.save_pretrained(tmp_path / "merged")
+    plain = LlavaForConditionalGeneration.from_pretrained(tmp_path / "merged").eval()
+    assert torch.equal(logits_of(plain, loaded.image_token_id), logits_of(merged, loaded.image_token_id))
 
 
 def test_an_original_folder_is_quantized_as_well(tmp_path, base_folder, clip_tower) -> None:

@@ -115,6 +115,17 @@ def test_what_a_quantized_base_cannot_do_is_refused(recipe_file) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bits", ["4", "8"])
+def test_deepspeed_in_16_bit(bits: str, recipe_file, tmp_path: Path) -> None:
+    """DeepSpeed casts what is not quantized to bfloat16, experts and norms as well."""
+    path = recipe_file(gate_noise_std=0.0, max_steps=20)
+    run(tmp_path, path, "--bits", bits, "--bf16", "true", "--deepspeed", ZERO[2])
+    found = [loss for loss, _ in history(tmp_path / "run")]
+    assert sum(found[-3:]) < 0.85 * sum(found[:3])
+    run(tmp_path, path, "--bits", bits, "--bf16", "true", "--deepspeed", ZERO[2])  # a finished run: its result is read
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "words"), [("8", []), ("4", ["--deepspeed", ZERO[2]])], ids=["DDP", "ZeRO-2"])
 def test_two_processes_take_the_steps_of_one(bits: str, words: list[str], recipe_file, tmp_path: Path) -> None:
     path = recipe_file(per_device_train_batch_size=8, gate_noise_std=0.0, learning_rate=0.003)
