@@ -164,6 +164,12 @@ def _print_assumptions(plan: Plan, console: Console) -> None:
         "- memory: a whole micro-batch of the longest samples; numbers from data sheets and formulas (docs/plan.md), "
         "not checked on a GPU",
     )
+    if plan.problem.settings.bits < 16:
+        say(
+            console,
+            f"- {plan.problem.settings.bits} bit: the time to dequantize weights is left out; ZeRO-3 cannot divide "
+            "quantized weights, so it is not considered",
+        )
 
 
 def _mfu_of(plan: Plan) -> str:
@@ -176,10 +182,11 @@ def _mfu_of(plan: Plan) -> str:
 
 def _too_large(plan: Plan) -> str:
     smallest = min(plan.found, key=lambda item: item.total)
+    fewer_bits = "bits 4 (QLoRA), " if plan.problem.settings.bits == 16 else ""
     return (
         f"nothing fits: the smallest, {smallest.strategy.title} at a micro-batch of {smallest.micro_batch}, needs "
-        f"{smallest.total / GIB:.1f} GiB of {plan.problem.cluster.gpu.memory / GIB:g}. Use a larger GPU, a smaller "
-        "model_max_length or lora_r, or more GPUs."
+        f"{smallest.total / GIB:.1f} GiB of {plan.problem.cluster.gpu.memory / GIB:g}. Use a larger GPU, {fewer_bits}a "
+        "smaller model_max_length or lora_r, or more GPUs."
     )
 
 
