@@ -26,7 +26,7 @@ NEEDED_BY_TRANSFORMERS = {
 RUN_ONLY = "dev"
 # Folder -> the extras that it may import besides the dependencies.
 MAY_IMPORT = {
-    "llava_mocle": {"deepspeed", "video", "demo"},
+    "llava_mocle": {"deepspeed", "video", "demo", "qlora"},
     "playground": {"demo"},
     "benchmarks": set(),
 }

@@ -144,8 +144,13 @@ class MocleLinear(nn.Module, BaseTunerLayer):
 
     def _add_to_weight(self, delta: Tensor, adapter_name: str, safe: bool) -> None:
         weight = cast(nn.Linear, self.get_base_layer()).weight
-        if not weight.dtype.is_floating_point:
-            raise ConfigError(f"adapter {adapter_name!r} cannot be merged into a {weight.dtype} weight; dequantize it.")
+        # bitsandbytes may also pack quantized values into a floating-point dtype, in another shape.
+        if not weight.dtype.is_floating_point or weight.shape != delta.shape:
+            raise ConfigError(
+                f"adapter {adapter_name!r} cannot be merged into a quantized weight ({weight.dtype}), which cannot "
+                "hold the sum. Load the base in 16 or 32 bit (bits=16, no --load-4bit or --load-8bit) and merge "
+                "into that, or into base.dequantize(), whose values are those that the adapter was trained on."
+            )
         merged = (weight.data.to(delta.dtype) + delta.to(weight.device)).to(weight.dtype)
         if safe and not merged.isfinite().all():
             raise ValueError(f"merging adapter {adapter_name!r} would give weights that are not finite.")

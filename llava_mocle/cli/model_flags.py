@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from llava_mocle.errors import RoutingError
-from llava_mocle.inference.flags import Flags, add_other_base_flag
+from llava_mocle.inference.flags import Flags, add_other_base_flag, add_quantization_flags
 from llava_mocle.io.paths import user_path
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ def add_model_flags(parser: Flags) -> None:
     """Add `--device`, `--dtype` and the flags that replace a part which has moved."""
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
+    add_quantization_flags(parser)
     parser.add_argument("--base", type=user_path, help="base folder, if the one named in the checkpoint has moved")
     add_other_base_flag(parser)
     parser.add_argument("--template", help="prompt template; default: the one that the model was trained with")
@@ -32,6 +33,7 @@ def load_predictor(args: argparse.Namespace) -> "Predictor":
         args.model,
         device=args.device,
         dtype=args.dtype,
+        bits=args.bits,
         base=args.base,
         template=args.template,
         vision_tower=args.vision_tower,

@@ -60,7 +60,7 @@ def _describe(group: type) -> str:
     for item in dataclasses.fields(group):
         default = "" if item.default in (None, "") else f" [{item.default}]"
         choices = item.metadata.get("choices")
-        among = f" ({' | '.join(choices)})" if choices else ""
+        among = f" ({' | '.join(map(str, choices))})" if choices else ""
         text = textwrap.wrap(item.metadata["help"] + among + default, width=86)
         lines += [f"  --{item.name:<26} {text[0]}", *(f"{'':<31} {more}" for more in text[1:])]
     return "\n".join(lines)

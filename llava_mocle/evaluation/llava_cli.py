@@ -11,7 +11,12 @@ from llava_mocle.evaluation.answering.parts import part_of
 from llava_mocle.evaluation.answering.question import GenerationSettings, Question
 from llava_mocle.evaluation.answering.run import answer_questions
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
-from llava_mocle.inference.flags import add_other_base_flag, add_penalty_flags, add_skip_flag
+from llava_mocle.inference.flags import (
+    add_other_base_flag,
+    add_penalty_flags,
+    add_quantization_flags,
+    add_skip_flag,
+)
 from llava_mocle.io.ctrl_c import until_ctrl_c
 from llava_mocle.io.libraries import quiet_libraries
 from llava_mocle.io.paths import unusable_paths_named, user_path
@@ -56,6 +61,7 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument("--overwrite", action="store_true", help="start the answers file anew")
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
+    add_quantization_flags(parser)
     return parser
 
 
@@ -113,6 +119,7 @@ def _answer(args: argparse.Namespace, questions: Sequence[Question]) -> None:
         args.model_path,
         device=args.device,
         dtype=args.dtype,
+        bits=args.bits,
         base=args.model_base,
         template=args.conv_mode,
         vision_tower=args.vision_tower,

@@ -15,6 +15,20 @@ def add_other_base_flag(flags: Flags) -> None:
     )
 
 
+def add_quantization_flags(flags: Flags) -> None:
+    """Add LLaVA's `--load-8bit` and `--load-4bit`, as `bits`."""
+    either = flags.add_mutually_exclusive_group()
+    for bits in (8, 4):
+        either.add_argument(
+            f"--load-{bits}bit",
+            dest="bits",
+            action="store_const",
+            const=bits,
+            default=16,
+            help=f"store the language model's linears in {bits} bit (pip install 'llava_mocle[qlora]')",
+        )
+
+
 def add_skip_flag(flags: Flags) -> None:
     """Add `--skip-unaskable`."""
     flags.add_argument(

@@ -27,6 +27,7 @@ from llava_mocle.inference.ranking import log_likelihoods
 from llava_mocle.inference.request import ImageInput, Prediction, Ranking, Request, check_text
 from llava_mocle.model.load import LoadedModel, load_model
 from llava_mocle.model.placement import choose_placement
+from llava_mocle.model.quantization import Quantization, stored_bits
 
 
 class Predictor:
@@ -63,6 +64,7 @@ class Predictor:
         dtype: str | torch.dtype | None = None,
         base: str | os.PathLike[str] | None = None,
         *,
+        bits: int = 16,
         template: str | None = None,
         vision_tower: str | os.PathLike[str] | None = None,
         encoder: str | os.PathLike[str] | None = None,
@@ -73,6 +75,7 @@ class Predictor:
         Args:
             device: default: the GPU if there is one.
             dtype: of the weights; default: bfloat16 on a GPU that has it, float32 elsewhere.
+            bits: 4 or 8 stores the linears of the language model in so many bits, whatever the adapter was trained on.
             base: the base folder, if it is no longer where the checkpoint says.
             template: a prompt template other than the one that the model was trained with.
             vision_tower: the CLIP tower of an original LLaVA folder, if it is no longer where the config says.
@@ -81,7 +84,7 @@ class Predictor:
 
         Raises:
             CheckpointError: the folder is not a model, or misses a part, or its base is another one.
-            ConfigError: the device cannot be used, or there is no such template.
+            ConfigError: the device cannot be used, there is no such template, or bitsandbytes is not installed.
         """
         if template is not None:
             template = template_name(template)
@@ -95,6 +98,7 @@ class Predictor:
             vision_tower=os.fspath(vision_tower) if vision_tower else None,
             encoder=os.fspath(encoder) if encoder else None,
             allow_other_base=allow_other_base,
+            quantization=Quantization(bits),
         )
         return cls(loaded)
 
@@ -106,7 +110,9 @@ class Predictor:
     @property
     def settings(self) -> str:
         """How the model was loaded, as far as it changes answers. Written into answer files beside every answer."""
-        return f"template={self._loaded.template} dtype={str(self.model.dtype).removeprefix('torch.')}"
+        bits = stored_bits(self.model)
+        quantized = f" bits={bits}" if bits < 16 else ""
+        return f"template={self._loaded.template} dtype={str(self.model.dtype).removeprefix('torch.')}{quantized}"
 
     @property
     def context_length(self) -> int | None:

@@ -32,5 +32,10 @@ def quiet_deepspeed(quiet: bool = True) -> None:
         logger.removeFilter(_is_error)
 
 
+def quiet_bitsandbytes() -> None:
+    """Keep back what it says in every 8-bit product: that the input is rounded to float16 first."""
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
 def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR

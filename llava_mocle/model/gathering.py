@@ -1,4 +1,4 @@
-"""Parameters that ZeRO-3 has partitioned, made whole for a moment."""
+"""Parameters that ZeRO-3 has partitioned: their whole shape, and the whole of them for a moment."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -6,8 +6,9 @@ from typing import Any
 
 
 def whole_shape(parameter: Any) -> tuple[int, ...]:
-    """A parameter's shape, also while it is partitioned."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+    """A parameter's shape, also while it is partitioned, or if bitsandbytes has packed its values two a byte."""
+    packed = getattr(parameter, "quant_state", None)
+    return tuple(getattr(parameter, "ds_shape", parameter.shape) if packed is None else packed.shape)
 
 
 def gathered(parameters: Sequence[Any], modified: bool = False) -> Any:

@@ -37,6 +37,7 @@ from llava_mocle.model.processing import (
     max_length,
 )
 from llava_mocle.model.projector import load_projector
+from llava_mocle.model.quantization import NOT_QUANTIZED, Quantization, loading_options, settle_kernels
 from llava_mocle.model.weights import load_whole
 
 if TYPE_CHECKING:
@@ -110,9 +111,13 @@ class _Options:
     device: torch.device | None
     vision_tower: str | Path | None
     allow_other_base: bool
+    quantization: Quantization
 
     def attention(self, dtype: Any) -> str:
         return choose_attention(self.attn, self.device, dtype)
+
+    def quantize(self, model_class: Any, config: Any, dtype: Any) -> dict[str, Any]:
+        return loading_options(model_class, config, self.quantization, dtype, self.device)
 
 
 def load_model(
@@ -128,6 +133,7 @@ def load_model(
     encoder: str | Path | None = None,
     autocast_adapter_dtype: bool = True,
     allow_other_base: bool = False,
+    quantization: Quantization = NOT_QUANTIZED,
 ) -> LoadedModel:
     """Load a model folder of any kind.
 
@@ -145,6 +151,7 @@ def load_model(
         encoder: the cluster model's sentence encoder, in place of the one it records.
         autocast_adapter_dtype: PEFT's: keep 16 bit adapter weights in float32.
         allow_other_base: go on, with a warning, on a base that is not the one that the checkpoint was trained on.
+        quantization: how the linears of the language model are stored; the files stay as they are.
 
     Raises:
         CheckpointError: a folder or file is missing or damaged, parts do not fit, or the base is another one than the
@@ -155,7 +162,7 @@ def load_model(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(device) if device else None
-    options = _Options(parse_dtype(dtype), attn, place, vision_tower, allow_other_base)
+    options = _Options(parse_dtype(dtype), attn, place, vision_tower, allow_other_base, quantization)
     kind = detect_kind(folder)
     if kind == "adapter":
         cluster_model = load_cluster_model(folder, encoder, device)
@@ -183,11 +190,12 @@ def _load_whole(folder: Path, kind: Kind, base: Any, template: str | None, optio
     if kind == "legacy":
         tower = original_tower(folder, options.vision_tower)
         model, tokenizer, image_processor = load_original(
-            folder, options.vision_tower, options.dtype, options.attention
+            folder, options.vision_tower, options.dtype, options.attention, options.quantize
         )
     else:
         model = _load_base(folder, options)
         tokenizer, image_processor = load_tokenizer(folder), load_image_processor(folder)
+    settle_kernels(model)
     kind_of_model, text_config = family_of(model.config), model.config.get_text_config()
     return LoadedModel(
         model=model,
@@ -278,8 +286,9 @@ def _load_base(folder: Path, options: _Options) -> Any:
     family = family_of(config)
     config = family.settled(config, folder)
     dtype = (config.dtype or torch.float32) if options.dtype == "auto" else options.dtype
+    model_class = family.model_class(config)
     return load_whole(
-        family.model_class(config),
+        model_class,
         folder,
         refuse_unexpected=True,
         ignore=family.derived_weights,
@@ -287,4 +296,5 @@ def _load_base(folder: Path, options: _Options) -> Any:
         dtype=dtype,
         attn_implementation=options.attention(dtype),
         use_safetensors=True,
+        **options.quantize(model_class, config, dtype),
     )

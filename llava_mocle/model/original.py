@@ -38,7 +38,7 @@ _SELECT = {"patch": "default", "cls_patch": "full"}
 
 
 def load_original(
-    folder: Path, vision_tower: str | Path | None, dtype: Any, attention: Any
+    folder: Path, vision_tower: str | Path | None, dtype: Any, attention: Any, quantize: Any
 ) -> tuple[LlavaForConditionalGeneration, Any, Any]:
     """Model, tokenizer and image processor of an original LLaVA-1.5 folder.
 
@@ -47,6 +47,7 @@ def load_original(
         vision_tower: the CLIP folder, in place of the config's `mm_vision_tower`.
         dtype: torch dtype, or "auto" for the config's.
         attention: torch dtype -> the attention kernel to load with.
+        quantize: model class, configuration, torch dtype -> the keywords of `from_pretrained` that quantize.
 
     Raises:
         CheckpointError: another projector or layout than LLaVA-1.5's, or weights missing, unknown or unreadable.
@@ -78,6 +79,7 @@ def load_original(
         state_dict=weights,
         dtype=dtype,
         attn_implementation=attention(dtype),
+        **quantize(LlavaForConditionalGeneration, config, dtype),
     )
     fit_embeddings(model, tokenizer)
     model.generation_config = plain_generation_config(model, tokenizer)

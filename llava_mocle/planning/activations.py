@@ -56,7 +56,7 @@ def layer_bytes(shape: ModelShape, sites: tuple[Site, ...], batch: Batch, precis
     if precision.autocast or not _reads_shared(shape.experts, batch):
         shared = {}  # what the experts read instead, casts or copies, is counted as theirs
     inputs = tokens * size * sum(shared.values())
-    mlp = 3 * tokens * shape.intermediate * size
+    mlp = 3 * tokens * shape.intermediate * precision.stream
     adapters = sum(_site_bytes(shape.experts, site, batch, precision) for site in sites if shape.experts)
     return norms + _attention_bytes(shape, batch, size, attention) + inputs + mlp + adapters
 
@@ -120,6 +120,15 @@ class Activations:
         return self.kept + max(self.loss, self.layer)
 
 
+def _inputs_of_linears(shape: ModelShape, tokens: int, precision: Precision) -> int:
+    """What bitsandbytes' 8-bit products keep in one layer, also in a layer that is checkpointed.
+
+    They hold their input themselves, and not through autograd's saved tensors, which checkpointing drops.
+    """
+    norms_and_product = 2 * shape.hidden + shape.intermediate
+    return tokens * (norms_and_product * precision.stream + shape.query_width * precision.compute)
+
+
 def activations(
     shape: ModelShape, batch: Batch, precision: Precision, *, checkpointing: bool, attention: str = "sdpa"
 ) -> Activations:
@@ -127,10 +136,10 @@ def activations(
     tokens, size = batch.tokens, precision.compute
     layers = [layer_bytes(shape, sites, batch, precision, attention) for sites in shape.layer_sites]
     casts = 0
-    if precision.weights > precision.compute:  # frozen weights are cast as well, and kept
+    if precision.weights > precision.compute and not precision.quantized:  # frozen weights are cast as well, and kept
         casts = size * shape.layer_linear
     if checkpointing:
-        kept = shape.layers * tokens * shape.hidden * size
+        kept = shape.layers * tokens * shape.hidden * precision.stream
         recomputed = max(layers) + casts // shape.layers
     else:
         kept = sum(layers) + casts
@@ -138,5 +147,9 @@ def activations(
     image_tokens = batch.images * shape.tower.image_tokens
     kept += tokens * (shape.hidden + 1) * FLOAT32  # the last norm
     kept += image_tokens * (shape.projector_in + 2 * shape.hidden) * size
-    working = 4 * tokens * shape.intermediate * size + 2 * tokens * shape.hidden * FLOAT32
+    working = 4 * tokens * shape.intermediate * precision.stream + 2 * tokens * shape.hidden * FLOAT32
+    if precision.quantized:
+        working += shape.hidden * shape.intermediate * size  # the largest linear, dequantized
+    if precision.bits == 8:
+        kept += shape.layers * _inputs_of_linears(shape, tokens, precision)
     return Activations(kept=kept, loss=3 * tokens * shape.vocab * FLOAT32, layer=recomputed + working)

@@ -37,7 +37,7 @@ def measure_shape(model: nn.Module) -> ModelShape:
             raise ConfigError(
                 f"the model's text_config has no whole number {key!r}; only Llama-like models are planned"
             )
-    sites, linear = _layers(base, parts, text.num_hidden_layers)
+    sites, linear, rows = _layers(base, parts, text.num_hidden_layers)
     connector_linears = [
         module for part in _trained_connector(base, parts) for module in part.modules() if isinstance(module, nn.Linear)
     ]
@@ -50,6 +50,7 @@ def measure_shape(model: nn.Module) -> ModelShape:
         vocab=text.vocab_size,
         layer_sites=sites,
         layer_linear=linear,
+        layer_rows=rows,
         experts=_experts(model),
         projector_in=connector_linears[0].in_features,
         projector_linear=sum(module.weight.numel() for module in connector_linears),
@@ -59,10 +60,11 @@ def measure_shape(model: nn.Module) -> ModelShape:
     )
 
 
-def _layers(base: nn.Module, parts: Parts, layers: int) -> tuple[tuple[tuple[Site, ...], ...], int]:
+def _layers(base: nn.Module, parts: Parts, layers: int) -> tuple[tuple[tuple[Site, ...], ...], int, int]:
+    """The sites of each layer, and of all frozen linears in the layers the parameters and the output features."""
     layer = re.compile(rf"{re.escape(parts.language_model)}\.(?:.*\.)?layers\.(\d+)\.(.*)")
     sites: list[list[Site]] = [[] for _ in range(layers)]
-    linear = 0
+    linear = rows = 0
     for name, module in base.named_modules():
         match = layer.search(name)
         if not match:
@@ -72,7 +74,8 @@ def _layers(base: nn.Module, parts: Parts, layers: int) -> tuple[tuple[tuple[Sit
             sites[int(match[1])].append(site)
         elif isinstance(module, nn.Linear):
             linear += module.weight.numel()
-    return tuple(map(tuple, sites)), linear
+            rows += module.out_features
+    return tuple(map(tuple, sites)), linear, rows
 
 
 def _experts(model: nn.Module) -> Experts | None:

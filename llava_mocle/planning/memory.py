@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from llava_mocle.planning.activations import Activations
 from llava_mocle.planning.hardware import GIB
-from llava_mocle.planning.precision import Precision
+from llava_mocle.planning.precision import Precision, quantized_bytes
 from llava_mocle.planning.shapes import ModelShape
 
 # DeepSpeed's defaults where the shipped configurations leave them: most parameters gathered at once, and the size of
@@ -41,6 +41,11 @@ ZERO3 = Strategy("zero3", "ZeRO-3", 3, False, "zero_configs/zero3.json")
 OFFLOAD = Strategy("zero3_offload", "ZeRO-3 + offload", 3, True, "zero_configs/zero3_offload.json")
 # From the simplest to the most involved.
 STRATEGIES = (DDP, ZERO2, ZERO3, OFFLOAD)
+
+
+def strategies_for(bits: int) -> tuple[Strategy, ...]:
+    """Those that can hold frozen linears of so many bits: ZeRO-3 cannot divide quantized ones."""
+    return tuple(item for item in STRATEGIES if bits == 16 or item.stage < 3)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,14 @@ def share(number: int, parts: int) -> int:
     return -(-number // parts)
 
 
+def _language_model(shape: ModelShape, precision: Precision, parts: int) -> int:
+    """Bytes of a GPU's part of the frozen language model."""
+    if not precision.quantized:
+        return share(shape.counts.language_model, parts) * precision.weights
+    stored = quantized_bytes(shape.layer_linear, shape.layer_rows, precision.bits, precision.double_quant)
+    return stored + (shape.counts.language_model - shape.layer_linear) * precision.weights
+
+
 def model_state(
     shape: ModelShape, strategy: Strategy, precision: Precision, *, gpus: int, gpus_per_node: int | None = None
 ) -> State:
@@ -101,7 +114,7 @@ def model_state(
     # Into how many parts the weights are split, and the gradients and the optimizer's state.
     parts, trained_parts = gpus if strategy.stage == 3 else 1, gpus if strategy.stage else 1
     weights = {
-        "language_model": share(counts.language_model, parts) * precision.weights,
+        "language_model": _language_model(shape, precision, parts),
         "vision_tower": share(counts.vision_tower, parts) * precision.weights,
         "projector": share(counts.frozen_projector, parts) * precision.weights,
         "trainable": share(counts.trainable, parts) * precision.trainable,

@@ -11,11 +11,10 @@ from llava_mocle.errors import ConfigError
 from llava_mocle.io.secrets import mask_command
 from llava_mocle.planning.hardware import Cluster
 from llava_mocle.planning.measure import measure_shape
-from llava_mocle.planning.memory import STRATEGIES
 from llava_mocle.planning.recommend import Candidate, Problem, candidates, evaluate, recommend
 from llava_mocle.planning.settings import checkpointing_key, read_settings
 from llava_mocle.planning.workload import find_workload
-from llava_mocle.recipe.checks import check_weighted
+from llava_mocle.recipe.checks import check_quantization, check_weighted
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.start_script import start_script
 from llava_mocle.training.dry_run import meta_model
@@ -54,7 +53,7 @@ class Plan:
         return self.steps * (self.global_batch / batch) * candidate.step_seconds / 3600
 
     def own_under_each(self, checkpointing: bool) -> list[Candidate]:
-        """The recipe's own batch under every strategy, in the order of `STRATEGIES`."""
+        """The recipe's own batch under every strategy, in the order of `Problem.strategies`."""
         return [item for item in self.as_written if item.checkpointing == checkpointing]
 
 
@@ -79,13 +78,15 @@ def make_plan(
         overrides: the words that changed the recipe, for the command line.
 
     Raises:
-        ConfigError: a number out of range, a global batch that the GPUs do not divide, or as `meta_model`.
+        ConfigError: a number out of range, a global batch that the GPUs do not divide, or as `check_quantization` and
+            `meta_model`.
     """
     if not 0 < mfu <= 1:
         raise ConfigError(f"--mfu is {mfu:g}, expected a share above 0 and at most 1")
     if longest is not None and longest < 1:
         raise ConfigError(f"--longest is {longest}, expected a whole number from 1")
     check_weighted(recipe)
+    check_quantization(recipe)
     settings = read_settings(recipe)
     shape = measure_shape(meta_model(recipe))
     workload = find_workload(recipe, shape.tower.image_tokens, samples=samples, tokens=tokens)
@@ -98,7 +99,7 @@ def make_plan(
     steps_per_epoch = math.ceil(workload.samples / wanted)
     as_written = tuple(
         evaluate(problem, strategy, settings.micro_batch, settings.accumulation, checkpointing)
-        for strategy in STRATEGIES
+        for strategy in problem.strategies
         for checkpointing in (False, True)
     )
     own = next(

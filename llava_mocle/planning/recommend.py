@@ -7,7 +7,7 @@ from llava_mocle.planning.activations import Activations, Batch, activations
 from llava_mocle.planning.communication import Traffic, traffic
 from llava_mocle.planning.compute import Flops, reached_mfu, training_flops
 from llava_mocle.planning.hardware import Cluster
-from llava_mocle.planning.memory import STRATEGIES, State, Strategy, model_state
+from llava_mocle.planning.memory import STRATEGIES, State, Strategy, model_state, strategies_for
 from llava_mocle.planning.precision import Precision
 from llava_mocle.planning.settings import Settings
 from llava_mocle.planning.shapes import ModelShape
@@ -67,6 +67,11 @@ class Problem:
     longest: int
     mfu: float
 
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """Those that can run the recipe, from the simplest to the most involved."""
+        return strategies_for(self.settings.bits)
+
 
 def evaluate(
     problem: Problem, strategy: Strategy, micro_batch: int, accumulation: int, checkpointing: bool
@@ -74,7 +79,12 @@ def evaluate(
     """Cost of one configuration."""
     shape, cluster, settings = problem.shape, problem.cluster, problem.settings
     precision = Precision.of(
-        deepspeed=strategy.stage > 0, half=settings.half, weights=settings.weights, moments=settings.moments
+        deepspeed=strategy.stage > 0,
+        half=settings.half,
+        weights=settings.weights,
+        moments=settings.moments,
+        bits=settings.bits,
+        double_quant=settings.double_quant,
     )
     samples = micro_batch * accumulation * cluster.size
     # Of the longest samples, every one has at least the average number of images.
@@ -117,7 +127,7 @@ def candidates(problem: Problem, global_batch: int) -> list[Candidate]:
     sizes = [size for size in range(1, per_gpu + 1) if per_gpu % size == 0]
     return [
         evaluate(problem, strategy, size, per_gpu // size, checkpointing)
-        for strategy in STRATEGIES
+        for strategy in problem.strategies
         for checkpointing in (False, True)
         for size in sizes
     ]

@@ -31,6 +31,7 @@ class Settings:
         attention: `sdpa`, `eager` or `flash_attention_2`.
         epochs, max_steps: as in the recipe; max_steps 0: none.
         max_length: the longest sample.
+        bits, double_quant: how the linears of the language model are stored.
     """
 
     micro_batch: int
@@ -44,6 +45,8 @@ class Settings:
     epochs: float
     max_steps: int
     max_length: int
+    bits: int = 16
+    double_quant: bool = True
 
 
 def read_settings(recipe: Recipe) -> Settings:
@@ -73,6 +76,8 @@ def read_settings(recipe: Recipe) -> Settings:
         epochs=float(keys["num_train_epochs"]),
         max_steps=max(int(keys["max_steps"]), 0),
         max_length=recipe.data.model_max_length or USUAL_LENGTH,
+        bits=recipe.model.bits,
+        double_quant=recipe.model.double_quant,
     )
 
 

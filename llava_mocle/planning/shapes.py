@@ -85,6 +85,7 @@ class ModelShape:
         hidden, intermediate, heads, kv_heads, head_dim, vocab: of the language model.
         layer_sites: the adapted linears of each layer; its length is the number of layers.
         layer_linear: parameters of all frozen linears in the layers together.
+        layer_rows: output features of all frozen linears in the layers together.
         experts: None in stage 1.
         projector_in, projector_linear: width of what enters the projector, and parameters of its two linears.
         counts: numbers of parameters.
@@ -99,6 +100,7 @@ class ModelShape:
     vocab: int
     layer_sites: tuple[tuple[Site, ...], ...]
     layer_linear: int
+    layer_rows: int
     experts: Experts | None
     projector_in: int
     projector_linear: int

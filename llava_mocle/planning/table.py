@@ -89,7 +89,8 @@ def _print_memory(plan: Plan, console: Console) -> None:
     title = (
         f"\nGiB a GPU ({gpu.name}: {gpu.memory / GIB:g}), {own.micro_batch} samples of {plan.problem.longest:,} tokens"
     )
-    table = _table(title, [strategy.title for strategy in STRATEGIES])
+    strategies = plan.problem.strategies
+    table = _table(title, [strategy.title for strategy in strategies])
 
     def row(name: str, value: Callable[[Candidate], float], checkpointing: bool = False, style: str = "") -> None:
         found = plan.own_under_each(checkpointing)
@@ -117,7 +118,7 @@ def _print_memory(plan: Plan, console: Console) -> None:
         for item in plan.found:
             if item.fits and item.checkpointing == on:
                 sizes[item.strategy.key] = max(item.micro_batch, sizes.get(item.strategy.key, 0))
-        table.add_row("largest micro-batch", *(str(sizes.get(item.key, "none")) for item in STRATEGIES))
+        table.add_row("largest micro-batch", *(str(sizes.get(item.key, "none")) for item in strategies))
     table.add_section()
     row("host memory, a node", lambda item: item.state.host)
     print_table(console, table)
@@ -134,7 +135,7 @@ def _print_time(plan: Plan, console: Console) -> None:
     title = (
         f"\na step of the recipe's batch, a GPU, {_WITH[on]} checkpointing (nothing overlapped), and hours of the run"
     )
-    table = _table(title, [strategy.title for strategy in STRATEGIES])
+    table = _table(title, [strategy.title for strategy in plan.problem.strategies])
     for name, value in (
         ("GB gathered a step", lambda item: item.traffic.gathered / GB),
         ("GB reduced a step", lambda item: item.traffic.reduced / GB),
@@ -163,6 +164,12 @@ def _print_assumptions(plan: Plan, console: Console) -> None:
         "- memory: a whole micro-batch of the longest samples; numbers from data sheets and formulas (docs/plan.md), "
         "not checked on a GPU",
     )
+    if plan.problem.settings.bits < 16:
+        say(
+            console,
+            f"- {plan.problem.settings.bits} bit: the time to dequantize weights is left out; ZeRO-3 cannot divide "
+            "quantized weights, so it is not considered",
+        )
 
 
 def _mfu_of(plan: Plan) -> str:
@@ -175,10 +182,11 @@ def _mfu_of(plan: Plan) -> str:
 
 def _too_large(plan: Plan) -> str:
     smallest = min(plan.found, key=lambda item: item.total)
+    fewer_bits = "bits 4 (QLoRA), " if plan.problem.settings.bits == 16 else ""
     return (
         f"nothing fits: the smallest, {smallest.strategy.title} at a micro-batch of {smallest.micro_batch}, needs "
-        f"{smallest.total / GIB:.1f} GiB of {plan.problem.cluster.gpu.memory / GIB:g}. Use a larger GPU, a smaller "
-        "model_max_length or lora_r, or more GPUs."
+        f"{smallest.total / GIB:.1f} GiB of {plan.problem.cluster.gpu.memory / GIB:g}. Use a larger GPU, {fewer_bits}a "
+        "smaller model_max_length or lora_r, or more GPUs."
     )
 
 

@@ -8,7 +8,8 @@ from transformers.integrations.integration_utils import (
 )
 
 from llava_mocle.errors import ConfigError, UserError
-from llava_mocle.recipe.deepspeed_config import read_deepspeed
+from llava_mocle.model.quantization import require_bitsandbytes
+from llava_mocle.recipe.deepspeed_config import read_deepspeed, zero_stage
 from llava_mocle.recipe.recipe import Recipe, trainer_defaults
 from llava_mocle.recipe.rehearsal import rehearse
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
@@ -27,6 +28,7 @@ def check_recipe(recipe: Recipe, args: MocleTrainingArguments) -> None:
     refuse_unsupported(recipe, args)
     _check_trainer(recipe, args)
     _check_dtype(recipe, args)
+    check_quantization(recipe)
     _check_validation(recipe, args)
     check_weighted(recipe)
     check_best_checkpoint(recipe, args)
@@ -98,6 +100,34 @@ def _check_dtype(recipe: Recipe, args: MocleTrainingArguments) -> None:
             f"dtype is {dtype!r} without bf16 or fp16: what is trained would be {dtype} as well, where small updates "
             "vanish; set `bf16: true` (or fp16: trained weights are float32 then), or leave dtype out"
         )
+
+
+def check_quantization(recipe: Recipe) -> None:
+    """Refuse what a language model in 4 or 8 bit cannot do.
+
+    Raises:
+        ConfigError: names `bits` and what to do.
+    """
+    bits = recipe.model.bits
+    if bits == 16:
+        return
+    require_bitsandbytes(bits)
+    if recipe.stage.stage == "pretrain":
+        raise ConfigError(
+            f"bits is {bits} in stage pretrain, which has no adapter: transformers' Trainer takes no quantized model "
+            "without one; set bits to 16 in stage 1 (its projector fits a quantized base)"
+        )
+    try:
+        stage = zero_stage(recipe.trainer.get("deepspeed"))
+    except UserError:
+        return  # a file that is not there: reported with all others that are not
+    if stage == 3:
+        raise ConfigError(
+            f"bits is {bits} under ZeRO-3, which cannot divide weights that bitsandbytes has packed; give zero2.json, "
+            "which divides the optimizer's state and gradients, or bits 16"
+        )
+    if recipe.trainer.get("torch_compile"):
+        raise ConfigError(f"bits is {bits} with torch_compile: transformers trains no quantized model that is compiled")
 
 
 def _check_validation(recipe: Recipe, args: MocleTrainingArguments) -> None:

@@ -8,6 +8,15 @@ from llava_mocle.errors import ConfigError
 from llava_mocle.io.paths import looked_for, why_missing
 
 
+def zero_stage(config: Any) -> int:
+    """The ZeRO stage of what the key holds; 0 where there is none.
+
+    Raises:
+        ConfigError: as `read_deepspeed`.
+    """
+    return int((read_deepspeed(config).get("zero_optimization") or {}).get("stage") or 0)
+
+
 def read_deepspeed(config: Any) -> dict[str, Any]:
     """The configuration; empty where there is none.
 

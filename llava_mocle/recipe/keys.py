@@ -56,6 +56,13 @@ class ModelArguments:
         "Of the frozen weights; auto: bfloat16 with `bf16` on a GPU, else float32. 16 bit needs `bf16` or `fp16`.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
+    bits: int = same(
+        16,
+        "4 or 8: the language model's linears are stored in so many bits (QLoRA, LLM.int8()); 16: as `dtype` says.",
+        choices=(4, 8, 16),
+    )
+    double_quant: bool = same(True, "With `bits: 4`: the scales of the weights are quantized as well.")
+    quant_type: str = same("nf4", "With `bits: 4`: which 4-bit numbers.", choices=("nf4", "fp4"))
     attn_implementation: str = free(
         "auto",
         "The attention's implementation; auto: flash_attention_2 where it can run, else sdpa.",

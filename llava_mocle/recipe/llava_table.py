@@ -125,7 +125,6 @@ def say(text: str) -> None:
 
 
 _NO_NEW_TOKENS = "the vocabulary is not extended, and images take no tokens but their features; give False"
-_NOT_QUANTIZED = "the language model is loaded in 16 or 32 bit, never in 4 or 8; give 16, and see `llava-mocle plan`"
 _ONLY_MLP = "the projector is always LLaVA-1.5's two layers; give mlp2x_gelu, and a stage-1 projector of that type"
 
 MODEL_FLAGS = (
@@ -182,9 +181,8 @@ TRAINING_FLAGS = (
     ),
     _unset("mpt_attn_impl", "MPT language models are not here; leave it out (for others: --attn_implementation)"),
     _own("model_max_length", "the same here; a row whose image would be cut is dropped", default="512"),
-    _stated("double_quant", bool, "any value: it says something of 4 bit only"),
-    _stated("quant_type", str, "any value: it says something of 4 bit only"),
-    _only("bits", 16, _NOT_QUANTIZED),
+    *map(_own, ("double_quant", "quant_type")),
+    _own("bits", "the same here: 4 and 8 need `pip install 'llava_mocle[qlora]'`"),
     LlavaFlag(
         "lora_enable",
         "True: as here. For `train_mem` it means LLaVA's LoRA, `adapter: lora`, unless `--adapter` or "

@@ -71,7 +71,9 @@ class Policy:
     numbers: Range | None = None
 
 
-def option(default: Any, help: str, *, resume: Resume, choices: tuple[str, ...] | None = None, **policy: Any) -> Any:
+def option(
+    default: Any, help: str, *, resume: Resume, choices: tuple[str | int, ...] | None = None, **policy: Any
+) -> Any:
     """A dataclass field that is a recipe key.
 
     Args:

@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from llava_mocle.cli.main import main
+from llava_mocle.inference import Predictor
 from tests.clustering.encoders import record_devices
 from tests.inference import tiny
 from tests.inference.tiny import QUESTIONS
@@ -101,3 +102,30 @@ def test_the_encoder_runs_where_the_flag_says(checkpoint_dir, monkeypatch, capsy
     words = ["generate", "--model", str(checkpoint_dir), "--prompt", QUESTIONS[0], "--max-new-tokens", "2"]
     assert main([*words, "--device", "cpu"]) == 0
     assert set(asked) == {"cpu"}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_llavas_flags_store_the_language_model_in_fewer_bits(checkpoint_dir, bits, capsys):
+    arguments = [
+        "generate",
+        "--model",
+        str(checkpoint_dir),
+        "--prompt",
+        QUESTIONS[1],
+        "--json",
+        "--max-new-tokens",
+        "6",
+    ]
+    assert main([*arguments, f"--load-{bits}bit"]) == 0
+    captured = capsys.readouterr()
+    record = json.loads(captured.out.strip().splitlines()[-1])
+    expected = Predictor.from_pretrained(checkpoint_dir, bits=bits).predict(None, QUESTIONS[1], max_new_tokens=6)
+    assert (record["text"], record["cluster_id"]) == (expected.text, expected.cluster_id)
+    assert "MatMul8bitLt" not in captured.err  # it would be said in every product
+
+
+def test_one_of_llavas_flags_at_most(checkpoint_dir, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", "--model", str(checkpoint_dir), "--prompt", "Why?", "--load-4bit", "--load-8bit"])
+    assert ended.value.code == 2
+    assert "not allowed with" in capsys.readouterr().err

@@ -21,6 +21,7 @@ SHAPE = ModelShape(
     vocab=30,
     layer_sites=((), ()),
     layer_linear=400,
+    layer_rows=30,
     experts=Experts(rank=2, slots=5, top_k=1, universal=True, routed=True),
     projector_in=4,
     projector_linear=140,

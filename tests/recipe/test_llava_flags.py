@@ -81,9 +81,6 @@ VALUES = {
     "cache_dir": (["none", ""], None, "/models", "HF_HUB_CACHE"),
     "freeze_mm_mlp_adapter": (["True"], ("mm_projector_lr", 0.0), "x", "expected True or False"),
     "mpt_attn_impl": ([""], None, "triton", "--attn_implementation"),
-    "double_quant": (["True", "False"], None, "x", "expected True or False"),
-    "quant_type": (["nf4", "fp4"], None, None, ""),
-    "bits": (["16"], None, "4", "llava-mocle plan"),
     "lora_enable": (["True", "1"], ("adapter", "mocle"), "False", "--lora_enable True"),
     "lora_weight_path": ([""], None, "old/lora", "--resume FOLDER"),
     "lora_bias": (["none"], None, "all", "give none"),
@@ -129,16 +126,22 @@ def _file(folder: Path, values: dict) -> Path:
 
 
 def test_yaml_values_need_not_be_text(tmp_path: Path) -> None:
-    recipe = load_recipe(_file(tmp_path, {"bits": 16, "tune_mm_mlp_adapter": 1, "mm_use_im_start_end": False}))
-    assert recipe.stage.stage == "pretrain"
-    with pytest.raises(ConfigError, match=r"recipe\.yaml: bits is 8: "):
-        load_recipe(_file(tmp_path, {"bits": 8}))
+    recipe = load_recipe(_file(tmp_path, {"bits": 4, "tune_mm_mlp_adapter": 1, "mm_use_im_start_end": False}))
+    assert (recipe.stage.stage, recipe.model.bits) == ("pretrain", 4)
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: bits is 2, expected one of 4, 8, 16"):
+        load_recipe(_file(tmp_path, {"bits": 2}))
+
+
+def test_llavas_flags_of_quantization() -> None:
+    recipe = load_recipe(None, ["--bits", "4", "--double_quant", "False", "--quant_type", "fp4"])
+    assert (recipe.model.bits, recipe.model.double_quant, recipe.model.quant_type) == (4, False, "fp4")
+    assert (load_recipe().model.bits, load_recipe().model.quant_type) == (16, "nf4")
 
 
 def test_dashes_equals_signs_and_bare_flags() -> None:
     assert load_recipe(None, ["--tune-mm-mlp-adapter", "--evaluation-strategy=epoch"]).stage.stage == "pretrain"
-    words = ["--lora_r", "4", "--mm_vision_select_layer", "-2", "--bits=16", "--lora_alpha", "8"]
-    assert translate(words) == [word for word in words if word != "--bits=16"]
+    words = ["--lora_r", "4", "--mm_vision_select_layer", "-2", "--lora_bias=none", "--lora_alpha", "8"]
+    assert translate(words) == [word for word in words if word != "--lora_bias=none"]
 
 
 def test_what_the_file_says_gives_way_to_a_flag(tmp_path: Path) -> None:

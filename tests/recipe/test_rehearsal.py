@@ -21,7 +21,7 @@ from llava_mocle.training import run
 REFUSED = {
     "seed: -1": "seed is -1, expected a whole number from 0 to 4294967295",
     "data_seed: 4294967296": "data_seed is 4294967296",
-    "optim: adamw_8bit": "optim is 'adamw_8bit': .*bitsandbytes",
+    "optim: adamw_torch_4bit": "optim is 'adamw_torch_4bit': .*torchao",
     "optim: lomo": "optim is 'lomo'",
     "optim: galore_adamw": "optim is 'galore_adamw'",
     "optim: adamw_apex_fused": "optim is 'adamw_apex_fused'",

@@ -20,6 +20,7 @@ from llava_mocle.model.build import build_llava
 from llava_mocle.model.folders import PROJECTOR_CONFIG, TEMPLATE_FILE, detect_kind, find_folder, is_original
 from llava_mocle.model.load import LoadedModel, find_whole, load_model
 from llava_mocle.model.projector import load_projector
+from llava_mocle.model.quantization import Quantization, prepare_for_training
 from llava_mocle.recipe.keys import ModelArguments
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
@@ -64,7 +65,9 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments, checkpoint: Path | 
         template=recipe.data.version,
         vision_tower=tower,
         allow_other_base=source.allow_other_base,
+        quantization=_quantization(source, args),
     )
+    prepare_for_training(loaded.model)
     loaded.base_record = identity.to_json()
     if source.pretrain_mm_mlp_adapter:
         load_projector(loaded.model, source.pretrain_mm_mlp_adapter)
@@ -72,6 +75,11 @@ def load_start(recipe: Recipe, args: MocleTrainingArguments, checkpoint: Path | 
         _cache_features(loaded.model, args.vision_feature_cache)
     loaded.model.config.use_cache = loaded.model.config.get_text_config().use_cache = False
     return loaded
+
+
+def _quantization(source: ModelArguments, args: MocleTrainingArguments) -> Quantization:
+    compute = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    return Quantization(source.bits, source.double_quant, source.quant_type, compute)
 
 
 def check_base(recipe: Recipe, checkpoint: Path | None = None) -> None:
