@@ -96,21 +96,19 @@ def loading_options(
 
 
 def parts_kept(model: nn.Module) -> list[str]:
-    """The names of the parts of a model that are not quantized: all beside its decoder, and the output layer.
+    """The names of the parts of a model that are not quantized: all beside its decoder, the output layer among them.
 
     Raises:
         ConfigError: the decoder is not known.
     """
-    decoder, head = model.get_decoder(), model.get_output_embeddings()  # type: ignore[operator]
+    decoder = model.get_decoder()  # type: ignore[operator]
     name = next((name for name, module in model.named_modules() if module is decoder), None)
     if not name:
         raise ConfigError(
             f"{type(model).__name__}: which part is its language model is not known, so it cannot be quantized; give "
             "bits 16"
         )
-    kept = list(_beside(model, name))
-    kept += [place for place, module in decoder.named_modules(prefix=name) if module is head]
-    return kept
+    return list(_beside(model, name))
 
 
 def _beside(model: nn.Module, name: str) -> Iterator[str]:
