@@ -194,7 +194,7 @@ def _cache_features(model: nn.Module, size: int) -> None:
         # A rank that skips the tower would gather other weights than its peers.
         logger.warning("vision_feature_cache is ignored: under ZeRO-3 every rank runs the tower in every step")
         return
-    tower = getattr(model.model, "vision_tower", None)
+    tower: Any = getattr(model.model, "vision_tower", None)
     if not hasattr(tower, "feature_cache_size"):
         logger.warning("vision_feature_cache is ignored: %s keeps no features", type(tower).__name__)
         return
