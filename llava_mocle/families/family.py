@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from llava_mocle.data.conversation import Template
 from llava_mocle.data.encoder import Encoder
+from llava_mocle.data.template_names import TEMPLATE_NAMES
 from llava_mocle.data.templates import get_template
 from llava_mocle.families.parts import Parts
 
@@ -66,6 +67,8 @@ class Family(ABC):
     # The prompt template and the preparation of images that hold where nothing says otherwise. None: no such default.
     usual_template: ClassVar[str | None] = None
     usual_aspect_ratio: ClassVar[str] = "square"
+    # The names of the prompt templates that it has.
+    template_names: ClassVar[tuple[str, ...]] = TEMPLATE_NAMES
     # The longest sample in tokens where nothing says otherwise.
     usual_length: ClassVar[int] = 2048
 

@@ -33,6 +33,7 @@ class ProcessorFamily(Family):
     name = "a model with a processor"
     derived_weights = (".rotary_emb.inv_freq", ".embeddings.position_ids")
     usual_template = "chat"
+    template_names = ("chat",)
     usual_length = 8192
 
     def __init__(self, config: Any, processor: Any) -> None:

@@ -29,6 +29,7 @@ class BaseFacts:
         family: what kind of model it is: its name for people.
         parts: what it is made of.
         usual_length: the longest sample in tokens where a recipe says nothing.
+        template_names: the prompt templates that it has.
         has_stage_1: whether its projector can be trained alone, and a language model joined to a tower becomes one.
     """
 
@@ -38,6 +39,7 @@ class BaseFacts:
     family: str
     parts: Parts
     usual_length: int = LlavaFamily.usual_length
+    template_names: tuple[str, ...] = LlavaFamily.template_names
     has_stage_1: bool = True
 
 
@@ -71,6 +73,7 @@ def base_facts(folder: Path, download: bool = True) -> BaseFacts:
         family.name_of(config),
         family.parts(config),
         family.usual_length,
+        family.template_names,
         family.has_stage_1,
     )
 

@@ -1,3 +1,3 @@
 """What tests of several files need."""
 
-from tests.tiny_run import base  # noqa: F401
+from tests.tiny_run import base, clusters, encoder, mix, recipe_file  # noqa: F401

@@ -1,5 +1,7 @@
 """Every kind of model that has a processor: samples, batches, training, answers, ranking, saving, collapse."""
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,6 +144,30 @@ def test_lengths_come_from_headers_alone(ready: Ready, tmp_path: Path) -> None:
         assert ready.encoder.prompt_length(asked, names) == len(ready.encoder.prompt(asked, names)["input_ids"])
         rows = ready.encoder.candidates(asked, names, ["a circle", "left"]).rows
         assert ready.encoder.candidate_length(asked, names, ["a circle", "left"]) == len(rows[0]["input_ids"]) == real
+
+
+def test_a_prompt_is_the_start_of_its_sample(ready: Ready) -> None:
+    # The tokenizer joins a newline and the spaces behind it: a header's end and an answer's start.
+    for answer in ("  y", "\n  z", "a circle"):
+        row = make_row("<image>\nwhat ?", answer, image="a")
+        sample = ready.encoder.encode(row, [picture(0)], ["a"])
+        asked = ready.encoder.prompt([Turn(HUMAN, "<image>\nwhat ?")], [picture(0)])
+        ids = asked["input_ids"]
+        assert torch.equal(sample["input_ids"][: len(ids)], ids)
+        assert (sample["labels"][: len(ids)] == -100).all()
+        assert sample["labels"][len(ids)] != -100
+        for name in asked.keys() - {"input_ids"}:
+            cut = sample[name][: len(ids)] if name == ready.loaded.family.kind.token_types else sample[name]
+            assert torch.equal(cut, asked[name]), name
+
+
+def test_an_image_that_cannot_be_read_is_measured_all_the_same(ready: Ready, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    row = make_row("<image>\nwhat ?", "a circle", image="x")
+    # It is met when the row is loaded, where `corrupt_images` says what happens then.
+    for name in (broken, tmp_path / "missing.png"):
+        assert ready.loaded.encoder(4096).measure(row, [str(name)]) > 0
 
 
 def test_cutting_spares_images_and_answers(ready: Ready) -> None:
@@ -384,3 +410,70 @@ def test_a_folder_of_another_model_is_refused(ready: Ready, tmp_path: Path) -> N
         family.open(other, ready.folder, ready.loaded.tokenizer, ready.loaded.image_processor)
     with pytest.raises(ConfigError, match="cannot be planned yet"):
         family.typical_image(ready.loaded.model.config)
+
+
+# ------ folders as they are published
+
+
+def as_published(ready: Ready, folder: Path, image_processor: str, processor: dict[str, Any] | None) -> Any:
+    """The folder with the names that transformers' torchvision classes write, and the older place of a template."""
+    shutil.copytree(ready.folder, folder)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    settings["image_processor_type"] = image_processor
+    settings["processor_class"] = ready.loaded.family.kind.processor_class.__name__
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    (folder / "processor_config.json").unlink(missing_ok=True)
+    if processor is not None:
+        (folder / "processor_config.json").write_text(json.dumps(processor))
+    if (folder / "chat_template.jinja").is_file():
+        source = (folder / "chat_template.jinja").read_text()
+        (folder / "chat_template.jinja").unlink()
+        (folder / "chat_template.json").write_text(json.dumps({"chat_template": source}))
+    return ready.loaded.family.open(
+        ready.loaded.model.config, folder, load_tokenizer(folder), load_image_processor(folder)
+    )
+
+
+PUBLISHED = {
+    "llava_next": "LlavaNextImageProcessor",
+    "llava_onevision": "LlavaOnevisionImageProcessorFast",
+    "qwen2_vl": "Qwen2VLImageProcessor",
+    "qwen2_5_vl": "Qwen2VLImageProcessorFast",
+    "qwen3_vl": "Qwen2VLImageProcessorFast",
+    "internvl": "GotOcr2ImageProcessorFast",
+    "smolvlm": "SmolVLMImageProcessor",
+    "idefics3": "Idefics3ImageProcessor",
+    "gemma3": "Gemma3ImageProcessorFast",
+    "paligemma": "SiglipImageProcessor",
+    "mistral3": "PixtralImageProcessorFast",
+}
+
+
+def test_folders_as_they_are_published(ready: Ready, tmp_path: Path) -> None:
+    videos = {"video_processor_type": "SomeVideoProcessor", "fps": 2}
+    for number, settings in enumerate((None, {"video_processor": videos})):
+        family = as_published(ready, tmp_path / str(number), PUBLISHED[ready.kind], settings)
+        sample = family.encoder("chat").encode(ROW, [picture(0), picture(1)], ["a", "b"])
+        for name, value in sample.items():
+            assert torch.equal(value, ready.samples[0][name]), name
+    # What is not used here is kept for whoever has torchvision.
+    family.save(tmp_path / "saved")
+    kept = json.loads((tmp_path / "saved" / "processor_config.json").read_text())
+    if hasattr(family.processor, "video_processor"):
+        assert kept["video_processor"] == videos
+    assert kept["processor_class"] == ready.loaded.family.kind.processor_class.__name__
+
+
+def test_a_folder_without_its_template(ready: Ready, tmp_path: Path) -> None:
+    if not ready.loaded.family.kind.chats:
+        return
+    shutil.copytree(ready.folder, tmp_path / "bare")
+    (tmp_path / "bare" / "chat_template.jinja").unlink()
+    family = ready.loaded.family.open(
+        ready.loaded.model.config,
+        tmp_path / "bare",
+        load_tokenizer(tmp_path / "bare"),
+        load_image_processor(tmp_path / "bare"),
+    )
+    with pytest.raises(ConfigError, match="needs the chat template of its folder"):
+        family.template("chat")

@@ -144,6 +144,11 @@ def _template(settled: Settled, facts: BaseFacts, base: Path, kept: str | None) 
         said = "nothing there says which prompt template it was made for" if own is None else f"its template is {own!r}"
         raise ConfigError(f"version is not set, and {base}: {said}; set version to one of {', '.join(TEMPLATE_NAMES)}")
     name = template_name(name)
+    if name not in facts.template_names:
+        raise ConfigError(
+            f"version is {name!r}, but {base} is a {facts.family}, which has {', '.join(facts.template_names)} alone: "
+            "leave version out"
+        )
     if name == own:
         why = "the base's own"
     elif name == "plain" and stage == "pretrain":
