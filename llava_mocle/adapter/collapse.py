@@ -12,13 +12,12 @@ from safetensors.torch import save_file
 
 from llava_mocle.adapter.card import PAPER, code, public_name, table, write_card
 from llava_mocle.adapter.config import MocleConfig
+from llava_mocle.adapter.in_place import PEFT_MODEL_PREFIX
 from llava_mocle.adapter.layer import MocleLinear, StackedExperts
 from llava_mocle.adapter.model import MocleModel
 from llava_mocle.adapter.product import collapsed_pair
 from llava_mocle.errors import ConfigError
 from llava_mocle.io.folders import new_folder, refuse_to_overwrite
-
-_MODEL_PREFIX = "base_model.model."
 
 
 def collapse(
@@ -28,7 +27,8 @@ def collapse(
 
     For a site with expert e: A' = [A_e ; A_u] (2r, in) and B' = [G B_e, (1 - G) B_u] (out, 2r) with r' = 2r and
     alpha' = 2 alpha, so the scaling stays (arXiv 2312.12379, eq. 3 with the gates constant). Without a
-    universal expert r' = k r. Exact in real arithmetic. The trained `modules_to_save` are written too.
+    universal expert r' = k r. Exact in real arithmetic. The trained `modules_to_save` and
+    `parameters_to_save` are written too.
 
     Args:
         cluster: cluster id; the dataset's index for router="dataset"; None for router="none".
@@ -56,8 +56,8 @@ def collapse(
         experts = cast(StackedExperts, layer.mocle_experts[adapter_name])
         assignment = None if routing is None else routing.site(index)
         pair_A, pair_B = collapsed_pair(experts.experts_A, experts.experts_B, assignment)
-        weights[f"{_MODEL_PREFIX}{site}.lora_A.weight"] = pair_A
-        weights[f"{_MODEL_PREFIX}{site}.lora_B.weight"] = pair_B
+        weights[f"{PEFT_MODEL_PREFIX}{site}.lora_A.weight"] = pair_A
+        weights[f"{PEFT_MODEL_PREFIX}{site}.lora_B.weight"] = pair_B
     # Cloned, because safetensors writes neither views nor tensors that share memory.
     weights = {name: tensor.detach().to("cpu").clone().contiguous() for name, tensor in weights.items()}
     rank_factor = config.top_k + int(config.universal_expert)
@@ -87,6 +87,7 @@ def _write_card(
     base = public_name(lora.base_model_name_or_path)
     kind = type(peft_model.get_base_model()).__name__
     part = "the whole adapter" if cluster is None else f"{config.router} {cluster} of {config.num_clusters}"
+    beside = [*(config.modules_to_save or []), *(config.parameters_to_save or [])]
     write_card(
         folder,
         f"{base}: {part} as a plain LoRA",
@@ -102,7 +103,7 @@ def _write_card(
                     ("rank, alpha", f"{lora.r}, {lora.lora_alpha:g}"),
                     ("experts of the original", f"{config.num_slots} of rank {config.r}"),
                     ("adapted", ", ".join(sorted({site.rpartition(".")[2] for site in config.sites or []}))),
-                    ("trained beside them", ", ".join(config.modules_to_save or [])),
+                    ("trained beside them", ", ".join(beside)),
                 ]
             ),
             "## Load",

@@ -51,6 +51,10 @@ class MocleConfig(PeftConfig):
         centroids: a cluster model folder or a .safetensors file with the tensor "centroids" (K, D). It is read when
             a new adapter is made. It is not written to adapter_config.json: a saved adapter holds its embedding.
         modules_to_save: modules trained and saved beside the adapter.
+        parameters_to_save: bare parameters of the base model, such as InstructBLIP's "query_tokens", by the ends of
+            their names. They are trained in place, and saved and loaded with the adapter. There is no second copy of
+            them: `disable_adapter()` and `unload()` leave them as trained, and the adapter must be the model's only
+            one.
         bias: only "none".
         init_lora_weights: True leaves B at zero, so that the adapter starts as the identity; False draws B as well.
         layers_to_transform, layers_pattern: as in `peft.LoraConfig`.
@@ -79,6 +83,7 @@ class MocleConfig(PeftConfig):
     gate_noise_std: float | None = None
     centroids: str | None = None
     modules_to_save: list[str] | None = None
+    parameters_to_save: list[str] | None = None
     bias: str = "none"
     init_lora_weights: bool = True
     layers_to_transform: list[int] | int | None = None
@@ -98,6 +103,8 @@ class MocleConfig(PeftConfig):
         self._check_router()
         self._check_numbers()
         self._check_mixture()
+        if isinstance(self.parameters_to_save, str):
+            raise ConfigError(f"parameters_to_save={self.parameters_to_save!r} must be a list of names.")
 
     def _check_router(self) -> None:
         if self.router in LATER_ROUTERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +10,10 @@ from torch import Tensor
 from llava_mocle.adapter.routing import Routing
 from llava_mocle.errors import RoutingError
 
-_BATCH_INPUTS = ("input_ids", "inputs", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds", "input_features")
+_BATCH_INPUTS = (
+    "input_ids", "inputs", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds", "input_features",
+    "qformer_input_ids",
+)  # fmt: skip
 
 
 def batch_size(args: tuple, kwargs: dict[str, Any]) -> int | None:
@@ -18,12 +22,12 @@ def batch_size(args: tuple, kwargs: dict[str, Any]) -> int | None:
     return next((c.shape[0] for c in candidates if isinstance(c, Tensor) and c.ndim > 1), None)
 
 
-def expansion(kwargs: dict[str, Any], default_config: Any) -> int:
+def expansion(kwargs: Mapping[str, Any], default_config: Any) -> int:
     """How often `generate` repeats every sample: max(num_beams, num_return_sequences), as in transformers.
 
     Args:
         kwargs: the keywords of the call. They go before its `generation_config`, which goes before the default.
-        default_config: the model's own `generation_config`, or None.
+        default_config: the `generation_config` of the module that generates, or None.
     """
 
     def value(name: str) -> int:
@@ -38,25 +42,30 @@ class Generation:
 
     Args:
         routings: adapter name -> routing of the samples as the caller passed them.
-        factor: how often every sample is repeated; see `expansion`.
+        options: the keywords of the call.
     """
 
-    def __init__(self, routings: dict[str, Routing], factor: int) -> None:
+    def __init__(self, routings: dict[str, Routing], options: Mapping[str, Any]) -> None:
         self.num_samples = next(iter(routings.values())).num_samples
-        self.factor = factor
+        self.options = options
         self._by_factor = {1: routings}
 
-    def routings(self, rows: int | None) -> dict[str, Routing]:
-        """The routing of a forward of `rows` rows: one row a sample, or `factor` rows in a row for each sample.
+    def routings(self, rows: int | None, default_config: Any) -> dict[str, Routing]:
+        """The routing of a forward of `rows` rows: one row a sample, or `expansion` rows in a row for each sample.
+
+        Args:
+            default_config: the `generation_config` of the module whose forward it is. `generate` calls the forward of
+                its own module, so this is what decides when a model leaves generating to an inner language model.
 
         Raises:
             RoutingError: any other number of rows.
         """
-        factors = {self.num_samples: 1, self.num_samples * self.factor: self.factor}
+        repeats = expansion(self.options, default_config)
+        factors = {self.num_samples: 1, self.num_samples * repeats: repeats}
         if rows is not None and rows not in factors:
             raise RoutingError(
                 f"generate runs a batch of {rows} rows, but {self.num_samples} routing ids were passed and every "
-                f"sample is repeated {self.factor} times (num_beams, num_return_sequences); "
+                f"sample is repeated {repeats} times (num_beams, num_return_sequences); "
                 "pass exactly one id per sample."
             )
         factor = 1 if rows is None else factors[rows]

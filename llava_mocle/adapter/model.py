@@ -8,23 +8,24 @@ from typing import Any, cast
 
 import torch
 from peft.config import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.integrations import init_empty_weights
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
+from llava_mocle.adapter.bare_parameters import check_modules_to_save, find_parameters
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.gating import gate_probabilities
-from llava_mocle.adapter.generation import batch_size, expansion
+from llava_mocle.adapter.generation import batch_size
+from llava_mocle.adapter.in_place import InPlaceTuner
 from llava_mocle.adapter.layer import MocleLinear, StackedExperts
-from llava_mocle.adapter.model_routing import ModelRouting
+from llava_mocle.adapter.model_routing import ModelRouting, callable_ancestors
 from llava_mocle.adapter.router import ClusterRouter, Router, build_router, check_ids, check_range, initial_embedding
 from llava_mocle.adapter.routing import Gates, Routing, RoutingStatistics, copy_to_host
 from llava_mocle.adapter.targets import find_targets
 from llava_mocle.errors import ConfigError, RoutingError
 
 
-class MocleModel(BaseTuner):
+class MocleModel(InPlaceTuner):
     """The tuner behind `get_peft_model(model, MocleConfig(...))`; its methods are reachable on the PeftModel.
 
     `forward` and `generate` of the adapted model take `cluster_ids` (B,) long, or `dataset_ids` (B,) for
@@ -40,6 +41,7 @@ class MocleModel(BaseTuner):
     # ------ injection
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        super()._pre_injection_hook(model, config, adapter_name)
         self.mocle_router = nn.ModuleDict()
         self._routing = ModelRouting(self._route)
         self._site_names: dict[str, list[str]] = {}
@@ -55,24 +57,30 @@ class MocleModel(BaseTuner):
         """Replace the target linears, then build the router for all of them.
 
         Raises:
-            ConfigError: the targets match nothing, or something that cannot be adapted; the centroids do not fit.
+            ConfigError: the targets match nothing, or something that cannot be adapted; the centroids do not fit; a
+                name in `modules_to_save` or `parameters_to_save` is not of its kind; one of several adapters trains
+                parameters in place.
             ClusterModelError: the centroids cannot be read.
         """
         config = self._config(adapter_name)
         # Everything that can go wrong is tried before the model is touched.
         sites = find_targets(model, config, self._check_target_module_exists)
+        check_modules_to_save(model, config)
+        self._check_alone(config)
+        parameters = list(find_parameters(model, config))
         embedding = initial_embedding(config)
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
         config.sites = sites
         self._site_names[adapter_name] = sites
+        self._parameter_names[adapter_name] = parameters
         for index, name in enumerate(sites):
             layer = cast(MocleLinear, model.get_submodule(name))
             layer.site_index[adapter_name] = None if config.router == "none" else index
         with init_empty_weights() if low_cpu_mem_usage else nullcontext():
             self.mocle_router[adapter_name] = build_router(config, len(sites), embedding).train(model.training)
         self._move_adapter_to_device_of_base_layer(adapter_name)
-        self._sync_router_grad()
-        self._routing.start_at(self.model)
+        self._sync_grad()
+        self._sync_starts()
 
     def _create_and_replace(
         self,
@@ -146,8 +154,7 @@ class MocleModel(BaseTuner):
             RoutingError: the ids are missing, of a wrong dtype or length, or out of range.
         """
         ids = {"cluster_ids": cluster_ids, "dataset_ids": dataset_ids}
-        factor = expansion(kwargs, getattr(self.model, "generation_config", None))
-        with self._routing.generating(ids, batch_size(args, kwargs), factor):
+        with self._routing.generating(ids, batch_size(args, kwargs), kwargs):
             return cast(Any, self.model).generate(*args, **kwargs)
 
     # ------ merging one cluster into the base weights
@@ -203,7 +210,7 @@ class MocleModel(BaseTuner):
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         model = super()._unload_and_optionally_merge(*args, **kwargs)  # type: ignore[func-returns-value]
-        self._routing.remove_starts()
+        self._routing.start_at([])
         return model
 
     # ------ what the adapters say about themselves
@@ -271,24 +278,36 @@ class MocleModel(BaseTuner):
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         super().set_adapter(adapter_name, inference_mode)
-        self._sync_router_grad()
+        self._sync_grad()
 
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
         super().set_requires_grad(adapter_names, requires_grad)
-        self._sync_router_grad()
+        self._sync_grad()
 
     def _enable_adapter_layers(self, enabled: bool = True) -> None:
         super()._enable_adapter_layers(enabled)
         self._routing.enabled = enabled
-        self._sync_router_grad()
+        self._sync_grad()
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
-        del self.mocle_router[adapter_name], self._site_names[adapter_name]
+        self._train_in_place(adapter_name, False)
+        del self.mocle_router[adapter_name], self._site_names[adapter_name], self._parameter_names[adapter_name]
         self._routing.state.clear()
+        self._sync_starts()
 
-    def _sync_router_grad(self) -> None:
-        """Gates and cluster embedding train exactly when the experts of their adapter do."""
+    def _sync_starts(self) -> None:
+        """Routings start at the model, and at every module in it that holds all sites of a routed adapter."""
+        starts = [self.model]
+        for adapter_name, router in self.mocle_router.items():
+            if cast(Router, router).id_name is not None:
+                starts += callable_ancestors(self.model, self._site_names[adapter_name])
+        self._routing.start_at(starts)
+
+    def _sync_grad(self) -> None:
+        """Gates, cluster embedding and parameters in place train exactly when the experts of their adapter do."""
         for adapter_name, router in self.mocle_router.items():
             experts = cast(StackedExperts, self._first_site(adapter_name).mocle_experts[adapter_name])
-            router.requires_grad_(experts.experts_A.requires_grad)
+            trained = experts.experts_A.requires_grad
+            router.requires_grad_(trained)
+            self._train_in_place(adapter_name, trained)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -21,6 +22,22 @@ ROUTING_INPUTS = ("cluster_ids", "dataset_ids")
 # A function that computes the routing of each active adapter, by the adapter's name. It gets the value of each routing
 # input (None: it was not passed) and the number of samples (None: it is not known).
 Route = Callable[[Mapping[str, Any], int | None], dict[str, Routing]]
+
+
+def callable_ancestors(model: nn.Module, sites: Sequence[str]) -> list[nn.Module]:
+    """The modules around all of these sites, `model` itself first, then inwards, without containers such as ModuleList.
+
+    One of them is called before any site is, also where `model.generate` calls the `generate` of an inner language
+    model and passes its own forward by.
+
+    Args:
+        sites: names of modules in `model`, at least one.
+    """
+    levels = zip(*(site.split(".")[:-1] for site in sites), strict=False)
+    path = [model]
+    for name, *_ in takewhile(lambda names: len(set(names)) == 1, levels):
+        path.append(getattr(path[-1], name))
+    return [module for module in path if type(module).forward is not nn.Module.forward]
 
 
 class ModelRouting:
@@ -44,27 +61,26 @@ class ModelRouting:
         self.merged_clusters: dict[str, int | None] = {}
         self._route = route
         self._generation: Generation | None = None
-        self._starts: list[nn.Module] = []
+        self._starts: dict[nn.Module, tuple[RemovableHandle, ...]] = {}
         self._started_at: nn.Module | None = None
-        self._handles: list[RemovableHandle] = []
 
     # ------ forwards
 
-    def start_at(self, module: nn.Module) -> None:
-        """Start a routing at every call of `module`, which from now on takes the routing inputs as keywords.
+    def start_at(self, modules: Sequence[nn.Module]) -> None:
+        """Start a routing at every call of these modules, which take the routing inputs as keywords, and of no others.
 
-        The first module must be the outermost one: the whole base model.
+        Args:
+            modules: the whole base model first. None at all: nothing starts a routing any more.
         """
-        if module not in self._starts:
-            self._starts.append(module)
-            self._handles.append(module.register_forward_pre_hook(self._before_forward, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._after_forward, always_call=True))
-
-    def remove_starts(self) -> None:
-        """Undo every `start_at`."""
-        while self._handles:
-            self._handles.pop().remove()
-        self._starts.clear()
+        for module in self._starts.keys() - set(modules):
+            for handle in self._starts.pop(module):
+                handle.remove()
+        for module in modules:
+            if module not in self._starts:
+                self._starts[module] = (
+                    module.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+                    module.register_forward_hook(self._after_forward, always_call=True),
+                )
 
     def _before_forward(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if module not in self._starts:
@@ -78,7 +94,7 @@ class ModelRouting:
         if self.enabled and not (without_ids and self._is_inside_another(module)):
             rows = batch_size(args, kwargs)
             if self._generation is not None and without_ids:
-                routings = self._generation.routings(rows)
+                routings = self._generation.routings(rows, getattr(module, "generation_config", None))
             else:
                 routings = self._route(ids, rows)
             self.state.start(routings)
@@ -92,22 +108,22 @@ class ModelRouting:
 
     def _is_inside_another(self, module: nn.Module) -> bool:
         """Whether a call of an inner module is part of a running forward, or of its recomputation in backward."""
-        return module is not self._starts[0] and (_in_backward() or self._started_at not in (None, module))
+        return module is not next(iter(self._starts)) and (_in_backward() or self._started_at not in (None, module))
 
     # ------ generate
 
     @contextmanager
-    def generating(self, ids: Mapping[str, Any], rows: int | None, factor: int) -> Iterator[None]:
+    def generating(self, ids: Mapping[str, Any], rows: int | None, options: Mapping[str, Any]) -> Iterator[None]:
         """Route `rows` samples once, and keep that routing for every forward inside the context.
 
         Args:
-            factor: how often `generate` repeats every sample; see `expansion`.
+            options: the keywords of the `generate` call, which say how often it repeats every sample.
         """
         if self.enabled:
             with torch.no_grad():
                 routings = self._route(ids, rows)
             if routings:
-                self._generation = Generation(routings, factor)
+                self._generation = Generation(routings, options)
         self._started_at = None
         try:
             yield

@@ -79,7 +79,7 @@ def test_only_generate_repeats_ids_and_only_exactly(model, count):
 
 
 def test_a_batch_of_another_size_inside_generate_is_refused(model, monkeypatch):
-    monkeypatch.setattr("llava_mocle.adapter.model.expansion", lambda *_: 1)
+    monkeypatch.setattr("llava_mocle.adapter.generation.expansion", lambda *_: 1)
     with pytest.raises(RoutingError, match="batch of 9 rows, but 3 routing ids"):
         model.generate(input_ids=PROMPT, attention_mask=MASK, cluster_ids=IDS, num_beams=3, max_new_tokens=2)
     with pytest.raises(RoutingError):

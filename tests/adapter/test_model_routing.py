@@ -10,6 +10,7 @@ import torch
 from peft import get_peft_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import GenerationConfig
 
 from llava_mocle.errors import ConfigError, RoutingError
 
@@ -79,13 +80,16 @@ def test_dataset_router_takes_dataset_ids():
 
 def test_part_of_the_model_cannot_reuse_an_earlier_routing():
     model = tiny_peft()
-    model(input_ids=BATCH, cluster_ids=IDS)
-    with pytest.raises(RoutingError, match="outside the forward"):
-        model.get_base_model().model(input_ids=BATCH)
-    with pytest.raises(RoutingError):
-        model(input_ids=BATCH)
-    with pytest.raises(RoutingError, match="outside the forward"):
-        model.get_base_model().model(input_ids=BATCH)
+    inner = model.get_base_model().model
+    hidden = inner.embed_tokens(BATCH)
+    for _ in range(2):
+        model(input_ids=BATCH, cluster_ids=IDS)
+        with pytest.raises(RoutingError, match="outside the forward"):
+            inner.layers[0].mlp(hidden)
+        with pytest.raises(RoutingError, match="cluster_ids is missing"):
+            inner(input_ids=BATCH)
+        with pytest.raises(RoutingError, match="cluster_ids is missing"):
+            model(input_ids=BATCH)
 
 
 def test_flattened_tokens_are_refused():
@@ -334,26 +338,81 @@ class Outer(nn.Module):
         return self.inner.generate(2 * input_ids, **options)
 
 
-def outer_model(starts_inside=True):
+def routed(model, **changes):
+    torch.manual_seed(1)
+    return get_peft_model(model, config(**{"task_type": None, "target_modules": ["first", "second"], **changes}))
+
+
+def outer_model():
     torch.manual_seed(0)
-    model = get_peft_model(Outer(), config(task_type=None, target_modules=["first", "second"], gate_noise_std=5.0))
-    if starts_inside:
-        model.base_model._routing.start_at(model.get_base_model().inner)
-    return model
+    return routed(Outer(), gate_noise_std=5.0)
 
 
 X = torch.randn(3, 7, generator=torch.Generator().manual_seed(5))
 
 
-def test_a_generate_that_passes_the_root_by_needs_the_inner_start():
-    with pytest.raises(RoutingError, match="outside the forward"):
-        outer_model(starts_inside=False).base_model.generate(input_ids=X, cluster_ids=IDS)
+def starts(model):
+    tuner = model.base_model
+    names = {module: name for name, module in tuner.model.named_modules()}
+    return [names[module] for module in tuner._routing._starts]
+
+
+@pytest.mark.parametrize(
+    ("sites", "modules"),
+    [
+        (["inner.layers.0.first", "inner.layers.1.second"], ["", "inner"]),
+        (["inner.layers.0.first", "inner.layers.0.second"], ["", "inner", "inner.layers.0"]),
+        (["inner.layers.0.first"], ["", "inner", "inner.layers.0"]),
+        (["inner.layers.0.first", "head"], [""]),
+        (["head"], [""]),
+        (["other.first", "other_again.first"], [""]),
+    ],
+)
+def test_a_routing_starts_at_every_module_around_all_sites(sites, modules):
+    """Not at `layers`, a list that nobody calls; and names count as a whole (`other` is no part of `other_again`)."""
+    outer = Outer()
+    outer.inner.layers.append(TwoSites(7, 6, 7))
+    outer.head = nn.Linear(7, 7)
+    outer.other, outer.other_again = TwoSites(), TwoSites()
+    assert starts(routed(outer, target_modules=sites)) == modules
+
+
+def test_a_generate_that_passes_the_root_by_is_routed():
     model = outer_model().eval()
     expected = model(X, cluster_ids=IDS)
     assert torch.equal(model.base_model.generate(input_ids=X, cluster_ids=IDS), expected)
     beams = model.base_model.generate(input_ids=X, cluster_ids=IDS, num_beams=2)
     assert (beams - expected.repeat_interleave(2, dim=0)).abs().max() < 1e-5
     assert model.base_model.last_routing() is None
+    with pytest.raises(RoutingError, match="cluster_ids is missing"):
+        model.base_model.generate(input_ids=X)
+    with pytest.raises(RoutingError, match="2 ids but the batch has 3"):
+        model.base_model.generate(input_ids=X, cluster_ids=IDS[:2])
+
+
+def test_the_configuration_of_the_module_that_generates_says_how_often_samples_are_repeated():
+    class Configured(Inner):
+        def generate(self, x, **options):
+            return super().generate(x, **{"num_beams": self.generation_config.num_beams, **options})
+
+    outer = Outer()
+    outer.inner = Configured()
+    model = routed(outer).eval()
+    outer.generation_config = GenerationConfig(num_beams=3)  # nobody reads it
+    outer.inner.generation_config = GenerationConfig(num_beams=2)
+    expected = model(X, cluster_ids=IDS)
+    for beams, options in ((2, {}), (4, {"num_beams": 4}), (1, {"num_beams": 1})):
+        found = model.base_model.generate(input_ids=X, cluster_ids=IDS, **options)
+        assert (found - expected.repeat_interleave(beams, dim=0)).abs().max() < 1e-5
+    outer.inner.generation_config = GenerationConfig(num_beams=3)
+    assert len(model.base_model.generate(input_ids=X, cluster_ids=IDS)) == 9
+
+    def generate(x, **_):
+        return outer.inner(x.repeat(2, 1))
+
+    outer.inner.generate = generate
+    with pytest.raises(RoutingError, match=r"batch of 6 rows, but 3 routing ids .* repeated 3 times"):
+        model.base_model.generate(input_ids=X, cluster_ids=IDS)
 
 
 def test_an_inner_start_keeps_the_routing_of_the_running_forward():
@@ -373,8 +432,10 @@ def test_an_inner_start_keeps_the_routing_of_the_running_forward():
     assert not torch.equal(seen[2], seen[0])
     with pytest.raises(RoutingError, match="cluster_ids is missing"):
         inner(X)
-    with pytest.raises(RoutingError, match="outside the forward"):
+    with pytest.raises(RoutingError, match="cluster_ids is missing"):
         inner.layers[0](X)
+    with pytest.raises(RoutingError, match="outside the forward"):
+        inner.layers[0].first(X)
 
 
 def test_an_inner_call_with_ids_of_its_own_is_routed_by_them():
@@ -382,9 +443,8 @@ def test_an_inner_call_with_ids_of_its_own_is_routed_by_them():
         def forward(self, x):
             return self.inner(x, cluster_ids=IDS.flip(0))
 
-    model = get_peft_model(Contrasting(), config(task_type=None, target_modules=["first", "second"])).eval()
+    model = routed(Contrasting()).eval()
     inner = model.get_base_model().inner
-    model.base_model._routing.start_at(inner)
     assert torch.equal(model(X, cluster_ids=IDS), inner(X, cluster_ids=IDS.flip(0)))
 
 
@@ -395,10 +455,7 @@ def test_recomputing_an_inner_start_keeps_its_routing():
 
     def run(kind):
         torch.manual_seed(0)
-        model = get_peft_model(
-            kind(), config(task_type=None, target_modules=["first", "second"], gate_noise_std=5.0)
-        ).train()
-        model.base_model._routing.start_at(model.get_base_model().inner)
+        model = routed(kind(), gate_noise_std=5.0).train()
         torch.manual_seed(1)
         model(X, cluster_ids=IDS).sum().backward()
         return [p.grad for p in model.parameters() if p.requires_grad]
@@ -433,6 +490,69 @@ def test_unloading_removes_every_start():
     model = outer_model()
     plain = model.unload()
     assert torch.equal(plain(X), Outer.forward(plain, X))
-    for module in (plain, plain.inner):
+    for module in plain.modules():
         assert not module._forward_pre_hooks
         assert not module._forward_hooks
+
+
+def test_an_inner_call_of_another_batch_size_is_refused():
+    class Halved(Outer):
+        def forward(self, x):
+            return self.inner(x[:2])
+
+    with pytest.raises(RoutingError, match="batch of 2 rows while 3 samples were routed"):
+        routed(Halved())(X, cluster_ids=IDS)
+
+
+def test_each_routed_adapter_has_its_starts_and_takes_them_along():
+    outer = Outer()
+    outer.inner.layers.append(TwoSites(7, 6, 7))
+    outer.other = TwoSites(7, 6, 7)
+    model = routed(outer, target_modules=["inner.layers.0.first", "inner.layers.1.first"]).eval()
+    expected = model(X, cluster_ids=IDS)
+    changes = {"task_type": None, "num_clusters": 3}
+    model.add_adapter("second", config(target_modules=["inner.layers.1.first"], **changes))
+    model.add_adapter("third", config(target_modules=["other.first"], **changes))
+    model.add_adapter("plain", plain_lora(task_type=None, target_modules=["other.second"]))
+    model.eval()
+    assert starts(model) == ["", "inner", "inner.layers.1", "other"]
+    assert torch.equal(model(X, cluster_ids=IDS), expected)
+    assert torch.equal(model.base_model.generate(input_ids=X, cluster_ids=IDS), expected)
+    model.base_model.set_adapter("second")
+    small = torch.tensor([2, 0, 2])
+    assert torch.equal(model.base_model.generate(input_ids=X, cluster_ids=small), model(X, cluster_ids=small))
+    model.base_model.set_adapter("default")
+    for name in ("second", "third", "plain"):
+        model.delete_adapter(name)
+    assert starts(model) == ["", "inner"]
+    outer.other(X)
+    assert not outer.inner.layers[1]._forward_pre_hooks
+    assert torch.equal(model.base_model.generate(input_ids=X, cluster_ids=IDS), expected)
+
+
+def test_a_plain_lora_asks_for_no_ids_anywhere():
+    lora = plain_lora(task_type=None, target_modules=["first", "second"])
+    model = get_peft_model(Outer(), lora).eval()
+    assert starts(model) == [""]
+    assert torch.equal(model.base_model.generate(input_ids=X), model(X))
+
+
+def test_a_merged_cluster_generates_inside():
+    model = outer_model().eval()
+    ids = torch.full((3,), 2)
+    expected = model(X, cluster_ids=ids)
+    model.base_model.merge_adapter(cluster=2)
+    for options in ({}, {"cluster_ids": ids}):
+        assert (model.base_model.generate(input_ids=X, **options) - expected).abs().max() < 1e-5
+    with pytest.raises(RoutingError, match="cluster 2 of adapter 'default' is merged"):
+        model.base_model.generate(input_ids=X, cluster_ids=IDS)
+    model.base_model.unmerge_adapter()
+    assert (model.base_model.generate(input_ids=X, cluster_ids=ids) - expected).abs().max() < 1e-5
+
+
+def test_disabled_adapters_route_nothing_inside():
+    model = outer_model().eval()
+    plain = copy.deepcopy(model).unload()
+    with model.disable_adapter():
+        assert torch.equal(model.base_model.generate(input_ids=X), plain(X))
+        assert torch.equal(model.base_model.model.inner(X, cluster_ids=IDS), plain.inner(X))
