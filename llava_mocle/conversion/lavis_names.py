@@ -1,6 +1,5 @@
 """LAVIS' names of InstructBLIP's weights -> transformers' names, and what a LAVIS file holds beside its weights."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +61,4 @@ def bridge_name(name: str) -> str | None:
             name = ours + name.removeprefix(theirs)
             name = name.replace("qformer.embeddings.LayerNorm.", "qformer.embeddings.layernorm.")
             return name.replace("attention.self.", "attention.attention.")
-    return None
-
-
-def shapes_differ(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str | None:
-    """How two sets of weights differ in names or shapes, in words; None if they are alike."""
-    for missing, what in ((expected.keys() - found.keys(), "lacks"), (found.keys() - expected.keys(), "has besides")):
-        if missing:
-            return f"it {what} {len(missing)} weight(s), for example {', '.join(sorted(missing)[:3])}"
-    for name, tensor in expected.items():
-        if tensor.shape != found[name].shape:
-            return f"{name} has shape {tuple(found[name].shape)}, and the base takes {tuple(tensor.shape)}"
     return None

@@ -7,19 +7,20 @@ github.com/gyhdog99/mocle: `mocle.py`, and `peft-main/src/peft/tuners/lora/layer
 import math
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import InstructBlipForConditionalGeneration
 
 from llava_mocle.adapter import MocleConfig
 from llava_mocle.adapter.card import PAPER, code, public_name, table, write_card
 from llava_mocle.clustering.cluster_model import ClusterModel
+from llava_mocle.conversion.adapter_folder import PREFIX, difference, expected_weights, write_adapter
 from llava_mocle.conversion.kmeans_file import read_centroids
-from llava_mocle.conversion.lavis_names import bridge_name, is_derived, read_lavis, shapes_differ
+from llava_mocle.conversion.lavis_names import bridge_name, is_derived, read_lavis
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.io.folders import new_folder, refuse_to_overwrite
 from llava_mocle.model.folders import CLUSTERS_FOLDER, find_folder
@@ -35,7 +36,6 @@ _UNSAID = ("weight", "default")
 _SBERT, _TOWER = "sbert.", "visual_encoder."
 _MODULES = ("qformer", "language_projection", "vision_model.post_layernorm")
 _PARAMETERS = ("query_tokens",)
-_PREFIX = "base_model.model."
 
 
 @dataclass
@@ -191,7 +191,9 @@ def read_facts(checkpoint: Path, released: Released) -> Facts:
 
 def _temperature(checkpoint: Path, kept: Any, given: float | None) -> float:
     if kept is not None and given is not None and not math.isclose(kept, given, rel_tol=1e-6):
-        raise ConfigError(f"--temperature is {given}, but {checkpoint} was trained with {kept} (gates_tmp): leave it out.")
+        raise ConfigError(
+            f"--temperature is {given}, but {checkpoint} was trained with {kept} (gates_tmp): leave it out."
+        )
     tau = kept if kept is not None else given
     if tau is None:
         raise ConfigError(
@@ -204,7 +206,9 @@ def _temperature(checkpoint: Path, kept: Any, given: float | None) -> float:
 
 def _config(released: Released, facts: Facts, temperature: float, base: Path) -> MocleConfig:
     names = sorted({re.escape(site.rpartition(".")[2]) for site in released.sites})
-    has = {name: any(f"{key}.".startswith(f"{name}.") for key in released.trained) for name in (*_MODULES, *_PARAMETERS)}
+    has = {
+        name: any(f"{key}.".startswith(f"{name}.") for key in released.trained) for name in (*_MODULES, *_PARAMETERS)
+    }
     return MocleConfig(
         task_type="CAUSAL_LM",
         inference_mode=True,
@@ -226,15 +230,13 @@ def _config(released: Released, facts: Facts, temperature: float, base: Path) ->
     )
 
 
-def _weights(
-    checkpoint: Path, released: Released, facts: Facts, config: MocleConfig, base: Path
-) -> dict[str, Tensor]:
+def _weights(checkpoint: Path, released: Released, facts: Facts, config: MocleConfig, base: Path) -> dict[str, Tensor]:
     """The adapter's weights, as PEFT saves them. Fills `config.sites` with the order of the gates.
 
     Raises:
         CheckpointError: they are not those of an adapter on this base.
     """
-    expected = expected_weights(base, config)
+    expected = expected_weights(base, InstructBlipForConditionalGeneration, config)
     sites = config.sites or []
     if set(sites) != set(released.sites):
         odd = sorted(set(sites).symmetric_difference(released.sites))
@@ -244,55 +246,25 @@ def _weights(
         )
     experts = [*map(str, range(facts.num_experts)), *([_UNIVERSAL] if facts.universal else [])]
     try:
-        weights = {_PREFIX + name: tensor for name, tensor in released.trained.items()}
+        weights = {PREFIX + name: tensor for name, tensor in released.trained.items()}
         for site in sites:
             parts = released.sites[site]
             for half in "AB":
                 stack = torch.stack([parts[f"lora_{half}.{name}"] for name in experts])
-                weights[f"{_PREFIX}{site}.mocle_experts.experts_{half}"] = stack
-        for ours, theirs in (("gate_weight", "w_gate"), ("gate_bias", "w_gate.bias"), ("cluster_embedding", "task_emb")):
+                weights[f"{PREFIX}{site}.mocle_experts.experts_{half}"] = stack
+        for ours, theirs in (
+            ("gate_weight", "w_gate"),
+            ("gate_bias", "w_gate.bias"),
+            ("cluster_embedding", "task_emb"),
+        ):
             weights[f"base_model.mocle_router.{ours}"] = torch.stack([released.sites[site][theirs] for site in sites])
     except RuntimeError as error:
-        raise CheckpointError(f"{checkpoint}: its experts or gates differ in shape from one another ({error}).") from error
-    if (difference := shapes_differ(expected, weights)) is not None:
-        raise CheckpointError(f"{checkpoint}: does not fit {base}: {difference}.")
-    return weights
-
-
-def expected_weights(base: Path, config: Any) -> dict[str, Tensor]:
-    """What an adapter of this configuration saves on a base, on the meta device. Fills in the configuration's sites.
-
-    Args:
-        base: a folder of transformers' InstructBLIP or LLaVA; only its config.json is read.
-
-    Raises:
-        CheckpointError: it is no such folder.
-    """
-    from peft import get_peft_model, get_peft_model_state_dict
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    try:
-        settings = AutoConfig.from_pretrained(base)
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(settings)
-    except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{base}: is no folder of an image-text model in transformers' layout ({type(error).__name__}: {error})."
+            f"{checkpoint}: its experts or gates differ in shape from one another ({error})."
         ) from error
-    with torch.device("meta"):
-        adapted = get_peft_model(model, config)
-        return get_peft_model_state_dict(adapted, save_embedding_layers=False)
-
-
-def write_adapter(folder: Path, config: Any, weights: Mapping[str, Tensor]) -> None:
-    """Write adapter_config.json and adapter_model.safetensors."""
-    from peft.utils import SAFETENSORS_WEIGHTS_NAME
-    from safetensors.torch import save_file
-
-    # Cloned, because safetensors writes neither views nor tensors that share memory.
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
-    save_file(tensors, str(folder / SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
-    config.save_pretrained(str(folder))
+    if (reason := difference(expected, weights)) is not None:
+        raise CheckpointError(f"{checkpoint}: does not fit {base}: {reason}.")
+    return weights
 
 
 def _lines(released: Released, facts: Facts, config: MocleConfig, clusters: ClusterModel) -> list[str]:
