@@ -1,5 +1,6 @@
 """An adapter's folder out of weights: checked against the base that they are for, without loading it, and written."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,12 @@ from llava_mocle.errors import CheckpointError
 PREFIX = "base_model.model."
 
 
-def expected_weights(base: Path, model_class: Any, config: Any) -> dict[str, Tensor]:
-    """What an adapter of this configuration saves on a base, on the meta device.
-
-    Args:
-        base: a folder in transformers' layout; only its config.json is read.
-        model_class: what the base must be.
-        config: of the adapter. A `MocleConfig` gets its `sites`.
+def read_config(base: Path, model_class: Any) -> Any:
+    """The configuration of a base in transformers' layout.
 
     Raises:
-        CheckpointError: the base is something else.
-        ConfigError: the adapter's targets match nothing there.
+        CheckpointError: the base is something else than a `model_class`.
     """
-    from peft import get_peft_model, get_peft_model_state_dict
     from transformers import AutoConfig
 
     reason = f"no {model_class.__name__} in transformers' layout"
@@ -35,9 +29,30 @@ def expected_weights(base: Path, model_class: Any, config: Any) -> dict[str, Ten
         raise CheckpointError(f"{base}: is {reason} ({type(error).__name__}: {error}).") from error
     if type(settings) is not model_class.config_class:
         raise CheckpointError(f"{base}/config.json: model_type is {settings.model_type!r}, so this is {reason}.")
+    return settings
+
+
+def expected_weights(model_class: Any, settings: Any, config: Any) -> tuple[dict[str, Tensor], list[str]]:
+    """What an adapter saves on a base of this class and configuration, on the meta device, and its sites.
+
+    Args:
+        config: of the adapter; it is not changed.
+
+    Returns:
+        name -> tensor, and the names of the adapted modules, in the order of the gates of a `MocleConfig`.
+
+    Raises:
+        ConfigError: the adapter's targets match nothing there.
+    """
+    from peft import get_peft_model, get_peft_model_state_dict
+
+    own = copy.deepcopy(config)
+    own.base_model_name_or_path = None  # PEFT fills it in
     with torch.device("meta"):
-        adapted = get_peft_model(model_class(settings), config)
-        return get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        adapted = get_peft_model(model_class(settings), own)
+        weights = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    sites = getattr(own, "sites", None)
+    return weights, sites or list(adapted.targeted_module_names)
 
 
 def difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:

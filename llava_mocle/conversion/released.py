@@ -18,7 +18,8 @@ from transformers import InstructBlipForConditionalGeneration
 from llava_mocle.adapter import MocleConfig
 from llava_mocle.adapter.card import PAPER, code, public_name, table, write_card
 from llava_mocle.clustering.cluster_model import ClusterModel
-from llava_mocle.conversion.adapter_folder import PREFIX, difference, expected_weights, write_adapter
+from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER
+from llava_mocle.conversion.adapter_folder import PREFIX, difference, expected_weights, read_config, write_adapter
 from llava_mocle.conversion.kmeans_file import read_centroids
 from llava_mocle.conversion.lavis_names import bridge_name, is_derived, read_lavis
 from llava_mocle.errors import CheckpointError, ConfigError
@@ -36,6 +37,8 @@ _UNSAID = ("weight", "default")
 _SBERT, _TOWER = "sbert.", "visual_encoder."
 _MODULES = ("qformer", "language_projection", "vision_model.post_layernorm")
 _PARAMETERS = ("query_tokens",)
+# The router's weights here -> theirs, one at each site.
+_ROUTER = {"gate_weight": "w_gate", "gate_bias": "w_gate.bias", "cluster_embedding": "task_emb"}
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Released:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the shapes of a checkpoint say: E experts, rank r, K clusters, D, and whether there is a universal expert."""
+    """What the shapes of a checkpoint say: E, r, K, D, and whether there is a universal expert."""
 
     num_experts: int
     rank: int
@@ -74,7 +77,7 @@ def convert_released(
     output: str | Path,
     *,
     temperature: float | None = None,
-    encoder: str | Path | None = None,
+    encoder: str | Path = DEFAULT_ENCODER,
 ) -> list[str]:
     """Write the adapter folder, with the cluster model in `clusters/`. Nothing in the two files is executed.
 
@@ -84,7 +87,7 @@ def convert_released(
         base: a folder of transformers' InstructBLIP with the same Vicuna (v1.1 for the released ones).
         output: the folder to create.
         temperature: tau of the gates; needed if the checkpoint does not keep it.
-        encoder: the folder of the sentence encoder all-MiniLM-L6-v2, in place of where it is looked for.
+        encoder: the sentence encoder of the k-means; the authors' is all-MiniLM-L6-v2.
 
     Returns:
         lines that say what was read, taken from the authors' code, kept from the base and left out.
@@ -108,7 +111,7 @@ def convert_released(
         )
     config = _config(released, facts, tau, base_folder)
     weights = _weights(checkpoint, released, facts, config, base_folder)
-    clusters = ClusterModel.from_centroids(centroids, **({} if encoder is None else {"encoder": encoder}))
+    clusters = ClusterModel.from_centroids(centroids, encoder=encoder)
     lines = _lines(released, facts, config, clusters)
     with new_folder(output) as folder:
         write_adapter(folder, config, weights)
@@ -190,6 +193,8 @@ def read_facts(checkpoint: Path, released: Released) -> Facts:
 
 
 def _temperature(checkpoint: Path, kept: Any, given: float | None) -> float:
+    if kept is not None and (not isinstance(kept, (int, float)) or isinstance(kept, bool)):
+        raise CheckpointError(f"{checkpoint}: its configuration says gates_tmp {kept!r}, expected a number.")
     if kept is not None and given is not None and not math.isclose(kept, given, rel_tol=1e-6):
         raise ConfigError(
             f"--temperature is {given}, but {checkpoint} was trained with {kept} (gates_tmp): leave it out."
@@ -206,16 +211,18 @@ def _temperature(checkpoint: Path, kept: Any, given: float | None) -> float:
 
 def _config(released: Released, facts: Facts, temperature: float, base: Path) -> MocleConfig:
     names = sorted({re.escape(site.rpartition(".")[2]) for site in released.sites})
-    has = {
-        name: any(f"{key}.".startswith(f"{name}.") for key in released.trained) for name in (*_MODULES, *_PARAMETERS)
-    }
+    trained = [f"{name}." for name in released.trained]
+    modules, parameters = (
+        [name for name in group if any(weight.startswith(f"{name}.") for weight in trained)]
+        for group in (_MODULES, _PARAMETERS)
+    )
     return MocleConfig(
         task_type="CAUSAL_LM",
         inference_mode=True,
         base_model_name_or_path=os.path.abspath(base),
         target_modules=rf"language_model\..*\.({'|'.join(names)})",
-        modules_to_save=[name for name in _MODULES if has[name]] or None,
-        parameters_to_save=[name for name in _PARAMETERS if has[name]] or None,
+        modules_to_save=modules or None,
+        parameters_to_save=parameters or None,
         r=facts.rank,
         lora_alpha=_ALPHA,
         lora_dropout=_DROPOUT,
@@ -236,8 +243,9 @@ def _weights(checkpoint: Path, released: Released, facts: Facts, config: MocleCo
     Raises:
         CheckpointError: they are not those of an adapter on this base.
     """
-    expected = expected_weights(base, InstructBlipForConditionalGeneration, config)
-    sites = config.sites or []
+    settings = read_config(base, InstructBlipForConditionalGeneration)
+    expected, sites = expected_weights(InstructBlipForConditionalGeneration, settings, config)
+    config.sites = sites
     if set(sites) != set(released.sites):
         odd = sorted(set(sites).symmetric_difference(released.sites))
         raise CheckpointError(
@@ -252,11 +260,7 @@ def _weights(checkpoint: Path, released: Released, facts: Facts, config: MocleCo
             for half in "AB":
                 stack = torch.stack([parts[f"lora_{half}.{name}"] for name in experts])
                 weights[f"{PREFIX}{site}.mocle_experts.experts_{half}"] = stack
-        for ours, theirs in (
-            ("gate_weight", "w_gate"),
-            ("gate_bias", "w_gate.bias"),
-            ("cluster_embedding", "task_emb"),
-        ):
+        for ours, theirs in _ROUTER.items():
             weights[f"base_model.mocle_router.{ours}"] = torch.stack([released.sites[site][theirs] for site in sites])
     except RuntimeError as error:
         raise CheckpointError(

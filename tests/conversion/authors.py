@@ -1,11 +1,12 @@
 """The authors' system, written out: a checkpoint in their names, and its forward by the formulas of their code.
 
-Their names are those of LAVIS' Q-Former (BERT with cross-attention in every second layer, and feed-forwards of their own
-for the queries) and of the authors' LoRA layer. What is not converted (the vision tower, the language model's frozen
-weights) is transformers'.
+Their names are those of LAVIS' Q-Former (BERT with cross-attention in every second layer, and feed-forwards of their
+own for the queries) and of the authors' LoRA layer. What is not converted (the vision tower, the language model's
+frozen weights) is transformers'.
 """
 
 import copy
+from dataclasses import dataclass
 
 import joblib
 import numpy as np
@@ -23,23 +24,34 @@ from transformers import (
 
 QUERIES, IMAGE_TOKEN, VOCABULARY = 4, 3, 40
 DIM, CLUSTERS, EXPERTS, RANK = 32, 5, 4, 3
-HIDDEN, VISION, TEXT = 16, 24, 32
+TEXT = 32
 TAU = 0.05
 ALPHA = 32
 LLM = "llm_model.base_model.model."
-HEADS = 2
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths of the Q-Former and of the vision tower, and the heads of each."""
+
+    hidden: int = 16
+    vision: int = 24
+    heads: int = 2
+
+
+SMALL = Sizes()
 
 
 def base_folder(folder, layers=2):
     torch.manual_seed(0)
     config = InstructBlipConfig(
         vision_config=InstructBlipVisionConfig(
-            hidden_size=VISION, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16,
+            hidden_size=SMALL.vision, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16,
             patch_size=8, initializer_range=0.2,
         ),
         qformer_config=InstructBlipQFormerConfig(
-            vocab_size=50, hidden_size=HIDDEN, intermediate_size=20, num_hidden_layers=2, num_attention_heads=HEADS,
-            max_position_embeddings=30,
+            vocab_size=50, hidden_size=SMALL.hidden, intermediate_size=20, num_hidden_layers=2,
+            num_attention_heads=SMALL.heads, max_position_embeddings=30,
         ),
         text_config=LlamaConfig(
             vocab_size=VOCABULARY, hidden_size=TEXT, intermediate_size=48, num_hidden_layers=layers,
@@ -53,25 +65,26 @@ def base_folder(folder, layers=2):
     return folder
 
 
-def qformer_shapes():
+def qformer_shapes(sizes=SMALL):
     """LAVIS' names of the Q-Former -> shapes."""
+    hidden = sizes.hidden
     shapes = {
-        "embeddings.word_embeddings.weight": (50, HIDDEN),
-        "embeddings.position_embeddings.weight": (30, HIDDEN),
-        "embeddings.LayerNorm.weight": (HIDDEN,),
-        "embeddings.LayerNorm.bias": (HIDDEN,),
+        "embeddings.word_embeddings.weight": (50, hidden),
+        "embeddings.position_embeddings.weight": (30, hidden),
+        "embeddings.LayerNorm.weight": (hidden,),
+        "embeddings.LayerNorm.bias": (hidden,),
     }
     for i in range(2):
         layer = f"encoder.layer.{i}."
-        attentions = {"attention": HIDDEN, "crossattention": VISION} if i % 2 == 0 else {"attention": HIDDEN}
+        attentions = {"attention": hidden, "crossattention": sizes.vision} if i % 2 == 0 else {"attention": hidden}
         for name, source in attentions.items():
-            for part, size in (("query", HIDDEN), ("key", source), ("value", source)):
-                shapes[f"{layer}{name}.self.{part}.weight"] = (HIDDEN, size)
-                shapes[f"{layer}{name}.self.{part}.bias"] = (HIDDEN,)
-            shapes |= _dense(f"{layer}{name}.output", HIDDEN, HIDDEN, norm=True)
+            for part, size in (("query", hidden), ("key", source), ("value", source)):
+                shapes[f"{layer}{name}.self.{part}.weight"] = (hidden, size)
+                shapes[f"{layer}{name}.self.{part}.bias"] = (hidden,)
+            shapes |= _dense(f"{layer}{name}.output", hidden, hidden, norm=True)
         for end in ("", "_query"):
-            shapes |= _dense(f"{layer}intermediate{end}", 20, HIDDEN, norm=False)
-            shapes |= _dense(f"{layer}output{end}", HIDDEN, 20, norm=True)
+            shapes |= _dense(f"{layer}intermediate{end}", 20, hidden, norm=False)
+            shapes |= _dense(f"{layer}output{end}", hidden, 20, norm=True)
     return {f"Qformer.bert.{name}": shape for name, shape in shapes.items()}
 
 
@@ -82,13 +95,13 @@ def _dense(name, size, source, norm):
     return shapes
 
 
-def bridge_shapes():
-    return qformer_shapes() | {
-        "query_tokens": (1, QUERIES, HIDDEN),
-        "llm_proj.weight": (TEXT, HIDDEN),
+def bridge_shapes(sizes=SMALL):
+    return qformer_shapes(sizes) | {
+        "query_tokens": (1, QUERIES, sizes.hidden),
+        "llm_proj.weight": (TEXT, sizes.hidden),
         "llm_proj.bias": (TEXT,),
-        "ln_vision.weight": (VISION,),
-        "ln_vision.bias": (VISION,),
+        "ln_vision.weight": (sizes.vision,),
+        "ln_vision.bias": (sizes.vision,),
     }
 
 
@@ -161,7 +174,7 @@ class TheirLinear(nn.Module):
         return result + torch.stack(rows)
 
 
-def their_qformer(state, queries, ids, images):
+def their_qformer(state, queries, ids, images, sizes=SMALL):
     """LAVIS' Q-Former: (B, Q + T, hidden) out of query tokens, text ids and image features."""
     w = {name.removeprefix("Qformer.bert."): value.float() for name, value in state.items()}
 
@@ -169,13 +182,13 @@ def their_qformer(state, queries, ids, images):
         return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
 
     def norm(name, x):
-        return F.layer_norm(x, (HIDDEN,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-12)
+        return F.layer_norm(x, (sizes.hidden,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-12)
 
     def attend(name, x, source):
         def heads(part, value):
-            return linear(f"{name}.self.{part}", value).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            return linear(f"{name}.self.{part}", value).unflatten(-1, (sizes.heads, -1)).transpose(1, 2)
 
-        scores = heads("query", x) @ heads("key", source).transpose(-1, -2) / (HIDDEN // HEADS) ** 0.5
+        scores = heads("query", x) @ heads("key", source).transpose(-1, -2) / (sizes.hidden // sizes.heads) ** 0.5
         mixed = (scores.softmax(-1) @ heads("value", source)).transpose(1, 2).flatten(2)
         return norm(f"{name}.output.LayerNorm", linear(f"{name}.output.dense", mixed) + x)
 
@@ -195,17 +208,49 @@ def their_qformer(state, queries, ids, images):
     return x
 
 
+def their_tower(state, pixels, sizes):
+    """LAVIS' vision tower, up to ln_vision: (B, 1 + patches, width)."""
+    w = {name.removeprefix("visual_encoder."): value.float() for name, value in state.items()}
+
+    def linear(name, x, bias=None):
+        return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"] if bias is None else bias)
+
+    def norm(name, x):
+        return F.layer_norm(x, (sizes.vision,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-6)
+
+    kernel = w["patch_embed.proj.weight"]
+    patches = F.conv2d(pixels, kernel, w["patch_embed.proj.bias"], stride=kernel.shape[-1]).flatten(2).transpose(1, 2)
+    x = torch.cat((w["cls_token"].expand(len(pixels), -1, -1), patches), dim=1) + w["pos_embed"]
+    i = 0
+    while f"blocks.{i}.norm1.weight" in w:
+        block = f"blocks.{i}."
+        bias = torch.cat((w[f"{block}attn.q_bias"], torch.zeros(sizes.vision), w[f"{block}attn.v_bias"]))
+        mixed = linear(f"{block}attn.qkv", norm(f"{block}norm1", x), bias).unflatten(-1, (3, sizes.heads, -1))
+        query, key, value = mixed.permute(2, 0, 3, 1, 4)
+        scores = (query @ key.transpose(-1, -2) / (sizes.vision // sizes.heads) ** 0.5).softmax(-1)
+        x = x + linear(f"{block}attn.proj", (scores @ value).transpose(1, 2).flatten(2))
+        x = x + linear(f"{block}mlp.fc2", F.gelu(linear(f"{block}mlp.fc1", norm(f"{block}norm2", x))))
+        i += 1
+    return x
+
+
+@torch.no_grad()
+def image_embeddings(state, features, ids, sizes=SMALL):
+    """What the language model sees of an image, (B, Q, text width), out of the tower's features."""
+    norm = [state[f"ln_vision.{kind}"].float() for kind in ("weight", "bias")]
+    features = F.layer_norm(features, (sizes.vision,), *norm, 1e-6)
+    queries = state["query_tokens"].float().expand(len(features), -1, -1)
+    queries = their_qformer(state, queries, ids, features, sizes)[:, :QUERIES]
+    return F.linear(queries, state["llm_proj.weight"].float(), state["llm_proj.bias"].float())
+
+
 @torch.no_grad()
 def their_logits(base, state, batch, clusters=None, tau=TAU):
     """The logits of the authors' model, (B, T, vocabulary); without experts where `clusters` is None."""
     model = InstructBlipForConditionalGeneration.from_pretrained(base).eval()
     vision = model.vision_model
     features = vision.encoder(inputs_embeds=vision.embeddings(batch["pixel_values"])).last_hidden_state
-    norm = [state[f"ln_vision.{kind}"].float() for kind in ("weight", "bias")]
-    features = F.layer_norm(features, (VISION,), *norm, vision.post_layernorm.eps)
-    queries = state["query_tokens"].float().expand(len(features), -1, -1)
-    queries = their_qformer(state, queries, batch["qformer_input_ids"], features)[:, :QUERIES]
-    images = F.linear(queries, state["llm_proj.weight"].float(), state["llm_proj.bias"].float())
+    images = image_embeddings(state, features, batch["qformer_input_ids"])
     language_model = copy.deepcopy(model.language_model)
     if clusters is not None:
         for i, layer in enumerate(language_model.model.layers):

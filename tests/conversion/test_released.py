@@ -13,20 +13,9 @@ import llava_mocle.adapter  # noqa: F401  (makes PEFT know MoCLE)
 from llava_mocle.clustering import ClusterModel
 from llava_mocle.conversion.released import convert_released
 from llava_mocle.errors import CheckpointError, ClusterModelError, ConfigError
-from tests.clustering.encoders import make_tiny_encoder
 from tests.conversion import authors
 
 CLUSTERS = torch.tensor([0, 1, 2, 3, 4])
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    """A base, a k-means and a sentence encoder, in one folder."""
-    folder = tmp_path_factory.mktemp("parts")
-    authors.base_folder(folder / "base")
-    authors.write_kmeans(folder / "kmeans.pkl")
-    make_tiny_encoder(folder / "encoder")
-    return folder
 
 
 def whole_state(**options):
@@ -245,7 +234,7 @@ def test_parts_that_do_not_fit_are_refused(parts, tmp_path):
         convert(parts, tmp_path, whole_state(), base=parts / "encoder")
     authors.write_kmeans(tmp_path / "wide.pkl", dim=16)
     state = authors.random_state(authors.bridge_shapes() | authors.expert_shapes(dim=16))
-    with pytest.raises(ClusterModelError, match="16 numbers, but embeddings of .* have 32"):
+    with pytest.raises(ClusterModelError, match=r"16 numbers, but embeddings of .* have 32"):
         convert(parts, tmp_path, state, kmeans=tmp_path / "wide.pkl")
 
 
