@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -57,6 +58,8 @@ _BLOCK_NAME = re.compile(r"blocks\.(\d+)\.(.+)\.(weight|bias|q_bias|v_bias)")
 _SETTINGS = (".json", ".model", ".txt", ".jinja")
 # LAVIS builds 39 blocks; its file of EVA-CLIP-g has 40.
 _MOST_BLOCKS = 39
+# Vicuna's end of text, which LAVIS makes its start of text and its unknown token too.
+_END = "</s>"
 # What shapes do not say: the width of an attention head in EVA-CLIP-g and in BERT.
 _TOWER_HEAD, _QFORMER_HEAD = 88, 64
 
@@ -253,7 +256,16 @@ def _assembled(
 def _language_tokenizer(folder: Path) -> Any:
     """Vicuna's tokenizer as LAVIS sets it up: [PAD] added, `</s>` in front of a text and behind it."""
     tokenizer = load_tokenizer(folder)
-    tokenizer.add_special_tokens({"pad_token": "[PAD]", "bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>"})
+    starts = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    tokenizer.add_special_tokens({"pad_token": "[PAD]", "bos_token": _END, "eos_token": _END, "unk_token": _END})
+    if starts:
+        # The slow tokenizer that LAVIS uses puts the new start token in front of a text; a fast one has the old in its
+        # template.
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{_END} $A",
+            pair=f"{_END} $A {_END}:1 $B:1",
+            special_tokens=[(_END, tokenizer.convert_tokens_to_ids(_END))],
+        )
     tokenizer.truncation_side = "left"
     tokenizer.init_kwargs["truncation_side"] = "left"  # what is saved
     return tokenizer

@@ -1,12 +1,22 @@
 """LAVIS' InstructBLIP becomes transformers' with the logits of LAVIS' formulas, and the tokens of its tokenizers."""
 
+import shutil
+
 import pytest
 import torch
-from transformers import BertTokenizerFast, InstructBlipForConditionalGeneration, InstructBlipProcessor
+from PIL import Image
+from transformers import (
+    BertTokenizerFast,
+    InstructBlipForConditionalGeneration,
+    InstructBlipProcessor,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from llava_mocle.conversion.lavis import convert_lavis
 from llava_mocle.errors import CheckpointError, ConfigError
 from tests.conversion import authors
+from tests.data.sentencepiece_model import SlowLlama, train_sentencepiece
 
 # The widths of heads that LAVIS has: 88 in the tower, 64 in the Q-Former.
 WIDE = authors.Sizes(hidden=64, vision=88, heads=1)
@@ -105,8 +115,6 @@ def test_out_of_parts(tmp_path, language, bert, place):
 
 
 def test_the_language_model_is_the_given_one(tmp_path, language, bert):
-    from transformers import LlamaForCausalLM
-
     tower = authors.random_state(tower_shapes(1))
     file = save(tmp_path / "lavis.pth", state_of(WIDE) | {f"visual_encoder.{k}": v for k, v in tower.items()})
     convert_lavis(file, tmp_path / "out", language_model=language, qformer_tokenizer=bert)
@@ -131,6 +139,29 @@ def test_tokens_are_those_of_lavis(tmp_path, language, bert):
     assert model.config.image_token_index == tokenizer.convert_tokens_to_ids("<image>")
     assert model.get_input_embeddings().weight.shape[0] >= len(tokenizer)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_a_text_has_the_ids_of_lavis_slow_tokenizer(tmp_path, bert):
+    """sentencepiece's ids after `</s>`, which that tokenizer takes for the start token that it is told to have."""
+    vicuna = tmp_path / "vicuna"
+    vicuna.mkdir()
+    model_file = train_sentencepiece(tmp_path)
+    shutil.copy(model_file, vicuna / "tokenizer.model")
+    (vicuna / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer", "legacy": true}')
+    config = LlamaConfig(
+        vocab_size=560, hidden_size=authors.TEXT, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(vicuna)
+    tower = {f"visual_encoder.{k}": v for k, v in authors.random_state(tower_shapes(1)).items()}
+    file = save(tmp_path / "lavis.pth", state_of(WIDE) | tower)
+    convert_lavis(file, tmp_path / "out", language_model=vicuna, qformer_tokenizer=bert)
+    processor = InstructBlipProcessor.from_pretrained(tmp_path / "out", backend="pil")
+    slow = SlowLlama(model_file)
+    for text in ("What is shown in this picture?", "Question: how many? Short answer:", "你好"):
+        assert processor.tokenizer(text).input_ids == [2, *slow.encode(text, legacy=True)]
+        found = processor(images=Image.new("RGB", (20, 10)), text=text).input_ids[0]
+        image = processor.tokenizer.convert_tokens_to_ids("<image>")
+        assert list(found) == [image] * authors.QUERIES + [2, *slow.encode(text, legacy=True)]
 
 
 def test_the_last_block_of_eva_is_left_out(tmp_path, language, bert, monkeypatch):
