@@ -101,6 +101,8 @@ class InertReader:
     def __init__(self, content: bytes, classes: Collection[str]) -> None:
         self._stream = io.BytesIO(content)
         self._size = len(content)
+        # What may still be copied: every byte of an array lies in the stream, at most once as a text before.
+        self._budget = 2 * len(content)
         self._classes = frozenset(classes)
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
@@ -223,7 +225,7 @@ class InertReader:
             content, kind, shape, order = arguments
             return Array(self._array(self._bytes(content), self._kind(kind), shape, order))
         if name == _ENCODE and len(arguments) == len(("text", "latin1")) and arguments[1] == "latin1":
-            return arguments[0].encode("latin1")
+            return self._paid(arguments[0].encode("latin1"))
         if name in _EMPTY_BYTES and arguments == ():
             return b""
         if name in _GENERATORS:
@@ -265,8 +267,14 @@ class InertReader:
         shape = _checked_shape(shape)
         if prod(shape) * kind.itemsize != len(content) or order not in ("C", "F"):
             raise Refused(f"an array of shape {shape} has {len(content):,} bytes in order {order!r:.20}")
-        values = np.frombuffer(content, kind).reshape(shape, order=order)
+        values = np.frombuffer(self._paid(content), kind).reshape(shape, order=order)
         return values.astype(kind.newbyteorder("="))
+
+    def _paid(self, content: bytes) -> bytes:
+        self._budget -= len(content)
+        if self._budget < 0:
+            raise Refused("it holds the same bytes many times over")
+        return content
 
     def _kind(self, value: Any) -> np.dtype:
         if not isinstance(value, _NumberType):

@@ -290,6 +290,7 @@ def _lines(released: Released, facts: Facts, config: MocleConfig, clusters: Clus
         f"routing: the whole prompt, embedded by {clusters.config.encoder}, to the nearest of the k-means' centroids",
         f"left out: {_groups(released.dropped)}" if released.dropped else "left out: nothing",
     ]
+    lines.append("not known: the instructions that were clustered, so clusters have no sizes and no examples")
     if missing:
         lines.append(f"not in the file, so the base's are used: {', '.join(sorted(missing))}")
     return lines

@@ -240,6 +240,23 @@ def test_centroids_that_are_no_matrix_of_finite_numbers_are_refused(tmp_path):
             read(tmp_path, wrapped((2, 3), content, code))
 
 
+def test_bytes_that_are_used_many_times_are_refused(tmp_path):
+    """A file of 1 MiB that stands for a gigabyte."""
+    dtype = name_of("numpy", "dtype") + text("u1") + b"\x85Rq\x02"
+    once = (
+        b"c"
+        + b"numpy.core.numeric\n_frombuffer\n"
+        + b"(h\x01h\x02J"
+        + struct.pack("<i", 2**20)
+        + b"\x85"
+        + text("C")
+        + b"tR"
+    )
+    content = b"\x80\x04B" + struct.pack("<I", 2**20) + bytes(2**20) + b"q\x01" + dtype + once * 1000 + b"."
+    with pytest.raises(ClusterModelError, match="many times over"):
+        read(tmp_path, content)
+
+
 @pytest.mark.parametrize("pack", [zlib.compress, gzip.compress, bz2.compress, lzma.compress])
 def test_a_bomb_is_refused(tmp_path, monkeypatch, pack):
     monkeypatch.setattr(kmeans_file, "_MOST_BYTES", 2**20)

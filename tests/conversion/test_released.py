@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import InstructBlipForConditionalGeneration
 
-import llava_mocle.adapter  # noqa: F401  (makes PEFT know MoCLE)
+from llava_mocle.adapter import collapse
 from llava_mocle.clustering import ClusterModel
 from llava_mocle.conversion.released import convert_released
 from llava_mocle.errors import CheckpointError, ClusterModelError, ConfigError
@@ -254,3 +254,15 @@ def test_what_the_file_lacks_is_kept_from_the_base_and_said(parts, tmp_path):
     state = {k: v for k, v in whole_state().items() if not k.startswith("ln_vision")}
     lines = convert(parts, tmp_path, state)
     assert lines[-1] == "not in the file, so the base's are used: vision_model.post_layernorm"
+
+
+@torch.no_grad()
+def test_a_cluster_of_it_is_a_plain_lora(parts, tmp_path):
+    convert(parts, tmp_path, whole_state())
+    base = InstructBlipForConditionalGeneration.from_pretrained(parts / "base")
+    model = PeftModel.from_pretrained(base, tmp_path / "out").eval()
+    expected = model(**authors.batch(), cluster_ids=torch.full((5,), 3)).logits
+    collapse(model, 3, tmp_path / "one")
+    plain = InstructBlipForConditionalGeneration.from_pretrained(parts / "base")
+    found = PeftModel.from_pretrained(plain, tmp_path / "one").eval()(**authors.batch()).logits
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max().clamp(min=1)
