@@ -44,8 +44,8 @@ class MocleConfig(PeftConfig):
         cluster_dim: D; read from `centroids` when None. For router="dataset" the default is 384.
         top_k: task experts per sample, 1 or 2; kept gates are not renormalised. 2 needs universal_expert=False.
         temperature: tau in softmax(logits / tau).
-        gate_mode: "paper", or "released" for the formula of the authors' published code:
-            G^2 W_e + (1 - G) W_u, a cluster embedding per site, gates with a bias, the softmax in fp16.
+        gate_mode: "paper", or "released" for the formula of the authors' published code: G^2 W_e + (1 - G) W_u (G W_e
+            without a universal expert), a cluster embedding per site, gates with a bias, the softmax in fp16.
         gate_noise_std: std of the noise on the gate logits while training. None: num_experts ** -0.5 under "paper",
             0.1 under "released".
         centroids: a cluster model folder or a .safetensors file with the tensor "centroids" (K, D). It is read when

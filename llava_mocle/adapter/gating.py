@@ -23,8 +23,8 @@ def gate_probabilities(logits: Tensor, temperature: float, mode: str = "paper") 
 def mixing_weights(gate: Tensor, mode: str, universal: bool) -> tuple[Tensor, Tensor | None]:
     """What the chosen experts and the universal expert are multiplied by.
 
-    "paper": G and 1 - G_max (arXiv 2312.12379, eq. 3). "released": G^2 and 1 - G_max, as the
-    published layer applies the gate twice.
+    "paper": G and 1 - G_max (arXiv 2312.12379, eq. 3). "released": as the published layer. With a universal expert it
+    applies the gate twice, so G^2 and 1 - G_max, the latter rounded to fp16 as its gates are; without one G.
 
     Args:
         gate: (..., k), strongest first.
@@ -32,5 +32,9 @@ def mixing_weights(gate: Tensor, mode: str, universal: bool) -> tuple[Tensor, Te
     Returns:
         expert weight (..., k) and universal weight (...), or None without a universal expert.
     """
-    weight = gate * gate if mode == "released" else gate
-    return weight, (1 - gate[..., 0]) if universal else None
+    if not universal:
+        return gate, None
+    strongest = gate[..., 0]
+    if mode == "released":
+        return gate * gate, (1 - strongest.to(torch.float16)).to(gate.dtype)
+    return gate, 1 - strongest

@@ -29,6 +29,10 @@ SUBCOMMANDS = {
         "llava_mocle.cli.report",
         "compare runs: benchmarks beside the paper's tables, or held-out rows",
     ),
+    "convert": (
+        "llava_mocle.cli.convert",
+        "read the authors' checkpoints, LAVIS' InstructBLIP, LLaVA's LoRA folders",
+    ),
     "collapse": ("llava_mocle.cli.collapse", "export one cluster as a plain LoRA adapter"),
 }
 

@@ -155,6 +155,47 @@ class ClusterModel:
         model._examples = _nearest_examples(distinct, mass, ids, distances, num_clusters, num_examples)
         return model
 
+    @classmethod
+    def from_centroids(
+        cls,
+        centroids: np.ndarray,
+        *,
+        rule: InstructionRule | None = None,
+        encoder: Encoder | str | Path = DEFAULT_ENCODER,
+    ) -> "ClusterModel":
+        """A cluster model of centroids that another program fitted. Clusters keep their numbers.
+
+        Nothing is known of the instructions that they were fitted to: all counts are 0, and there are no examples.
+
+        Args:
+            centroids: (K, D), in the space of this encoder's unit-norm embeddings.
+
+        Raises:
+            AssetError: the encoder is not here.
+            ClusterModelError: D is not the encoder's.
+        """
+        rule = rule or InstructionRule()
+        encoder = SentenceEncoder(encoder) if isinstance(encoder, (str, Path)) else encoder
+        probe = encoder.encode(PROBE_TEXTS, progress=False, exact=True).astype(np.float32)
+        centroids = np.asarray(centroids, dtype=np.float32)
+        num_clusters, dim = centroids.shape
+        if dim != probe.shape[1]:
+            raise ClusterModelError(
+                f"the centroids have {dim} numbers, but embeddings of {encoder.name!r} have {probe.shape[1]}: they "
+                "were fitted with another encoder"
+            )
+        config = ClusterConfig(
+            encoder=encoder.name,
+            encoder_weight_hash=encoder.weight_hash,
+            dim=dim,
+            num_clusters=num_clusters,
+            n_init=0,
+            instruction_turns=rule.turns,
+            instruction_rule_version=rule.version,
+        )
+        config.fingerprint = fingerprint(config, centroids)
+        return cls(centroids, np.zeros(num_clusters), config, probe, [[] for _ in range(num_clusters)], encoder)
+
     def assign(
         self, texts: Sequence[str], cache_dir: str | Path | None = None, progress: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:

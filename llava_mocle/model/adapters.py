@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mocle.errors import CheckpointError
 from llava_mocle.io.jsonl import read_json
-from llava_mocle.model.folders import ADAPTER_CONFIG, CLUSTERS_FOLDER
+from llava_mocle.model.folders import ADAPTER_CONFIG, CLUSTERS_FOLDER, ORIGINAL_LORA_EXTRAS
 
 if TYPE_CHECKING:
     import torch
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
 
 _WEIGHTS = "adapter_model.safetensors"
-# What the original LLaVA code leaves beside its LoRA weights.
-_ORIGINAL_LORA = "non_lora_trainables.bin"
 
 
 def attach_adapter(model: Any, folder: Path, trainable: bool, autocast_adapter_dtype: bool = True) -> "PeftModel":
@@ -35,12 +33,12 @@ def attach_adapter(model: Any, folder: Path, trainable: bool, autocast_adapter_d
         raise CheckpointError(
             f"{folder / ADAPTER_CONFIG}: peft_type is {settings.get('peft_type')!r}, which PEFT does not know."
         )
+    if (folder / ORIGINAL_LORA_EXTRAS).is_file():
+        raise CheckpointError(
+            f"{folder}: is a LoRA checkpoint of the original LLaVA code; convert it and load the result: "
+            f"llava-mocle convert --llava-lora {folder} --base BASE --output DIR"
+        )
     if not (folder / _WEIGHTS).is_file():
-        if (folder / _ORIGINAL_LORA).is_file():
-            raise CheckpointError(
-                f"{folder}: is a LoRA checkpoint of the original LLaVA code; merge it there "
-                "(scripts/merge_lora_weights.py) and load the merged folder."
-            )
         raise CheckpointError(f"{folder / _WEIGHTS}: no such file; the checkpoint is incomplete.")
     try:
         adapted = PeftModel.from_pretrained(

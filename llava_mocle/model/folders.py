@@ -16,6 +16,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 PROJECTOR_CONFIG = "mm_projector_config.json"
 PROJECTOR_WEIGHTS = "mm_projector.safetensors"
 LEGACY_PROJECTOR_WEIGHTS = "mm_projector.bin"
+# What the original LLaVA code leaves beside its LoRA weights: the projector.
+ORIGINAL_LORA_EXTRAS = "non_lora_trainables.bin"
 TEMPLATE_FILE = "llava_mocle.json"
 RECIPE_FILE = "recipe.yaml"
 CLUSTERS_FOLDER = "clusters"

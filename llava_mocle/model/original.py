@@ -53,7 +53,7 @@ def load_original(
         CheckpointError: another projector or layout than LLaVA-1.5's, or weights missing, unknown or unreadable.
     """
     settings = read_json(folder / "config.json")
-    _refuse_other_designs(folder, settings)
+    refuse_other_designs(folder, settings)
     tower_folder = original_tower(folder, vision_tower)
     tokenizer = load_tokenizer(folder)
     image_token_id = prepare_tokenizer(tokenizer)
@@ -129,7 +129,12 @@ def _weights(folder: Path, tower: nn.Module) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _refuse_other_designs(folder: Path, settings: dict[str, Any]) -> None:
+def refuse_other_designs(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse the config.json of an original folder that is not of LLaVA-1.5's design.
+
+    Raises:
+        CheckpointError: names the field, its value and LLaVA-1.5's.
+    """
     expected: dict[str, tuple[Any, ...]] = {
         "model_type": tuple(_LANGUAGE_MODELS),
         "mm_projector_type": ("mlp2x_gelu",),

@@ -114,9 +114,12 @@ def expected_site(
         chosen = sorted(range(config.num_experts), key=lambda e: -probabilities[e].item())[: config.top_k]
         mixed = torch.zeros(*x.shape[1:-1], linear.out_features, dtype=x.dtype)
         for e in chosen:
-            power = 2 if config.gate_mode == "released" else 1
+            power = 2 if config.gate_mode == "released" and config.universal_expert else 1
             mixed = mixed + probabilities[e] ** power * (x[b] @ A[e].T @ B[e].T)
         if config.universal_expert:
-            mixed = mixed + (1 - probabilities[chosen[0]]) * (x[b] @ A[-1].T @ B[-1].T)
+            rest = 1 - probabilities[chosen[0]]
+            if config.gate_mode == "released":
+                rest = rest.half().to(rest.dtype)
+            mixed = mixed + rest * (x[b] @ A[-1].T @ B[-1].T)
         outputs.append(x[b] @ linear.weight.T + linear.bias + scale * mixed)
     return torch.stack(outputs)

@@ -28,4 +28,15 @@ def test_weights_of_both_modes():
     weight, universal = mixing_weights(gate, "released", universal=True)
     assert weight.tolist() == [[0.25], [0.0625]]
     assert universal.tolist() == [0.5, 0.75]
-    assert mixing_weights(gate, "paper", universal=False)[1] is None
+    for mode in ("paper", "released"):  # without a universal expert the published layer applies the gate once
+        weight, universal = mixing_weights(gate, mode, universal=False)
+        assert weight.tolist() == [[0.5], [0.25]]
+        assert universal is None
+
+
+def test_the_universal_weight_of_the_released_code_is_rounded_to_half_precision():
+    gate = torch.tensor([[0.30004883]], dtype=torch.float16).double()  # a number of fp16; 1 - it lies between two
+    _, universal = mixing_weights(gate, "released", universal=True)
+    assert universal.dtype == torch.float64
+    assert torch.equal(universal, (1 - gate[..., 0]).half().double())
+    assert universal.item() != 1 - gate.item()

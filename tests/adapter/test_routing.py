@@ -33,8 +33,9 @@ def test_a_site_gets_its_samples_sorted_by_expert():
 
 @pytest.mark.parametrize(("mode", "power"), [("paper", 1), ("released", 2)])
 def test_weights_of_both_modes(mode, power):
+    assert torch.equal(Routing(gates(), mode, universal=True).weight, GATE.unsqueeze(-1) ** power)
     routing = Routing(gates(), mode, universal=False)
-    assert torch.equal(routing.weight, GATE.unsqueeze(-1) ** power)
+    assert torch.equal(routing.weight, GATE.unsqueeze(-1))
     assert routing.universal_weight is None
     assert routing.site(0).universal_weight is None
 

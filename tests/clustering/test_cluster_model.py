@@ -282,3 +282,20 @@ def test_the_device_reaches_an_encoder_that_stands_in(tiny, tmp_path, monkeypatc
     asked = record_devices(monkeypatch)
     ClusterModel.load(tmp_path / "clusters", device="cpu").assign(["a"])
     assert set(asked) == {"cpu"}
+
+
+def test_centroids_of_another_program_keep_their_numbers(tmp_path):
+    encoder = FakeEncoder()
+    texts = ["what is it", "where is it", "how long is AB"]
+    centroids = encoder.encode(texts, exact=True)[[2, 0, 1]]
+    model = ClusterModel.from_centroids(centroids, encoder=encoder)
+    assert model.assign(texts)[0].tolist() == [1, 2, 0]
+    model.save(tmp_path / "clusters")
+    again = ClusterModel.load(tmp_path / "clusters", encoder)
+    assert np.array_equal(again.centroids, centroids.astype(np.float32))
+    assert again.assign(texts)[0].tolist() == [1, 2, 0]
+    assert again.counts.tolist() == [0, 0, 0]
+    assert again.nearest_examples(0) == []
+    assert again.rule == InstructionRule()
+    with pytest.raises(ClusterModelError, match="have 5 numbers, but embeddings of 'fake-fake' have 8"):
+        ClusterModel.from_centroids(centroids[:, :5], encoder=encoder)

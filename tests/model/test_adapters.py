@@ -61,7 +61,7 @@ def test_adapter_with_other_weights_than_it_says_is_refused(tmp_path, base_folde
     with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors: no such file"):
         load_model(tmp_path / "lora")
     (tmp_path / "lora" / "non_lora_trainables.bin").touch()
-    with pytest.raises(CheckpointError, match="merge"):
+    with pytest.raises(CheckpointError, match=r"llava-mocle convert --llava-lora"):
         load_model(tmp_path / "lora")
 
 
