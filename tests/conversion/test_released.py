@@ -56,6 +56,7 @@ FORMS = {
     "a state dict": as_saved,
     "wrapped for several GPUs": lambda state: {"model": {f"module.{name}": value for name, value in state.items()}},
     "without PEFT's prefix": lambda state: {"model": renamed(state, (authors.LLM, "llm_model."))},
+    "without the language model's prefix": lambda state: renamed(state, ("llm_model.", "")),
     "bare parameters": lambda state: renamed(
         state, *((f"lora_{half}.{e}.weight", f"lora_{half}.{e}") for half in "AB" for e in (0, 1, 2, 3, "g")),
         ("task_emb.weight", "task_emb"),
