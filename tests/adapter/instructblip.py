@@ -25,7 +25,9 @@ def tiny_instructblip(seed: int = 0) -> InstructBlipForConditionalGeneration:
     small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     settings = InstructBlipConfig(
         vision_config=InstructBlipVisionConfig(image_size=16, patch_size=8, **small),
-        qformer_config=InstructBlipQFormerConfig(vocab_size=50, cross_attention_frequency=1, **small),
+        qformer_config=InstructBlipQFormerConfig(
+            vocab_size=50, cross_attention_frequency=1, hidden_dropout_prob=0, attention_probs_dropout_prob=0, **small
+        ),
         text_config=text_config(),
         num_query_tokens=QUERIES,
         image_token_index=IMAGE_TOKEN,

@@ -169,24 +169,39 @@ def test_weights_without_them_are_refused(tmp_path):
 
 READER = """
     import sys, torch
-    import llava_mocle.adapter
+    from pathlib import Path
     from peft import PeftModel
-    from safetensors.torch import save_file
-    from tests.adapter.test_in_place import IDS, logits, queries, tiny_instructblip
-    model = PeftModel.from_pretrained(tiny_instructblip(), sys.argv[1])
-    save_file({"logits": logits(model, cluster_ids=IDS), "queries": queries(model)}, sys.argv[2])
+    from safetensors.torch import load_file, save_file
+    from transformers import InstructBlipForConditionalGeneration
+
+    folder = Path(sys.argv[1])
+    ids = {"plain": {}, "adapter": {"cluster_ids": torch.tensor([3, 3, 3])}}
+    for name in ("plain", "adapter"):
+        base = InstructBlipForConditionalGeneration.from_pretrained(folder / "base")
+        model = PeftModel.from_pretrained(base, folder / name)
+        with torch.no_grad():
+            logits = model(**load_file(folder / "inputs.safetensors"), **ids[name]).logits
+        found = {"logits": logits, "queries": model.get_base_model().query_tokens.detach()}
+        save_file(found, folder / f"{name}.safetensors")
+        assert name == "adapter" or "llava_mocle" not in sys.modules
+        import llava_mocle.adapter
 """
 
 
-def test_a_fresh_process_reads_the_same(tmp_path):
+def test_a_fresh_process_reads_the_adapter_and_plain_peft_alone_a_collapsed_one(tmp_path):
     model = trained(tiny_peft_instructblip())
     model.save_pretrained(tmp_path / "adapter")
-    script, result = tmp_path / "reader.py", tmp_path / "result.safetensors"
-    script.write_text(textwrap.dedent(READER))
-    subprocess.run([sys.executable, str(script), str(tmp_path / "adapter"), str(result)], check=True)
-    found = load_file(result)
-    assert torch.equal(found["queries"], queries(model))
-    assert torch.equal(found["logits"], logits(model, cluster_ids=IDS))
+    collapse(model, 3, tmp_path / "plain")
+    tiny_instructblip().save_pretrained(tmp_path / "base")
+    save_file(inputs(), tmp_path / "inputs.safetensors")
+    (tmp_path / "reader.py").write_text(textwrap.dedent(READER))
+    subprocess.run([sys.executable, str(tmp_path / "reader.py"), str(tmp_path)], check=True)
+    expected = logits(model, cluster_ids=torch.full((3,), 3))
+    adapter, plain = (load_file(tmp_path / f"{name}.safetensors") for name in ("adapter", "plain"))
+    assert torch.equal(adapter["queries"], queries(model))
+    assert torch.equal(adapter["logits"], expected)
+    assert torch.equal(plain["queries"], queries(model))
+    assert relative_error(plain["logits"], expected) < 1e-5
 
 
 @pytest.mark.parametrize("router", ["cluster", "none"])
