@@ -1,6 +1,7 @@
 """An adapter's folder out of weights: checked against the base that they are for, without loading it, and written."""
 
 import copy
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ def expected_weights(model_class: Any, settings: Any, config: Any) -> tuple[dict
         weights = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     sites = getattr(own, "sites", None)
     return weights, sites or list(adapted.targeted_module_names)
+
+
+def base_name(base: str | Path) -> str:
+    """How an adapter names its base: a folder's whole path, or the name of a model on the hub."""
+    return os.path.abspath(base) if os.path.isdir(base) else str(base)
 
 
 def difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:

@@ -4,7 +4,6 @@ That code writes PEFT's `adapter_config.json` and weights for its own model clas
 projector in `non_lora_trainables.bin`.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,14 @@ from peft import LoraConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from llava_mocle.conversion.adapter_folder import PREFIX, difference, expected_weights, read_config, write_adapter
+from llava_mocle.conversion.adapter_folder import (
+    PREFIX,
+    base_name,
+    difference,
+    expected_weights,
+    read_config,
+    write_adapter,
+)
 from llava_mocle.errors import CheckpointError
 from llava_mocle.io.folders import new_folder, refuse_to_overwrite
 from llava_mocle.io.jsonl import read_json
@@ -71,7 +77,7 @@ def convert_llava_lora(
             "its layout can be loaded."
         )
     weights = _weights(source)
-    config = _config(lora_settings, weights, target)
+    config = _config(lora_settings, weights, base_name(base))
     expected, _ = expected_weights(LlavaForConditionalGeneration, _base_config(target, vision_tower), config)
     if (reason := difference(expected, weights)) is not None:
         raise CheckpointError(f"{source}: does not fit {target}: {reason}. Give the base that it was trained on.")
@@ -123,7 +129,7 @@ def _plain(name: str) -> str:
     return f"model.{name}" if name.startswith("mm_projector.") else name
 
 
-def _config(settings: dict[str, Any], weights: dict[str, torch.Tensor], base: Path) -> LoraConfig:
+def _config(settings: dict[str, Any], weights: dict[str, torch.Tensor], base: str) -> LoraConfig:
     sites = {name.removeprefix(PREFIX).removesuffix(_HALVES[0]) for name in weights if name.endswith(_HALVES[0])}
     return LoraConfig(
         r=settings["r"],
@@ -136,7 +142,7 @@ def _config(settings: dict[str, Any], weights: dict[str, torch.Tensor], base: Pa
         bias="none",
         task_type="CAUSAL_LM",
         inference_mode=True,
-        base_model_name_or_path=os.path.abspath(base),
+        base_model_name_or_path=base,
     )
 
 

@@ -5,7 +5,6 @@ github.com/gyhdog99/mocle: `mocle.py`, and `peft-main/src/peft/tuners/lora/layer
 """
 
 import math
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,14 @@ from llava_mocle.adapter import MocleConfig
 from llava_mocle.adapter.card import PAPER, code, public_name, table, write_card
 from llava_mocle.clustering.cluster_model import ClusterModel
 from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER
-from llava_mocle.conversion.adapter_folder import PREFIX, difference, expected_weights, read_config, write_adapter
+from llava_mocle.conversion.adapter_folder import (
+    PREFIX,
+    base_name,
+    difference,
+    expected_weights,
+    read_config,
+    write_adapter,
+)
 from llava_mocle.conversion.kmeans_file import read_centroids
 from llava_mocle.conversion.lavis_names import bridge_name, is_derived, read_lavis
 from llava_mocle.errors import CheckpointError, ConfigError
@@ -30,7 +36,7 @@ from llava_mocle.model.folders import CLUSTERS_FOLDER, find_folder
 _ALPHA, _DROPOUT, _NOISE, _TOP_K = 32, 0.1, 0.1, 1
 _UNIVERSAL = "g"
 _SITE = re.compile(
-    r"llm_model\.(?:base_model\.model\.)?(?P<site>.+)\.(?P<part>(?:lora_A|lora_B|w_gate|task_emb)(?:\..+)?)"
+    r"(?:llm_model\.)?(?:base_model\.model\.)?(?P<site>model\.layers\..+)\.(?P<part>(?:lora_A|lora_B|w_gate|task_emb)(?:\..+)?)"
 )
 # Components of a weight's name that PEFT's versions write or leave out.
 _UNSAID = ("weight", "default")
@@ -109,7 +115,7 @@ def convert_released(
             f"{kmeans}: has {centroids.shape[0]} centroids of {centroids.shape[1]} numbers, but {checkpoint} was "
             f"trained with {facts.num_clusters} of {facts.cluster_dim}; give the k-means published for this checkpoint."
         )
-    config = _config(released, facts, tau, base_folder)
+    config = _config(released, facts, tau, base_name(base))
     weights = _weights(checkpoint, released, facts, config, base_folder)
     clusters = ClusterModel.from_centroids(centroids, encoder=encoder)
     lines = _lines(released, facts, config, clusters)
@@ -209,7 +215,7 @@ def _temperature(checkpoint: Path, kept: Any, given: float | None) -> float:
     return float(tau)
 
 
-def _config(released: Released, facts: Facts, temperature: float, base: Path) -> MocleConfig:
+def _config(released: Released, facts: Facts, temperature: float, base: str) -> MocleConfig:
     names = sorted({re.escape(site.rpartition(".")[2]) for site in released.sites})
     trained = [f"{name}." for name in released.trained]
     modules, parameters = (
@@ -219,7 +225,7 @@ def _config(released: Released, facts: Facts, temperature: float, base: Path) ->
     return MocleConfig(
         task_type="CAUSAL_LM",
         inference_mode=True,
-        base_model_name_or_path=os.path.abspath(base),
+        base_model_name_or_path=base,
         target_modules=rf"language_model\..*\.({'|'.join(names)})",
         modules_to_save=modules or None,
         parameters_to_save=parameters or None,
@@ -283,11 +289,12 @@ def _lines(released: Released, facts: Facts, config: MocleConfig, clusters: Clus
     lines = [
         f"read from the weights: {len(released.sites)} sites, E {facts.num_experts}, universal expert "
         f"{'yes' if facts.universal else 'no'}, r {facts.rank}, K {facts.num_clusters}, D {facts.cluster_dim}",
-        f"temperature {config.temperature:g}, from {tau}",
+        f"temperature: {config.temperature:g}, from {tau}",
         f"from the authors' code: {', '.join(f'{name} {value:g}' for name, value in settled.items())}",
         "language model: the file does not hold it; the authors' is Vicuna-7B v1.1"
-        + (f" (the checkpoint's configuration: {language_model})" if language_model else ""),
-        f"routing: the whole prompt, embedded by {clusters.config.encoder}, to the nearest of the k-means' centroids",
+        + (f" (the checkpoint's configuration: {public_name(language_model)})" if language_model else ""),
+        f"routing: the whole prompt, embedded by {public_name(clusters.config.encoder)}, to the nearest centroid of the "
+        "k-means",
         f"left out: {_groups(released.dropped)}" if released.dropped else "left out: nothing",
     ]
     lines.append("not known: the instructions that were clustered, so clusters have no sizes and no examples")

@@ -56,6 +56,7 @@ FORMS = {
     "a state dict": as_saved,
     "wrapped for several GPUs": lambda state: {"model": {f"module.{name}": value for name, value in state.items()}},
     "without PEFT's prefix": lambda state: {"model": renamed(state, (authors.LLM, "llm_model."))},
+    "without the language model's prefix": lambda state: renamed(state, ("llm_model.", "")),
     "bare parameters": lambda state: renamed(
         state, *((f"lora_{half}.{e}.weight", f"lora_{half}.{e}") for half in "AB" for e in (0, 1, 2, 3, "g")),
         ("task_emb.weight", "task_emb"),
@@ -123,9 +124,11 @@ def test_the_folder_says_what_the_authors_code_does(parts, tmp_path):
     assert sorted(config["modules_to_save"]) == ["language_projection", "qformer", "vision_model.post_layernorm"]
     assert len(config["sites"]) == 4
     text = "\n".join(lines)
-    for said in ("alpha 32, dropout 0.1", "top-k 1", "noise", "Vicuna-7B v1.1", "position ids", "sbert"):
-        assert said in text or said == "sbert"
-    assert "released" in (tmp_path / "out" / "README.md").read_text()
+    for said in ("alpha 32, dropout 0.1", "top-k 1", "noise in training 0.1", "Vicuna-7B v1.1", "position ids"):
+        assert said in text
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| temperature | 0.05, from --temperature |" in card
+    assert str(tmp_path.parent) not in card
 
 
 def test_clusters_are_those_of_the_k_means(parts, tmp_path):
@@ -152,7 +155,7 @@ def test_the_temperature_that_the_file_keeps(parts, tmp_path):
     lines = convert(parts, tmp_path, content, temperature=None)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["temperature"] == 0.1
-    assert "/data/vicuna-7b-v1.1" in "\n".join(lines)
+    assert "configuration: vicuna-7b-v1.1" in "\n".join(lines)
     shutil.rmtree(tmp_path / "out")
     convert(parts, tmp_path, content, temperature=0.1)
     shutil.rmtree(tmp_path / "out")
