@@ -125,6 +125,14 @@ def _mistral_defaults(config: Any) -> dict[str, Any]:
     return {"patch_size": config.vision_config.patch_size, "spatial_merge_size": config.spatial_merge_size}
 
 
+def _intern_defaults(config: Any) -> dict[str, Any]:
+    return {"image_seq_length": config.image_seq_length}
+
+
+def _gemma_defaults(config: Any) -> dict[str, Any]:
+    return {"image_seq_length": config.mm_tokens_per_image}
+
+
 def _none(config: Any) -> dict[str, Any]:
     return {}
 
@@ -188,7 +196,7 @@ MODEL_KINDS = {
         processors.InternVLProcessor,
         _PROJECTED,
         _patched,
-        lambda config: {"image_seq_length": config.image_seq_length},
+        _intern_defaults,
     ),
     "smolvlm": ModelKind(
         "SmolVLM",
@@ -212,7 +220,7 @@ MODEL_KINDS = {
         transformers.Gemma3Processor,
         _PROJECTED,
         _whole,
-        lambda config: {"image_seq_length": config.mm_tokens_per_image},
+        _gemma_defaults,
         token_types="token_type_ids",
     ),
     "paligemma": ModelKind(

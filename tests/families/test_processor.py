@@ -1,6 +1,7 @@
 """Every kind of model that has a processor: samples, batches, training, answers, ranking, saving, collapse."""
 
 import json
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,14 @@ def test_a_prompt_is_the_start_of_its_sample(ready: Ready) -> None:
         for name in asked.keys() - {"input_ids"}:
             cut = sample[name][: len(ids)] if name == ready.loaded.family.kind.token_types else sample[name]
             assert torch.equal(cut, asked[name]), name
+
+
+def test_an_encoder_goes_to_other_processes(ready: Ready) -> None:
+    again = pickle.loads(pickle.dumps(ready.encoder))
+    row = make_row("where is it ?<image>", "left", image="a")
+    found, expected = (one.encode(row, [picture(4)], ["a"]) for one in (again, ready.encoder))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_an_image_that_cannot_be_read_is_measured_all_the_same(ready: Ready, tmp_path: Path) -> None:
