@@ -100,25 +100,30 @@ def _encode(rendered: Rendered, template: Template, tokenizer: Any, image: list[
             ids += image
             supervised += [False] * len(image)
         spans = [(max(begin - start, 0), end - start) for begin, end in rendered.assistant_spans if end > start]
-        for token, within in _encode_piece(piece, spans, tokenizer):
+        for token, within in encode_piece(piece, spans, tokenizer):
             ids.append(token)
             supervised.append(within)
         start += len(piece) + len(IMAGE_TOKEN)
     return ids, supervised
 
 
-def _encode_piece(
+def encode_piece(
     piece: str, spans: Sequence[tuple[int, int]], tokenizer: Any, opening: bool = True
 ) -> list[tuple[int, bool]]:
-    """(token id, whether it is the assistant's) of a text without images; `opening`: it is not the rest of one."""
+    """(token id, whether it is the assistant's) of a text without images.
+
+    Args:
+        spans: the character ranges that the assistant wrote.
+        opening: whether the text is not the rest of another one.
+    """
     ids, offsets = _tokens_of(piece, tokenizer, opening)
     for start, _ in spans:
         # One token over both sides (a header's newline and an answer's first space, say): generation starts after the
         # header, so the header's tokens must be the same here as there.
         if any(begin < start < end for begin, end in offsets):
-            before = _encode_piece(piece[:start], spans, tokenizer, opening)
+            before = encode_piece(piece[:start], spans, tokenizer, opening)
             after = [(begin - start, end - start) for begin, end in spans if end > start]
-            return before + _encode_piece(piece[start:], after, tokenizer, opening=False)
+            return before + encode_piece(piece[start:], after, tokenizer, opening=False)
     within = [any(begin < stop and start < end for start, stop in spans) for begin, end in offsets]
     return list(zip(ids, within, strict=True))
 

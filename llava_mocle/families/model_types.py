@@ -1,7 +1,7 @@
 """Which kinds of model are known, by the `model_type` of their configuration. Free of torch."""
 
 # model type -> family
-MODEL_TYPES = {"llava": "llava"}
+MODEL_TYPES = {"instructblip": "instructblip", "llava": "llava"}
 
 
 def is_known(model_type: str | None) -> bool:

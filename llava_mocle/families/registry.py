@@ -4,10 +4,11 @@ from typing import Any
 
 from llava_mocle.errors import CheckpointError
 from llava_mocle.families.family import Family
+from llava_mocle.families.instructblip import InstructBlipFamily
 from llava_mocle.families.llava import LlavaFamily
 from llava_mocle.families.model_types import MODEL_TYPES, known_types
 
-FAMILIES: dict[str, type[Family]] = {"llava": LlavaFamily}
+FAMILIES: dict[str, type[Family]] = {"instructblip": InstructBlipFamily, "llava": LlavaFamily}
 
 
 def family_of(config: Any) -> type[Family]:

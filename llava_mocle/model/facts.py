@@ -28,6 +28,7 @@ class BaseFacts:
         model_max_length: in tokens.
         family: what kind of model it is: its name for people.
         parts: what it is made of.
+        has_stage_1: whether stage 1 can train its projector alone.
     """
 
     template: str | None
@@ -35,6 +36,7 @@ class BaseFacts:
     model_max_length: int
     family: str
     parts: Parts
+    has_stage_1: bool
 
 
 def base_facts(folder: Path, download: bool = True) -> BaseFacts:
@@ -60,7 +62,8 @@ def base_facts(folder: Path, download: bool = True) -> BaseFacts:
             raise
         template = None
     aspect = getattr(text_config, "image_aspect_ratio", family.usual_aspect_ratio)
-    return BaseFacts(template, aspect, max_length(tokenizer, text_config), family.name, family.parts(config))
+    length = max_length(tokenizer, text_config)
+    return BaseFacts(template, aspect, length, family.name, family.parts(config), family.has_stage_1)
 
 
 def _with_recipe(under: BaseFacts, recipe: dict[str, Any]) -> BaseFacts:

@@ -1,3 +1,9 @@
 """What tests of several files need."""
 
-from tests.tiny_run import base  # noqa: F401
+from tests.tiny_instructblip import (  # noqa: F401
+    instructblip_base,
+    instructblip_clusters,
+    instructblip_recipe,
+    instructblip_rows,
+)
+from tests.tiny_run import base, encoder  # noqa: F401

@@ -106,6 +106,7 @@ def adapter_config(
         task_type="CAUSAL_LM",
         target_modules=target_pattern(parts, targets_of(adapter, parts)),
         modules_to_save=list(parts.connector),
+        parameters_to_save=list(parts.parameters) or None,
         r=adapter.lora_r,
         lora_alpha=adapter.lora_alpha,
         lora_dropout=adapter.lora_dropout,

@@ -44,10 +44,13 @@ def settle(recipe: Recipe, checkpoint: Path | None = None, download: bool = True
 
     Raises:
         CheckpointError: the base is not here, or damaged.
-        ConfigError: nothing says the template, or the base has one that is not here.
+        ConfigError: nothing says the template, or the base has one that is not here; or the recipe is about a
+            projector, and models of the base's kind have no stage 1.
     """
     base = base_of(recipe, download)
     facts = base_facts(base, download)
+    if not facts.has_stage_1:
+        _refuse_stage_1(recipe, facts.family, base)
     settled = Settled(recipe)
     kept = read_recipe(checkpoint) if checkpoint else {}
     projector = projector_facts(recipe, download) if recipe.model.vision_tower else {}
@@ -71,6 +74,20 @@ def settle(recipe: Recipe, checkpoint: Path | None = None, download: bool = True
     adapter = replace(recipe.adapter, lora_target_modules=_targets(settled, facts, kept))
     settled.recipe = replace(recipe, data=data, model=model, adapter=adapter)
     return settled
+
+
+def _refuse_stage_1(recipe: Recipe, family: str, base: Path) -> None:
+    about = {
+        "stage": recipe.stage.stage if recipe.stage.stage == "pretrain" else None,
+        "pretrain_mm_mlp_adapter": recipe.model.pretrain_mm_mlp_adapter,
+        "vision_tower": recipe.model.vision_tower,
+    }
+    for key, value in about.items():
+        if value:
+            raise ConfigError(
+                f"{key} is {value!r}, and {base} is a whole model of the {family} kind, which has no stage 1 and no "
+                f"tower or projector of another folder; leave {key} out"
+            )
 
 
 def base_of(recipe: Recipe, download: bool = True) -> Path:
