@@ -48,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = f"{parser.prog} (--recipe YAML | --rows FILE...) [options]\n       {parser.prog} inspect DIR"
     source = parser.add_argument_group("what to cluster (one of the two)")
     source.add_argument(
-        "--recipe", type=user_path, metavar="YAML", help="a recipe: its datasets, weighted by their `repeat`"
+        "--recipe",
+        type=user_path,
+        metavar="YAML",
+        help="a recipe: its datasets, weighted by their `repeat` (or `weight`)",
     )
     source.add_argument("--rows", type=user_path, metavar="FILE", nargs="+", help="LLaVA JSON or JSONL files")
     how = parser.add_argument_group("how (each wins over the recipe)")
@@ -97,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "inspect":
         show(Path(args.folder), args.examples)
         return 0
-    rows, held_out, repeat, settings = _from_recipe(args) if args.recipe else _from_files(args)
+    rows, held_out, rates, settings = _from_recipe(args) if args.recipe else _from_files(args)
     flags = {key: value for key in vars(settings) if (value := getattr(args, key, None)) is not None}
     given = {key: normalized("command line", key, value) for key, value in flags.items()}
     if args.cluster_model:
@@ -111,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     cache_dir = Path(settings.cluster_cache_dir or default_cache_dir())
     _fit(
         rows,
-        repeat,
+        rates,
         settings,
         output,
         assignments,
@@ -128,6 +131,7 @@ def _from_recipe(args: argparse.Namespace) -> tuple[Rows, Rows, dict[str, float]
     """The rows of each dataset, its held-out rows, the weight of each dataset's rows, and the settings."""
     if args.rows:
         raise ConfigError("both --recipe and --rows were given: drop one")
+    from llava_mocle.data.mixture import Mixture
     from llava_mocle.data.rows import read_rows
     from llava_mocle.recipe.recipe import load_recipe
 
@@ -136,13 +140,14 @@ def _from_recipe(args: argparse.Namespace) -> tuple[Rows, Rows, dict[str, float]
     if not specs:
         raise ConfigError(f"{args.recipe}: names no dataset to cluster; fill its `datasets`")
     rows = {spec.name: read_rows(spec.data_path) for spec in specs}
+    rates = dict(zip(rows, Mixture(specs, rows).rates().tolist(), strict=True))
     # Training says what is wrong with held-out rows that are not there; clusters can be made without them.
     held_out = {
         spec.name: read_rows(spec.eval_data_path)
         for spec in specs
         if spec.eval_data_path and why_missing(spec.eval_data_path) is None
     }
-    return rows, held_out, {spec.name: float(spec.repeat) for spec in specs}, recipe.cluster
+    return rows, held_out, rates, recipe.cluster
 
 
 def _from_files(args: argparse.Namespace) -> tuple[Rows, Rows, dict[str, float], ClusterArguments]:
@@ -164,7 +169,7 @@ def _from_files(args: argparse.Namespace) -> tuple[Rows, Rows, dict[str, float],
 
 def _fit(
     rows: Rows,
-    repeat: Mapping[str, float],
+    rates: Mapping[str, float],
     settings: ClusterArguments,
     output: Path,
     assignments: Path,
@@ -189,7 +194,7 @@ def _fit(
     rule = InstructionRule(settings.instruction_turns)
     texts = route_texts(rows, rule)
     flat = [text for part in texts.values() for text in part]
-    weights = [repeat[name] for name, part in texts.items() for _ in part]
+    weights = [rates[name] for name, part in texts.items() for _ in part]
     place, _ = choose_placement(device, None)
     request = FitRequest(
         weigh(flat, weights), settings.num_clusters, settings.cluster_seed, settings.cluster_n_init, rule,

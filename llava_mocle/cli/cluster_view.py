@@ -50,7 +50,7 @@ def _print_sizes(console: Console, folder: Path, model: ClusterModel) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print("\nsizes (rows x repeat)", highlight=False)
+    console.print("\nsizes (rows x how often training meets them)", highlight=False)
     table = Table(*_right("cluster", "instructions", "share"), "")
     total = model.counts.sum() or 1.0
     for cluster, count in enumerate(model.counts):
@@ -67,7 +67,7 @@ def small_clusters(counts: np.ndarray) -> str | None:
     That is fewer than ten instructions, or fewer than a fiftieth of an even share.
 
     Args:
-        counts: (K,) instructions of each cluster, rows times `repeat`.
+        counts: (K,) instructions of each cluster, rows times how often training meets them.
     """
     limit = max(_FEW, counts.sum() / len(counts) / _FRACTION)
     small = [(cluster, count) for cluster, count in enumerate(counts) if count < limit]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.cli.model_flags import add_model_flags, check_dataset, load_predictor
-from llava_mocle.inference.flags import add_skip_flag
+from llava_mocle.inference.flags import add_penalty_flags, add_skip_flag
 from llava_mocle.io.paths import user_path
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
 
 def _add_how(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--prompts", choices=["llava", "instructblip"], default="llava", help="with --tasks: LLaVA's, or Table 11's"
+        "--prompts",
+        choices=["llava", "instructblip"],
+        default="llava",
+        help="with --tasks: LLaVA's, or Table 11's with LAVIS' 5 beams and penalties",
     )
     group.add_argument("--num-chunks", type=int, help="answer one of so many parts, without scoring")
     group.add_argument("--chunk-idx", type=int, help="which part, from 0; run without both flags to join and score")
@@ -73,7 +76,8 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--batch-size", type=int, default=8)
     group.add_argument("--max-new-tokens", type=int, help="default: each benchmark's own; 32 for rows")
-    group.add_argument("--num-beams", type=int, default=1)
+    group.add_argument("--num-beams", type=int, help="default: 1; with --prompts instructblip 5")
+    add_penalty_flags(group, default=None)
     add_skip_flag(group)
 
 
@@ -209,6 +213,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         num_beams=args.num_beams,
         prompts=args.prompts,
         max_new_tokens=args.max_new_tokens,
+        length_penalty=args.length_penalty,
+        repetition_penalty=args.repetition_penalty,
         dataset=args.dataset,
         overwrite=args.overwrite,
         skip_unaskable=args.skip_unaskable,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_mocle.cli.model_flags import add_model_flags, check_dataset, load_predictor
 from llava_mocle.errors import DataError
+from llava_mocle.inference.flags import add_penalty_flags
 from llava_mocle.io.paths import looked_for, user_path, why_no_file
 from llava_mocle.io.text import one_line
 
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-beams", type=int, default=1)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): greedy; otherwise sample")
     parser.add_argument("--top-p", type=float, help="with --temperature: nucleus sampling")
+    add_penalty_flags(parser)
     add_model_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
@@ -58,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         num_beams=args.num_beams,
         temperature=args.temperature,
         top_p=args.top_p,
+        length_penalty=args.length_penalty,
+        repetition_penalty=args.repetition_penalty,
         cluster_id=args.cluster_id,
         dataset=args.dataset,
     )

@@ -47,7 +47,7 @@ class ClusterModel:
 
     Attributes:
         centroids: (K, D) float32, in the space of unit-norm embeddings (centroids themselves are not normalised).
-        counts: (K,) float64, how many fitted instructions each cluster holds (rows times `repeat`).
+        counts: (K,) float64, how many fitted instructions each cluster holds (rows times how often they are met).
         config: what config.json holds.
     """
 
@@ -111,7 +111,7 @@ class ClusterModel:
 
         Args:
             texts: one for each row, as `instruction_text` gives them.
-            weights: (N,) how often each row counts (its dataset's `repeat`); default 1.
+            weights: (N,) how often each row counts (how often training meets it); default 1.
 
         Raises:
             ConfigError: K is larger than the number of distinct instructions.

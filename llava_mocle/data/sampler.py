@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
@@ -31,8 +32,8 @@ class GlobalBatchSampler(Sampler[int]):
 
     def __init__(
         self,
-        lengths: Sequence[int],
-        has_image: Sequence[bool],
+        lengths: Sequence[int] | np.ndarray,
+        has_image: Sequence[bool] | np.ndarray,
         batch_size: int,
         seed: int = 0,
         *,
@@ -63,20 +64,20 @@ class GlobalBatchSampler(Sampler[int]):
         generator = torch.Generator()
         # Seeds that differ by one must not give one run's epoch 1 the order of another's epoch 0.
         generator.manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        if self.grouped:
-            order = self._grouped_order(generator)
-        else:
-            order = torch.randperm(len(self.lengths), generator=generator)
+        order = self._in_batches(torch.arange(len(self.lengths)), generator)
         missing = len(self) - len(order)
         if missing > 0:
             order = torch.cat([order, -(order[-1:] + 1).expand(missing)])
         yield from order[: len(self)].tolist()
 
-    def _grouped_order(self, generator: torch.Generator) -> torch.Tensor:
+    def _in_batches(self, samples: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Samples in the order in which they are met: batch after batch, what fills no batch at the end."""
+        if not self.grouped:
+            return samples[torch.randperm(len(samples), generator=generator)]
         batches: list[torch.Tensor] = []
         rest: list[torch.Tensor] = []
         for wanted in (True, False):
-            members = torch.nonzero(self.has_image == wanted).flatten()
+            members = samples[self.has_image[samples] == wanted]
             whole, left = self._group(members, generator)
             batches += whole
             rest.append(left)

@@ -12,7 +12,7 @@ from llava_mocle.evaluation.answering.given_file import Given, read_given
 from llava_mocle.evaluation.answering.match import match_given
 from llava_mocle.evaluation.answering.question import check_questions
 from llava_mocle.evaluation.scores.results import Asked, BenchmarkResults
-from llava_mocle.evaluation.suite import SuiteSettings, submit_and_score
+from llava_mocle.evaluation.suite import GENERATION, SuiteSettings, submit_and_score
 from llava_mocle.evaluation.task import Item, Task
 from llava_mocle.io.paths import why_missing
 
@@ -86,7 +86,7 @@ def score_given(
 
 def _settings_of(task: Task, items: Sequence[Item], settings: SuiteSettings) -> dict[str, Any]:
     """The `settings` of an entry; how the other system was asked is not known."""
-    unknown = dict.fromkeys(("batch_size", "num_beams", "max_new_tokens", "dataset", "predictor"))
+    unknown = dict.fromkeys(("batch_size", "dataset", "predictor", *GENERATION))
     return unknown | {"limit": settings.limit, "prompts": settings.prompts, "judge": task.judged_by(items)}
 
 

@@ -11,7 +11,7 @@ from llava_mocle.evaluation.answering.parts import part_of
 from llava_mocle.evaluation.answering.question import GenerationSettings, Question
 from llava_mocle.evaluation.answering.run import answer_questions
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
-from llava_mocle.inference.flags import add_other_base_flag, add_skip_flag
+from llava_mocle.inference.flags import add_other_base_flag, add_penalty_flags, add_skip_flag
 from llava_mocle.io.ctrl_c import until_ctrl_c
 from llava_mocle.io.libraries import quiet_libraries
 from llava_mocle.io.paths import unusable_paths_named, user_path
@@ -48,6 +48,7 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): greedy; otherwise sample")
     parser.add_argument("--top_p", type=float)
     parser.add_argument("--num_beams", type=int, default=1)
+    add_penalty_flags(parser, "_")
     parser.add_argument("--max_new_tokens", type=int, default=1024, help="longest answer (LLaVA's default)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--limit", type=int, help="only the first N questions")
@@ -118,7 +119,14 @@ def _answer(args: argparse.Namespace, questions: Sequence[Question]) -> None:
         encoder=args.encoder,
         allow_other_base=args.allow_other_base,
     )
-    settings = GenerationSettings(args.max_new_tokens, args.num_beams, args.temperature, args.top_p)
+    settings = GenerationSettings(
+        args.max_new_tokens,
+        args.num_beams,
+        args.temperature,
+        args.top_p,
+        args.length_penalty,
+        args.repetition_penalty,
+    )
     answer_questions(
         predictor,
         questions,

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# What `SuiteSettings` may change of a task's `GenerationSettings`.
+GENERATION = ("max_new_tokens", "num_beams", "length_penalty", "repetition_penalty")
+
 
 @dataclass(frozen=True)
 class SuiteSettings:
@@ -34,7 +37,7 @@ class SuiteSettings:
     Attributes:
         limit: only the first questions of each; the scores then say so.
         prompts: "llava" or "instructblip", see `Task.items`.
-        max_new_tokens: None: each task's own.
+        num_beams, length_penalty, repetition_penalty, max_new_tokens: None: each task's own (`Task.generation`).
         dataset: the training dataset whose expert answers every question, for models routed by dataset.
         overwrite: answer and score everything anew.
         skip_unaskable: what cannot be asked gets an empty answer, see `answer_questions`.
@@ -42,16 +45,23 @@ class SuiteSettings:
 
     limit: int | None = None
     batch_size: int = 8
-    num_beams: int = 1
+    num_beams: int | None = None
     prompts: str = "llava"
     max_new_tokens: int | None = None
     dataset: str | None = None
     overwrite: bool = False
     skip_unaskable: bool = False
+    length_penalty: float | None = None
+    repetition_penalty: float | None = None
 
-    def new_tokens(self, task: Task) -> int:
-        """How long the task's answers may be."""
-        return self.max_new_tokens or task.max_new_tokens
+    def generation(self, task: Task) -> GenerationSettings:
+        """How the task's answers are generated."""
+        asked = {name: getattr(self, name) for name in GENERATION}
+        made = replace(
+            task.generation(self.prompts), **{key: value for key, value in asked.items() if value is not None}
+        )
+        # A task's own length penalty is for its own beams.
+        return replace(made, length_penalty=1.0) if made.num_beams == 1 and self.length_penalty is None else made
 
 
 class TasksFailed(UserError):
@@ -134,7 +144,7 @@ def _run(
         folder / "answers" / f"{task.name}.jsonl",
         part,
         batch_size=settings.batch_size,
-        settings=GenerationSettings(settings.new_tokens(task), settings.num_beams),
+        settings=settings.generation(task),
         overwrite=settings.overwrite,
         skip_unaskable=settings.skip_unaskable,
         description=task.name,
@@ -146,7 +156,8 @@ def _run(
     if entry["skipped"]:
         logger.warning("%s: %d questions could not be asked and have an empty answer.", task.name, entry["skipped"])
     # The settings that took effect, under the names that the answers carry.
-    effective = asdict(replace(settings, max_new_tokens=settings.new_tokens(task)))
+    generation = settings.generation(task)
+    effective = asdict(settings) | {name: getattr(generation, name) for name in GENERATION}
     del effective["overwrite"], effective["skip_unaskable"]
     entry["settings"] = effective | {"predictor": predictor.settings, "judge": task.judged_by(items)}
     return results.record(task, items, answers, entry)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from llava_mocle.errors import DataError
-from llava_mocle.evaluation.answering.question import Question
+from llava_mocle.evaluation.answering.question import GenerationSettings, Question
 from llava_mocle.evaluation.prompt_styles import check_style
 from llava_mocle.evaluation.scores.statistics import bootstrap_interval
 from llava_mocle.evaluation.submissions import write_submission
@@ -163,6 +163,20 @@ class Task(ABC):
     def unshown_items(self, root: Path, prompts: str = "llava") -> list[Item]:
         """`items` of which nobody looks at the images: none is unpacked, and few have to be there."""
         return self.items(root, prompts)
+
+    def generation(self, prompts: str) -> GenerationSettings:
+        """How answers are generated, where nobody asks for something else.
+
+        With "instructblip", as LAVIS does by default (blip2_vicuna_instruct.py): 5 beams and a repetition penalty of
+        1.5; short answers have at most 10 tokens and a length penalty of 0 (`predict_answers`), longer ones 1
+        (`generate`).
+        """
+        usual = GenerationSettings(self.max_new_tokens)
+        if prompts != "instructblip":
+            return usual
+        beams = replace(usual, num_beams=5, repetition_penalty=1.5)
+        short = self.max_new_tokens <= Task.max_new_tokens
+        return replace(beams, max_new_tokens=10, length_penalty=0.0) if short else beams
 
     @abstractmethod
     def read_items(self, root: Path, prompts: str) -> Iterator[Item]:

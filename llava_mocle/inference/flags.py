@@ -1,6 +1,7 @@
 """Flags that every command which asks a model has, whatever it calls the others."""
 
 import argparse
+import math
 
 Flags = argparse.ArgumentParser | argparse._ArgumentGroup
 
@@ -21,3 +22,39 @@ def add_skip_flag(flags: Flags) -> None:
         action="store_true",
         help="a question that is too long, or whose image cannot be read, gets an empty answer (default: an error)",
     )
+
+
+def add_penalty_flags(flags: Flags, joint: str = "-", default: float | None = 1.0) -> None:
+    """Add `--length-penalty` and `--repetition-penalty`.
+
+    Args:
+        joint: what stands between the words of a flag: LLaVA's programs have an underscore.
+        default: of both; None leaves the choice to whoever reads them.
+    """
+    flags.add_argument(
+        f"--length{joint}penalty",
+        type=_finite,
+        default=default,
+        metavar="P",
+        help="with beams: the power of the length that log-probabilities are divided by; below 1 favours short answers",
+    )
+    flags.add_argument(
+        f"--repetition{joint}penalty",
+        type=_above_0,
+        default=default,
+        metavar="P",
+        help="above 1: what the answer holds already becomes less likely",
+    )
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text}: expected a finite number")
+    return value
+
+
+def _above_0(text: str) -> float:
+    if (value := _finite(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return value

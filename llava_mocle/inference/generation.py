@@ -1,12 +1,13 @@
 """Generating answers: settings, stopping, decoding, and finding the answers that batching may have changed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from llava_mocle.errors import ConfigError
 
@@ -37,12 +38,23 @@ def find_stopping(tokenizer: Any, end_of_turn: str) -> Stopping:
 
 
 def generation_config(
-    tokenizer: Any, stopping: Stopping, *, max_new_tokens: int, num_beams: int, temperature: float, top_p: float | None
+    tokenizer: Any,
+    stopping: Stopping,
+    *,
+    max_new_tokens: int,
+    num_beams: int,
+    temperature: float,
+    top_p: float | None,
+    length_penalty: float = 1.0,
 ) -> GenerationConfig:
     """Settings that take nothing from the model's generation_config.json, which may sample or punish repetitions.
 
+    Args:
+        length_penalty: a beam's score is its summed log-probability over its length to this power.
+
     Raises:
-        ConfigError: a number out of range, or `top_p` without a temperature to sample at.
+        ConfigError: a number out of range, `top_p` without a temperature to sample at, or `length_penalty` without
+            beams to compare.
     """
     if max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
@@ -54,6 +66,13 @@ def generation_config(
         raise ConfigError(f"top_p is {top_p}; it must be above 0 and at most 1.")
     if top_p is not None and top_p < 1 and temperature == 0:
         raise ConfigError(f"top_p is {top_p}, but temperature 0 never samples: set a temperature, or leave top_p out.")
+    if not math.isfinite(length_penalty):
+        raise ConfigError(f"length_penalty is {length_penalty}; it must be a finite number.")
+    if length_penalty != 1 and num_beams == 1:
+        raise ConfigError(
+            f"length_penalty is {length_penalty}, but one beam (num_beams 1) is compared with no other: set num_beams, "
+            "or leave length_penalty out."
+        )
     pad = tokenizer.pad_token_id
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -64,7 +83,7 @@ def generation_config(
         top_k=50,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
-        length_penalty=1.0,
+        length_penalty=float(length_penalty),
         num_return_sequences=1,
         eos_token_id=list(stopping.token_ids) or None,
         pad_token_id=pad if pad is not None else (stopping.token_ids[0] if stopping.token_ids else 0),
@@ -92,6 +111,32 @@ def _shortest_with(tokenizer: Any, tokens: list[int], string: str) -> list[int]:
         if string in tokenizer.decode(tokens[:length], skip_special_tokens=True):
             return tokens[: length - 1]
     return tokens
+
+
+class AnswerRepetition(LogitsProcessor):
+    """Makes tokens that the answer holds already less likely: a logit is divided by the penalty, or multiplied if it is
+    negative (Keskar et al., CTRL, 2019).
+
+    transformers' own setting would punish the tokens of the prompt as well, such as the options of a question. LAVIS,
+    which generates from embeddings, punishes those of the answer alone; so does this. One object serves one `generate`.
+
+    Args:
+        penalty: above 0; 1 changes nothing, more punishes.
+
+    Raises:
+        ConfigError: it is not above 0.
+    """
+
+    def __init__(self, penalty: float) -> None:
+        if not (0 < penalty < math.inf):
+            raise ConfigError(f"repetition_penalty is {penalty}; it must be a number above 0.")
+        self._punish = RepetitionPenaltyLogitsProcessor(float(penalty))
+        self._prompt: int | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._prompt is None:
+            self._prompt = input_ids.shape[1]
+        return self._punish(input_ids[:, self._prompt :], scores)
 
 
 class TieRecorder(LogitsProcessor):

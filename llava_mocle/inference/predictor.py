@@ -14,7 +14,13 @@ from llava_mocle.data.conversation import HUMAN, Turn, marked_prompt, place_imag
 from llava_mocle.data.template_names import template_name
 from llava_mocle.errors import CheckpointError, DataError
 from llava_mocle.inference.explanation import Explanation, explain_routing
-from llava_mocle.inference.generation import TieRecorder, decode, find_stopping, generation_config
+from llava_mocle.inference.generation import (
+    AnswerRepetition,
+    TieRecorder,
+    decode,
+    find_stopping,
+    generation_config,
+)
 from llava_mocle.inference.model_id import model_id
 from llava_mocle.inference.prompt_router import PromptRouter, dataset_id, dataset_names
 from llava_mocle.inference.ranking import log_likelihoods
@@ -126,6 +132,8 @@ class Predictor:
         num_beams: int = 1,
         temperature: float = 0.0,
         top_p: float | None = None,
+        length_penalty: float = 1.0,
+        repetition_penalty: float = 1.0,
         cluster_id: int | None = None,
         route_text: str | None = None,
         dataset: str | int | None = None,
@@ -133,7 +141,13 @@ class Predictor:
         """Answer one prompt about one image, several, or none. See `Request` and `predict_batch` for the arguments."""
         request = Request(prompt, image, cluster_id=cluster_id, route_text=route_text, dataset=dataset)
         return self.predict_batch(
-            [request], max_new_tokens=max_new_tokens, num_beams=num_beams, temperature=temperature, top_p=top_p
+            [request],
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            temperature=temperature,
+            top_p=top_p,
+            length_penalty=length_penalty,
+            repetition_penalty=repetition_penalty,
         )[0]
 
     def predict_batch(
@@ -144,6 +158,8 @@ class Predictor:
         num_beams: int = 1,
         temperature: float = 0.0,
         top_p: float | None = None,
+        length_penalty: float = 1.0,
+        repetition_penalty: float = 1.0,
     ) -> list[Prediction]:
         """Answer a batch of requests. It may mix requests with and without images, clusters, and lengths.
 
@@ -155,6 +171,9 @@ class Predictor:
             max_new_tokens: longest answer in tokens.
             temperature: 0 decodes greedily (or with beams); above, it samples.
             top_p: nucleus to sample from; None samples from the 50 likeliest tokens.
+            length_penalty: with beams, the power of the length that a beam's log-probability is divided by: above 1
+                prefers long answers, below 1 short ones.
+            repetition_penalty: above 1, tokens that the answer holds already become less likely (`AnswerRepetition`).
 
         Raises:
             DataError: `<image>` marks and images differ in number, an image can't be read, or a prompt is too long.
@@ -169,13 +188,16 @@ class Predictor:
             num_beams=num_beams,
             temperature=temperature,
             top_p=top_p,
+            length_penalty=length_penalty,
         )
-        predictions, tied = self._generate(requests, config)
+        predictions, tied = self._generate(requests, config, repetition_penalty)
         for row in tied:
-            predictions[row] = self._generate([requests[row]], config)[0][0]
+            predictions[row] = self._generate([requests[row]], config, repetition_penalty)[0][0]
         return predictions
 
-    def _generate(self, requests: Sequence[Request], config: GenerationConfig) -> tuple[list[Prediction], list[int]]:
+    def _generate(
+        self, requests: Sequence[Request], config: GenerationConfig, repetition_penalty: float
+    ) -> tuple[list[Prediction], list[int]]:
         """The answers, and the rows whose answer the batch may have changed."""
         clusters, distances = self._prompt_router.route(requests)
         samples = [self._sample(request) for request in requests]
@@ -186,12 +208,13 @@ class Predictor:
         exact = (
             len(requests) > 1 and config.num_beams == 1 and not config.do_sample and self.model.dtype == torch.float32
         )
+        processors = [] if repetition_penalty == 1 else [AnswerRepetition(repetition_penalty)]
         with torch.inference_mode():
             output = self.model.generate(
                 **inputs,
                 generation_config=config,
                 tokenizer=self.tokenizer,
-                logits_processor=LogitsProcessorList([ties] if exact else []),
+                logits_processor=LogitsProcessorList([*processors, ties] if exact else processors),
             )
         predictions = []
         for row, new_tokens in enumerate(self.family.new_tokens(output, prompt_length).cpu()):

@@ -15,6 +15,7 @@ from llava_mocle.planning.memory import STRATEGIES
 from llava_mocle.planning.recommend import Candidate, Problem, candidates, evaluate, recommend
 from llava_mocle.planning.settings import checkpointing_key, read_settings
 from llava_mocle.planning.workload import find_workload
+from llava_mocle.recipe.checks import check_weighted
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.start_script import start_script
 from llava_mocle.training.dry_run import meta_model
@@ -84,6 +85,7 @@ def make_plan(
         raise ConfigError(f"--mfu is {mfu:g}, expected a share above 0 and at most 1")
     if longest is not None and longest < 1:
         raise ConfigError(f"--longest is {longest}, expected a whole number from 1")
+    check_weighted(recipe)
     settings = read_settings(recipe)
     shape = measure_shape(meta_model(recipe))
     workload = find_workload(recipe, shape.tower.image_tokens, samples=samples, tokens=tokens)

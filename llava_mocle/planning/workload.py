@@ -25,7 +25,7 @@ class Workload:
     """One epoch.
 
     Attributes:
-        samples: rows x repeat.
+        samples: rows x repeat; with weights, as many as there are rows.
         tokens: a sample's average, image tokens included.
         images: a sample's average.
         origin: where the numbers come from, for people.
@@ -77,13 +77,13 @@ def _from_rows(recipe: Recipe, specs: Sequence[DatasetSpec], image_tokens: int) 
     tokenizer = load_tokenizer(folder) if recipe.model.model_name_or_path and has_tokenizer(folder) else None
     weights = tokens = images = 0.0
     read = 0
-    for spec in specs:
+    for spec, rate in zip(specs, mixture.rates().tolist(), strict=True):
         rows = mixture.rows[spec.name]
         number = min(len(rows), max(_ROWS_READ // len(specs), 1))
         taken = [rows[index * len(rows) // number] for index in range(number)]
         read += number
         # Each dataset counts by all its rows, however many of them were read.
-        weight = len(rows) * spec.repeat / number
+        weight = len(rows) * rate / number
         for row in taken:
             shown = len(row_images(row))
             length = _text_tokens(row, tokenizer) + shown * image_tokens

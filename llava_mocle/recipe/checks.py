@@ -28,6 +28,7 @@ def check_recipe(recipe: Recipe, args: MocleTrainingArguments) -> None:
     _check_trainer(recipe, args)
     _check_dtype(recipe, args)
     _check_validation(recipe, args)
+    check_weighted(recipe)
     check_best_checkpoint(recipe, args)
     _check_trackers(recipe)
     _check_deepspeed(recipe, args)
@@ -72,6 +73,21 @@ def _check_trainer(recipe: Recipe, args: MocleTrainingArguments) -> None:
         raise ConfigError(
             f"activation_checkpointing_kwargs is {options!r}: re-entrant checkpointing would go backward twice through "
             "the routing that all layers share, which fails; leave use_reentrant out, it is false then"
+        )
+
+
+def check_weighted(recipe: Recipe) -> None:
+    """Refuse datasets drawn by weight without a number of steps.
+
+    Raises:
+        ConfigError: says what to set.
+    """
+    specs = recipe.data.dataset_specs() if recipe.data.datasets else []
+    weighted = [spec.name for spec in specs if spec.weight is not None]
+    if weighted and recipe.trainer["max_steps"] < 1:
+        raise ConfigError(
+            f"max_steps is {recipe.trainer['max_steps']}, but dataset {weighted[0]!r} is drawn by weight, so no epoch "
+            "would end; set max_steps to the number of steps, or give the datasets a repeat in place of a weight"
         )
 
 

@@ -77,7 +77,8 @@ class DataArguments:
 
     datasets: str | None = by_content(
         None,
-        "List of {name, data_path, image_folder, repeat, eval_data_path} in the recipe; as JSON on the command line.",
+        "List of {name, data_path, image_folder, repeat or weight, eval_data_path} in the recipe; as JSON on the "
+        "command line.",
     )
     data_path: str | None = by_content(
         None, "Shorthand for one dataset: its rows (LLaVA JSON or JSONL).", excludes="datasets", path=True
@@ -113,9 +114,10 @@ class DataArguments:
         """The datasets of the recipe, whichever way they were given.
 
         Raises:
-            ConfigError: none given, both ways used, or an entry lacks a key or has an unknown one.
+            ConfigError: none given, both ways used, an entry lacks a key or has an unknown one, or only some
+                have a weight.
         """
-        from llava_mocle.data.mixture import DatasetSpec
+        from llava_mocle.data.mixture import DatasetSpec, check_weights
 
         entries = self.entries()
         known = DatasetSpec.__dataclass_fields__
@@ -133,7 +135,9 @@ class DataArguments:
             if names.count(name) > 1:
                 raise ConfigError(f"datasets: the name {name!r} is used twice; every dataset needs its own")
         left_out = [{key: value for key, value in entry.items() if value is not None} for entry in entries]
-        return [DatasetSpec(**entry) for entry in left_out]
+        specs = [DatasetSpec(**entry) for entry in left_out]
+        check_weights(specs)
+        return specs
 
     def entries(self) -> list[Any]:
         """The datasets as they were given, of whatever kinds.

@@ -90,7 +90,7 @@ def dry_run(recipe: Recipe) -> DryRun:
     if recipe.stage.stage == "finetune":
         lines.append(f"adapter     {recipe.adapter.adapter}")
     for spec in recipe.data.dataset_specs():
-        lines.append(f"dataset     {spec.name} x {spec.repeat}: {spec.data_path}")
+        lines.append(f"dataset     {spec.name}, {spec.how_often()}: {spec.data_path}")
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
     lines.append(f"batch       {batch} a process; learning rate {args.learning_rate:g}")
     if found.checkpoint is not None:

@@ -148,6 +148,27 @@ def write_recipe(path, files, encoder, **keys):
     return path
 
 
+def test_rows_weigh_as_often_as_training_meets_them(files, tmp_path, monkeypatch):
+    from llava_mocle.cli import cluster as command
+
+    calls = []
+    monkeypatch.setattr(command, "_fit", lambda *call, **_: calls.append(call))
+    monkeypatch.setattr("llava_mocle.cli.cluster_view.show", lambda *_: None)
+    numbers = [len(json.loads(path.read_text())) for path in files]
+    for weights in ({"repeat": 2}, {"repeat": 9}), ({"weight": 3}, {"weight": 1}):
+        datasets = [
+            {"name": f"d{place}", "data_path": str(path)} | weight
+            for place, (path, weight) in enumerate(zip(files, weights, strict=True))
+        ]
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(json.dumps({"datasets": datasets, "max_steps": 5}))
+        assert cluster("--recipe", recipe, "--output", tmp_path / "out") == 0
+    assert list(calls[0][1].values()) == [2, 9]
+    # Of as many samples as there are rows, three in four are of the first.
+    total = sum(numbers)
+    assert list(calls[1][1].values()) == pytest.approx([0.75 * total / numbers[0], 0.25 * total / numbers[1]])
+
+
 def test_the_defaults_are_the_recipes(files, tmp_path, monkeypatch):
     from llava_mocle.cli import cluster as command
     from llava_mocle.recipe.keys import ClusterArguments

@@ -63,6 +63,48 @@ def test_repeat_is_a_whole_number(repeat: object) -> None:
         DatasetSpec("x", "x.json", repeat=repeat)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("weight", [0, -1, True, "2", "sqrt", float("nan"), float("inf"), 10**400, [1]])
+def test_weight_is_a_positive_number_or_sqrt_size(weight: object) -> None:
+    with pytest.raises(ConfigError, match=r"'x': weight is .* expected sqrt_size, or a number above 0"):
+        DatasetSpec("x", "x.json", weight=weight)  # type: ignore[arg-type]
+
+
+def test_weight_takes_the_place_of_repeat() -> None:
+    with pytest.raises(ConfigError, match=r"'x': both repeat \(2\) and weight \(0.5\) are set"):
+        DatasetSpec("x", "x.json", repeat=2, weight=0.5)
+
+
+def test_all_datasets_have_a_weight_or_none() -> None:
+    mixed = [DatasetSpec("a", "a.json", weight=2), DatasetSpec("b", "b.json")]
+    with pytest.raises(ConfigError, match="'b' has no weight, and others have one"):
+        Mixture(mixed, {"a": [{}], "b": [{}]})
+
+
+def test_how_often_rows_are_met() -> None:
+    rows = {"natural": [{}] * 16, "geometry": [{}] * 4, "medical": [{}]}
+    repeated = [DatasetSpec(name, "x", repeat=number) for name, number in zip(rows, (1, 2, 9), strict=True)]
+    mixture = Mixture(repeated, rows)
+    assert mixture.weights is None
+    assert mixture.rates().tolist() == [1, 2, 9]
+    weighted = [DatasetSpec(name, "x", weight=weight) for name, weight in zip(rows, ("sqrt_size", 2, 1), strict=True)]
+    mixture = Mixture(weighted, rows)
+    assert len(mixture) == 21
+    assert mixture.weights.tolist() == [4, 2, 1]
+    # Of 21 samples, 21 x 4 / 7 = 12 are of the first, 6 of the second, 3 of the third.
+    np.testing.assert_allclose(mixture.rates(), [12 / 16, 6 / 4, 3], rtol=1e-12)
+
+
+def test_held_out_rows_are_read_once_whatever_the_weight(tmp_path: Path) -> None:
+    natural, geometry, _ = specs(tmp_path)
+    weighted = [
+        DatasetSpec("natural", natural.data_path, weight=3, eval_data_path=geometry.data_path),
+        DatasetSpec("geometry", geometry.data_path, weight="sqrt_size"),
+    ]
+    held_out = Mixture.load(weighted, split="eval")
+    assert len(held_out) == 3
+    assert held_out.weights is None
+
+
 def test_bad_mixtures(tmp_path: Path) -> None:
     natural = specs(tmp_path)[0]
     with pytest.raises(ConfigError, match="at least one dataset"):

@@ -2,15 +2,18 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.answering.file import read_answers
+from llava_mocle.evaluation.answering.question import GenerationSettings
 from llava_mocle.evaluation.answering.together import Part
 from llava_mocle.evaluation.scores.results import read_results
 from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks
 from llava_mocle.evaluation.task import Scores, mean_metric
+from llava_mocle.evaluation.tasks.held_out import HeldOutRows
 from tests.evaluation.fakes import FakePredictor
 from tests.evaluation.together import run_together
 from tests.evaluation.toy import Letters, OtherLetters, write_letters
@@ -145,7 +148,34 @@ def test_settings_are_kept_with_each_task(root, tmp_path) -> None:
     evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, SuiteSettings(prompts="instructblip"))
     tasks = evaluate_tasks(FakePredictor(), [OtherLetters()], root, tmp_path, SuiteSettings(num_beams=3))["tasks"]
     assert [task["settings"]["prompts"] for task in tasks.values()] == ["instructblip", "llava"]
-    assert [task["settings"]["num_beams"] for task in tasks.values()] == [1, 3]
+    assert [task["settings"]["num_beams"] for task in tasks.values()] == [5, 3]
+
+
+def test_how_answers_are_generated_unless_told() -> None:
+    """LAVIS' defaults with InstructBLIP's prompts: `predict_answers` for short answers, `generate` for long ones."""
+
+    class Long(Letters):
+        max_new_tokens = 64
+
+    blip = SuiteSettings(prompts="instructblip")
+    assert SuiteSettings().generation(Letters()) == GenerationSettings(16)
+    assert blip.generation(Letters()) == GenerationSettings(10, 5, length_penalty=0.0, repetition_penalty=1.5)
+    assert blip.generation(Long()) == GenerationSettings(64, 5, length_penalty=1.0, repetition_penalty=1.5)
+    assert blip.generation(HeldOutRows("rows", [])) == GenerationSettings(32)
+    told = replace(blip, max_new_tokens=7, num_beams=2, length_penalty=-1.0, repetition_penalty=1.0)
+    assert told.generation(Letters()) == GenerationSettings(7, 2, length_penalty=-1.0)
+    # One beam is compared with no other: the length penalty of the task's own beams goes with them.
+    assert replace(blip, num_beams=1).generation(Letters()) == GenerationSettings(10, 1, repetition_penalty=1.5)
+
+
+def test_penalties_are_kept_with_each_answer(root, tmp_path) -> None:
+    settings = SuiteSettings(num_beams=2, length_penalty=-1.0, repetition_penalty=1.5)
+    entry = evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, settings)["tasks"]["letters"]
+    assert (entry["settings"]["length_penalty"], entry["settings"]["repetition_penalty"]) == (-1.0, 1.5)
+    said = read_answers(tmp_path / "answers" / "letters.jsonl")[1]["metadata"]["generation"]
+    assert said == "max_new_tokens=16 num_beams=2 temperature=0.0 length_penalty=-1.0 repetition_penalty=1.5"
+    with pytest.raises(DataError, match=r"repetition_penalty=1\.5"):
+        evaluate_tasks(FakePredictor(), [Letters()], root, tmp_path, replace(settings, repetition_penalty=1.2))
 
 
 def test_settings_are_those_that_took_effect(root, tmp_path) -> None:

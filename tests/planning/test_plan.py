@@ -189,6 +189,25 @@ def test_rows_are_counted_and_tokens_estimated(tmp_path):
     assert cut.tokens == 90
 
 
+def test_weights_decide_what_a_sample_is_on_average(tmp_path):
+    """Weights 3 : 1 give three samples with an image for one without, however many rows there are."""
+
+    def rows(name, number, weight, image):
+        turns = [{"from": "human", "value": "<image>\n" * image + "x" * 119}, {"from": "gpt", "value": "y" * 40}]
+        row = {"conversations": turns} | ({"image": "a.png"} if image else {})
+        (tmp_path / name).write_text(json.dumps([{"id": str(i)} | row for i in range(number)]))
+        return {"name": name, "data_path": str(tmp_path / name), "weight": weight}
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"datasets": [rows("a", 10, 3, True), rows("b", 40, 1, False)]}))
+    found = find_workload(load_recipe(recipe), image_tokens=576)
+    assert found.samples == 50
+    assert found.images == pytest.approx(0.75)
+    assert found.tokens == pytest.approx(0.75 * 576 + 40, rel=0.005)
+    with pytest.raises(ConfigError, match="max_steps is -1, but dataset 'a' is drawn by weight"):
+        make_plan(load_recipe(recipe), Cluster.of(find_gpu("a100-80"), 8, 1))
+
+
 def test_missing_rows_ask_for_samples(capsys):
     assert main(["plan", RECIPE, "--gpus", "8", "--gpu", "a100-80"]) == 2
     error = capsys.readouterr().err

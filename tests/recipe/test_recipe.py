@@ -89,6 +89,11 @@ def test_wrong_values(tmp_path: Path, values: dict, message: str) -> None:
         ({"datasets": [{"name": "b"}]}, "'data_path' is missing"),
         ({"datasets": [{"name": "b", "data_path": "c", "repeats": 2}]}, "unknown key 'repeats'"),
         ({"datasets": [{"name": "b", "data_path": "c"}] * 2}, "used twice"),
+        ({"datasets": [{"name": "b", "data_path": "c", "repeat": 2, "weight": 2}]}, "both repeat .2. and weight .2."),
+        (
+            {"datasets": [{"name": "b", "data_path": "c", "weight": 2}, {"name": "d", "data_path": "e"}]},
+            "'d' has no weight",
+        ),
     ],
 )
 def test_wrong_datasets(tmp_path: Path, values: dict, message: str) -> None:

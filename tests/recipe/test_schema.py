@@ -70,16 +70,21 @@ def test_every_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, first: int) 
 def test_every_field_of_a_dataset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str, as_json: bool) -> None:
     base = {"name": "a", "data_path": "a.json", "image_folder": "b", "repeat": 2, "eval_data_path": "c.json"}
     optional = {"image_folder": {"null", "empty", "text"}, "eval_data_path": {"null", "empty", "text"}}
+    if key == "weight":
+        del base["repeat"]
     taken = {"name": {"text"}, "data_path": {"text"}, "repeat": {"null", "number"}} | optional
+    taken["weight"] = {"null", "number", "half"}
     for name, value in [*VALUES.items(), ("missing", None)]:
         entry = base | {key: value}
         if name == "missing":
             del entry[key]
         if as_json:
-            said = outcome(monkeypatch, {}, [f"--datasets={json.dumps([entry])}"])
+            said = outcome(monkeypatch, {"max_steps": 5}, [f"--datasets={json.dumps([entry])}"])
         else:
-            said = outcome(monkeypatch, {"datasets": [entry]}, [])
-        expected = key in ("image_folder", "eval_data_path", "repeat") if name == "missing" else name in taken[key]
+            said = outcome(monkeypatch, {"max_steps": 5, "datasets": [entry]}, [])
+        expected = (
+            key in ("image_folder", "eval_data_path", "repeat", "weight") if name == "missing" else name in taken[key]
+        )
         assert (said is None) == expected, (key, name, said)
         assert said is None or "dataset" in said
 

@@ -53,10 +53,13 @@ class GenerationSettings:
     num_beams: int = 1
     temperature: float = 0.0
     top_p: float | None = None
+    length_penalty: float = 1.0
+    repetition_penalty: float = 1.0
 
     def describe(self) -> str:
-        """One line with all settings. Every answer carries it."""
-        return " ".join(f"{name}={value}" for name, value in asdict(self).items() if value is not None)
+        """One line with all settings but penalties of 1, which change nothing. Every answer carries it."""
+        left_out = (("length_penalty", 1), ("repetition_penalty", 1), ("top_p", None))
+        return " ".join(f"{name}={value}" for name, value in asdict(self).items() if (name, value) not in left_out)
 
 
 def check_id(value: Any, place: str, name: str = "question_id") -> str | int:

@@ -17,8 +17,9 @@ from llava_mocle.evaluation.tasks.shared.candidate_scores import candidate_score
 from llava_mocle.evaluation.tasks.shared.official_files import ID, field, jsonl_records, one_of
 
 TEMPLATE = 'This is an image with: "{text}" written on it. Is it hateful?'
-# Yes first, in the spelling that each family was trained on.
-CANDIDATES = {"llava": ("Yes", "No"), "instructblip": ("yes", "no")}
+# Yes first, in the spelling that each family was trained on. InstructBLIP ranks more words for each class of a binary
+# task (arXiv 2305.06500, "Inference Methods").
+CANDIDATES = {"llava": ("Yes", "No"), "instructblip": ("yes", "true", "no", "false")}
 ORIGIN = "the Hateful Memes challenge of Meta AI (Kiela et al., 2020)"
 
 
@@ -50,9 +51,10 @@ class HatefulMemes(Task):
             yield Item(question, bool(one_of(record, "label", place, 0, 1)))
 
     def read(self, item: Item, answer: Mapping[str, Any]) -> Any:
-        """The log-odds of yes against no."""
-        yes, no = candidate_scores(item, answer)
-        return yes - no
+        """The log-odds of yes (or true) against no (or false)."""
+        scores = candidate_scores(item, answer)
+        half = len(scores) // 2
+        return np.logaddexp.reduce(scores[:half]) - np.logaddexp.reduce(scores[half:])
 
     def metrics(self, items: Sequence[Item], said: Sequence[Any]) -> dict[str, Metric]:
         """Items of one class alone have no AUC."""

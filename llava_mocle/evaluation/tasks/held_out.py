@@ -30,7 +30,7 @@ from llava_mocle.evaluation.scores.results import (
     write_json,
 )
 from llava_mocle.evaluation.scores.statistics import bootstrap_interval
-from llava_mocle.evaluation.suite import SuiteSettings, evaluate_tasks, plain_metric, score_clusters
+from llava_mocle.evaluation.suite import GENERATION, SuiteSettings, evaluate_tasks, plain_metric, score_clusters
 from llava_mocle.evaluation.task import Answers, Item, Metric, Task
 from llava_mocle.io.folders import make_folder
 from llava_mocle.io.paths import why_no_file_name
@@ -115,6 +115,10 @@ class HeldOutRows(Task):
         self.routing_text = routing_text
         self.priors = None if train_rows is None else answer_priors(train_rows)
 
+    def generation(self, prompts: str) -> GenerationSettings:
+        """Rows have prompts of their own, and no style."""
+        return GenerationSettings(self.max_new_tokens)
+
     def check(self, root: Path) -> None:
         if not len(self.rows):
             raise DataError(f"{self.name}: there are no held-out rows to ask; leave this domain out, or add rows.")
@@ -179,7 +183,7 @@ class HeldOutResults(BenchmarkResults):
             return {}
         scores = [domain["score"] for domain in self.domains.values()]
         settings = entry["settings"]
-        generation = asdict(GenerationSettings(settings["max_new_tokens"], settings["num_beams"]))
+        generation = asdict(GenerationSettings(**{name: settings[name] for name in GENERATION}))
         pool = HeldOutRows("all", [])
         whole = plain_metric(pool.score(self.items, self.answers).metrics["exact_match"])
         results = {

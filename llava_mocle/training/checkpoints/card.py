@@ -49,7 +49,7 @@ def write_run_card(
         ("trained", _trained(model)),
         ("stage", "1: the projector alone" if stage_1 else f"2: {_KINDS[adapter.adapter]}"),
         *([] if stage_1 else _adapter_facts(recipe, cluster_model)),
-        ("data", ", ".join(f"{spec.name} ({spec.repeat} x)" for spec in recipe.data.dataset_specs())),
+        ("data", ", ".join(f"{spec.name} ({spec.how_often()})" for spec in recipe.data.dataset_specs())),
         ("prompt template", recipe.data.version),
         ("steps", f"{state.global_step} of {state.max_steps}"),
         ("weights", None if step == state.global_step else f"of step {step}, the best checkpoint"),

@@ -15,8 +15,6 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llava_mocle.adapter import ROUTING_INPUTS
-from llava_mocle.data.sampler import GlobalBatchSampler
-from llava_mocle.errors import ConfigError
 from llava_mocle.io.progress import shows_bars
 from llava_mocle.model.load import LoadedModel
 from llava_mocle.model.projector import load_projector
@@ -27,7 +25,6 @@ from llava_mocle.training.checkpoints.contents import CheckpointExtras, checkpoi
 from llava_mocle.training.checkpoints.resume import (
     Resumption,
     abandon_later_checkpoints,
-    global_batch,
     restore_engine,
     restore_schedule,
     start_name,
@@ -38,6 +35,7 @@ from llava_mocle.training.loop.divergence import DivergenceCheck
 from llava_mocle.training.loop.gate_check import warn_of_gates
 from llava_mocle.training.loop.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.loop.routing_log import RoutingLog
+from llava_mocle.training.loop.sampling import make_sampler
 from llava_mocle.training.loop.validation import LossByGroup, pack_ids, sample_losses
 from llava_mocle.training.processes.loader_workers import isolate_workers, naming_rows
 from llava_mocle.training.setup.data import TrainingData
@@ -199,25 +197,7 @@ class MocleTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
-        batch = global_batch(self.args)
-        if self.args.dataloader_drop_last and len(dataset) < batch:
-            args = self.args
-            error = ConfigError(
-                f"dataloader_drop_last is true, and {len(dataset)} samples make no whole global batch of {batch} "
-                f"(per_device_train_batch_size {args.per_device_train_batch_size} x gradient_accumulation_steps "
-                f"{args.gradient_accumulation_steps} x {args.world_size} processes), so no step would be taken; leave "
-                "dataloader_drop_last out (the last batch is filled up without labels), or make the batch smaller"
-            )
-            error.on_every_rank = True
-            raise error
-        self._sampler = GlobalBatchSampler(
-            dataset.lengths,
-            dataset.has_image,
-            batch,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            grouped=self.args.group_by_modality_length,
-            drop_last=self.args.dataloader_drop_last,
-        )
+        self._sampler = make_sampler(dataset, self.args)
         return self._sampler
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:

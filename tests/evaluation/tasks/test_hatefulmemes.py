@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from llava_mocle.errors import DataError
@@ -18,7 +20,7 @@ def test_prompts(tmp_path):
     assert items[0].question.candidates == ("Yes", "No")
     paper = HatefulMemes().items(root, "instructblip")
     assert paper[2].question.prompt == 'This is an image with: "go away" written on it. Is it hateful? Answer:'
-    assert paper[2].question.candidates == ("yes", "no")
+    assert paper[2].question.candidates == ("yes", "true", "no", "false")
     test = HatefulMemesTest().items(root)
     assert [(item.question.question_id, item.reference) for item in test] == [(16395, True), (37405, False)]
 
@@ -35,6 +37,19 @@ def test_area_under_the_curve(tmp_path):
     assert (one_class.value, one_class.interval, one_class.n) == (None, None, 1)
     nothing = HatefulMemes().score([], [])
     assert nothing.metrics["roc_auc"].value is None
+
+
+def test_words_of_a_class_are_added_up(tmp_path):
+    root = data_root(tmp_path, "hatefulmemes")
+    items = HatefulMemes().items(root, "instructblip")
+    ranked = [(-2, -2, -1.5, -9), (-1, -9, -1, -9), (-1, -9, -3, -3), (-9, -9, -1, -1)]
+    answers = answers_to(items, ["yes"] * 4, ranked)
+    odds = [HatefulMemes().read(item, answer) for item, answer in zip(items, answers, strict=True)]
+    expected = [
+        math.log((math.exp(yes) + math.exp(true)) / (math.exp(no) + math.exp(false))) for yes, true, no, false in ranked
+    ]
+    assert odds == pytest.approx(expected, abs=1e-12)  # float64, a few operations
+    assert odds[0] > 0 > math.exp(-2) - math.exp(-1.5)  # either word alone would lose
 
 
 def test_file_without_labels(tmp_path):
