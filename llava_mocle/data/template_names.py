@@ -2,7 +2,7 @@
 
 from llava_mocle.errors import ConfigError
 
-TEMPLATE_NAMES = ("vicuna_v1", "plain", "llama_2", "mistral", "chat")
+TEMPLATE_NAMES = ("vicuna_v1", "plain", "llama_2", "mistral", "instructblip", "chat")
 # LLaVA's `--version v1`.
 ALIASES = {"v1": "vicuna_v1"}
 

@@ -130,9 +130,11 @@ MISTRAL = TurnTemplate(
     before_human="[INST] ",
     header=" [/INST]",
 )
+# The question and the answer alone. Joined by a space they have the tokens that LAVIS gives each by itself.
+INSTRUCTBLIP = TurnTemplate(name="instructblip")
 PLAIN = PlainTemplate()
 
-_TURN_TEMPLATES = {template.name: template for template in (VICUNA_V1, LLAMA_2, MISTRAL)}
+_TURN_TEMPLATES = {template.name: template for template in (VICUNA_V1, LLAMA_2, MISTRAL, INSTRUCTBLIP)}
 
 
 def get_template(name: str, tokenizer: Any = None, system: str | None = None) -> Template:
@@ -150,9 +152,9 @@ def get_template(name: str, tokenizer: Any = None, system: str | None = None) ->
     name = template_name(name)
     if name == "chat":
         return ChatTemplate.from_tokenizer(tokenizer, system)
+    if name in ("plain", "instructblip") and system:
+        raise ConfigError(f"template {name} has no place for a system prompt; leave it out or use another template")
     if name == "plain":
-        if system:
-            raise ConfigError("template plain has no place for a system prompt; leave it out or use another template")
         return PLAIN
     template = _TURN_TEMPLATES[name]
     if system is not None:

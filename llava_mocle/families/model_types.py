@@ -3,6 +3,7 @@
 # model type -> family
 MODEL_TYPES = {
     "llava": "llava",
+    "instructblip": "instructblip",
     "llava_next": "processor",
     "llava_onevision": "processor",
     "qwen2_vl": "processor",

@@ -4,11 +4,16 @@ from typing import Any
 
 from llava_mocle.errors import CheckpointError
 from llava_mocle.families.family import Family
+from llava_mocle.families.instructblip import InstructBlipFamily
 from llava_mocle.families.llava import LlavaFamily
 from llava_mocle.families.model_types import MODEL_TYPES, known_types
 from llava_mocle.families.processor import ProcessorFamily
 
-FAMILIES: dict[str, type[Family]] = {"llava": LlavaFamily, "processor": ProcessorFamily}
+FAMILIES: dict[str, type[Family]] = {
+    "llava": LlavaFamily,
+    "instructblip": InstructBlipFamily,
+    "processor": ProcessorFamily,
+}
 
 
 def family_of(config: Any) -> type[Family]:

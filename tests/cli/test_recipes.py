@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llava_mocle.cli.main import main
+from llava_mocle.families.model_types import is_known
 from llava_mocle.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def test_a_copied_recipe_finds_what_ships_with_it(
     assert sorted(copied) == sorted(path for path in (tmp_path / "work").rglob("*") if path.is_file())
     monkeypatch.chdir(tmp_path / "work")
     config = load_recipe(f"{name}.yaml").model.model_config
-    assert config is None or json.loads(Path(config).read_text())["model_type"] == "llava"
+    assert config is None or is_known(json.loads(Path(config).read_text())["model_type"])
     assert "scripts/" not in copied[0].read_text()
     if name == "llava_v1_5_7b_mocle":
         # It names one in a comment, to be switched on.
@@ -59,7 +60,10 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture) -
     assert mine.read_text() == "{}"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
     assert main(["recipes", "copy", "mocle", str(tmp_path)]) == 2
-    assert "no recipe 'mocle' ships; expected one of llava_v1_5_7b_mocle" in capsys.readouterr().err
+    assert (
+        "no recipe 'mocle' ships; expected one of instructblip_vicuna_7b_mocle, llava_v1_5_7b_mocle"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

@@ -92,14 +92,18 @@ def test_what_plain_cannot_hold() -> None:
         get_template("plain").render([Turn("human", "q"), Turn("gpt", "a")])
     with pytest.raises(DataError, match="found 4 turns"):
         get_template("plain").render(TWO_ROUNDS)
-    with pytest.raises(ConfigError, match="system prompt"):
-        get_template("plain", system="Be brief.")
+
+
+@pytest.mark.parametrize("name", ["plain", "instructblip"])
+def test_templates_without_a_system_prompt(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"template {name} has no place for a system prompt"):
+        get_template(name, system="Be brief.")
 
 
 def test_unknown_name_lists_the_known() -> None:
     with pytest.raises(ConfigError, match=r"vicuna_v2.*vicuna_v1.*chat"):
         get_template("vicuna_v2")
-    assert set(TEMPLATE_NAMES) == {"vicuna_v1", "plain", "llama_2", "mistral", "chat"}
+    assert set(TEMPLATE_NAMES) == {"vicuna_v1", "plain", "llama_2", "mistral", "instructblip", "chat"}
 
 
 def test_tokenizer_without_end_of_text(chatml: PreTrainedTokenizerFast) -> None:

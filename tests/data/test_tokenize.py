@@ -163,18 +163,19 @@ AROUND = {
     "vicuna_v1": (" ", "{eos}"),
     "llama_2": (" ", " {eos}"),
     "mistral": (" ", "{eos}"),
+    "instructblip": (" ", "{eos}"),
     "chat": ("", "{eos}"),
     "plain": ("", "\n"),
 }
 
 
-# `plain` holds one caption and no system prompt.
+# `plain` holds one caption and no system prompt; `instructblip` holds no system prompt either.
 CASES = [
     (name, system, case)
     for name in TEMPLATE_NAMES
     for system in (None, "", "Be brief.")
     for case in CONVERSATIONS
-    if name != "plain" or (not system and len(CONVERSATIONS[case]) == 2)
+    if name not in ("plain", "instructblip") or (not system and (name != "plain" or len(CONVERSATIONS[case]) == 2))
 ]
 
 

@@ -26,6 +26,7 @@ def write_run_card(
     folder: Path,
     recipe: Recipe,
     base: str | Path,
+    family: str,
     cluster_model: "ClusterModel | None",
     model: nn.Module,
     state: TrainerState,
@@ -35,6 +36,7 @@ def write_run_card(
 
     Args:
         base: the base folder.
+        family: what kind of model the base is: its name for people.
         model: what is trained; under ZeRO-3 its parameters may be partitioned.
         state: how far the run is, and its losses.
         step: of the weights.
@@ -58,9 +60,9 @@ def write_run_card(
         folder,
         f"{name}: {'stage 1' if stage_1 else adapter.adapter}",
         name,
-        [] if stage_1 else [adapter.adapter, "llava"],
+        [] if stage_1 else [adapter.adapter, family.lower()],
         [
-            f"A vision-language model of the LLaVA kind, trained with llava_mocle ({PAPER}). This folder holds what "
+            f"A vision-language model of the {family} kind, trained with llava_mocle ({PAPER}). This folder holds what "
             "was trained, not the frozen base.",
             table(facts),
             "## Use",

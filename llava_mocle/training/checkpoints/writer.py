@@ -134,7 +134,8 @@ class CheckpointWriter:
         self.extras.write(folder)
         # After PEFT, which leaves an empty form there.
         extras = self.extras
-        write_run_card(Path(folder), extras.recipe, self.base_path, extras.cluster_model, model, state, step)
+        family = extras.family.name
+        write_run_card(Path(folder), extras.recipe, self.base_path, family, extras.cluster_model, model, state, step)
 
     def write_engine(self, engine: Any, schedule: Any, folder: str | Path) -> None:
         """Write DeepSpeed's state, each process its share and no frozen weights, and the learning-rate schedule."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llava_mocle.clustering.encoder import outside_zero3
 from llava_mocle.errors import CheckpointError, ConfigError
+from llava_mocle.families.registry import family_of
 from llava_mocle.io.folders import folder_aside, refuse_to_overwrite, remove_leftovers
 from llava_mocle.model.base_identity import BaseIdentity, identify, refuse_other_base
 from llava_mocle.model.build import build_llava
@@ -197,12 +197,13 @@ def _join(folder: Path, made_from: dict[str, Any]) -> None:
         os.replace(joined, folder)
 
 
-def _cache_features(model: nn.Module, size: int) -> None:
+def _cache_features(model: Any, size: int) -> None:
     if is_deepspeed_zero3_enabled():
         # A rank that skips the tower would gather other weights than its peers.
         logger.warning("vision_feature_cache is ignored: under ZeRO-3 every rank runs the tower in every step")
         return
-    tower: Any = getattr(model.model, "vision_tower", None)
+    part = family_of(model.config).parts(model.config).tower
+    tower = next(module for name, module in model.named_modules() if f".{name}".endswith(f".{part}"))
     if not hasattr(tower, "feature_cache_size"):
         logger.warning("vision_feature_cache is ignored: %s keeps no features", type(tower).__name__)
         return
