@@ -91,8 +91,8 @@ def test_what_is_said_at_the_start(folder: Path, recipe_file) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage": "pretrain"}, "stage is 'pretrain'.*whose connector is trained already; set stage to finetune"),
-        ({"vision_tower": "."}, "vision_tower is set.*has its own vision tower and connector; leave"),
+        ({"stage": "pretrain"}, "stage is 'pretrain'.*kind, which has no stage 1"),
+        ({"vision_tower": "."}, "vision_tower is '.'.*no tower or projector of another folder; leave vision_tower out"),
         ({"version": "vicuna_v1"}, "version is 'vicuna_v1'.*which has chat alone: leave version out"),
     ],
 )

@@ -76,18 +76,16 @@ def settle(recipe: Recipe, checkpoint: Path | None = None, download: bool = True
 
 
 def _refuse_stage_1(recipe: Recipe, facts: BaseFacts, base: Path) -> None:
-    if facts.has_stage_1:
-        return
-    if recipe.stage.stage == "pretrain":
-        raise ConfigError(
-            f"stage is 'pretrain', which trains the projector of a LLaVA alone, but {base} is a {facts.family}, whose "
-            "connector is trained already; set stage to finetune"
-        )
-    for key in ("vision_tower", "pretrain_mm_mlp_adapter"):
-        if getattr(recipe.model, key):
+    about = {
+        "stage": recipe.stage.stage if recipe.stage.stage == "pretrain" else None,
+        "pretrain_mm_mlp_adapter": recipe.model.pretrain_mm_mlp_adapter,
+        "vision_tower": recipe.model.vision_tower,
+    }
+    for key, value in about.items():
+        if value and not facts.has_stage_1:
             raise ConfigError(
-                f"{key} is set, but {base} is a {facts.family}, which has its own vision tower and connector; leave "
-                f"{key} out"
+                f"{key} is {value!r}, and {base} is a whole model of the {facts.family} kind, which has no stage 1 and "
+                f"no tower or projector of another folder; leave {key} out"
             )
 
 
