@@ -293,8 +293,8 @@ def _lines(released: Released, facts: Facts, config: MocleConfig, clusters: Clus
         f"from the authors' code: {', '.join(f'{name} {value:g}' for name, value in settled.items())}",
         "language model: the file does not hold it; the authors' is Vicuna-7B v1.1"
         + (f" (the checkpoint's configuration: {public_name(language_model)})" if language_model else ""),
-        f"routing: the whole prompt, embedded by {public_name(clusters.config.encoder)}, to the nearest centroid of "
-        "the k-means",
+        f"routing: the whole prompt, embedded by {public_name(clusters.config.encoder)}, to the nearest of the "
+        "k-means' centroids",
         f"left out: {_groups(released.dropped)}" if released.dropped else "left out: nothing",
     ]
     lines.append("not known: the instructions that were clustered, so clusters have no sizes and no examples")
