@@ -79,6 +79,20 @@ def test_a_run_from_the_folder_to_answers(folder: Path, recipe_file, mix: list[d
         torch.testing.assert_close(plain(**batch).logits, expected_logits, atol=1e-5, rtol=1e-5)
 
 
+def test_micro_batches_change_nothing(folder: Path, recipe_file, tmp_path: Path) -> None:
+    """The loss is over the supervised tokens of the global batch, whatever the model's class says of its loss."""
+    common = NOTHING_SAID | {"model_name_or_path": str(folder), "max_steps": 3, "gate_noise_std": 0.0}
+    found = []
+    for size in (8, 2):
+        words = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
+        trainer = train(load_recipe(recipe_file(output_dir=str(tmp_path / str(size)), **common, **words)))
+        log = [entry for entry in trainer.state.log_history if "loss" in entry]
+        found.append([(entry["loss"], entry["grad_norm"]) for entry in log])
+    for one, several in zip(*found, strict=True):
+        # Float32 sums in another order; a mean of means would be off by 3e-3.
+        assert several == pytest.approx(one, rel=2e-5)
+
+
 def test_what_is_said_at_the_start(folder: Path, recipe_file) -> None:
     found = dry_run(load_recipe(recipe_file(model_name_or_path=str(folder), **NOTHING_SAID)))
     name = {"llava_next": "LLaVA-NeXT", "qwen2_5_vl": "Qwen2.5-VL", "smolvlm": "SmolVLM"}[folder.name]
