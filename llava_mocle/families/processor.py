@@ -96,38 +96,39 @@ class ProcessorFamily(Family):
         return encoder.images([Image.new("RGB", _BLANK)])
 
     def run_connector_in_every_step(self, model: Any) -> RemovableHandle | None:
-        """The blank image runs where an image would, before the language model, and is added to what it reads.
-
-        The model still gets the ids: some compute positions from them.
+        """Under ZeRO-3 all ranks must gather the same module's weights at the same time, so the blank image runs where an
+        image would: behind the embedding. The model still gets the ids, as some compute positions from them.
         """
         if not self.kind.takes_text_only:
             return None
         inner = model.model
         taken = inspect.signature(inner.get_image_features).parameters
-        waiting: list[Tensor] = []
+        without_image = False
 
         # On the inner model: its hook runs inside the autocast that accelerate puts around the outer forward.
-        def run_blank(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-            waiting.clear()
-            if kwargs.get("pixel_values") is not None or kwargs.get("past_key_values") is not None:
-                return
-            weight = module.get_input_embeddings().weight
+        def look(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            nonlocal without_image
+            without_image = kwargs.get("pixel_values") is None and kwargs.get("past_key_values") is None
+
+        def add_blank(module: Any, args: tuple, output: Tensor) -> Tensor | None:
+            nonlocal without_image
+            if not without_image:
+                return None
+            without_image = False
             blank = {
-                name: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
+                name: value.to(output.device, output.dtype if value.is_floating_point() else None)
                 for name, value in self._blank.items()
                 if name in taken
             }
-            features = module.get_image_features(**blank)
+            features = inner.get_image_features(**blank)
             made = [*features.pooler_output]
             for layer in getattr(features, "deepstack_features", None) or ():
                 made += layer
-            waiting.append(torch.cat([one.flatten(0, -2) for one in made]).float().mean())
-
-        def add_blank(module: Any, args: tuple, output: Tensor) -> Tensor | None:
-            return output + 0.0 * waiting.pop().to(output.dtype) if waiting else None
+            mean = torch.cat([one.flatten(0, -2) for one in made]).float().mean()
+            return output + 0.0 * mean.to(output.dtype)
 
         return _Both(
-            inner.register_forward_pre_hook(run_blank, with_kwargs=True),
+            inner.register_forward_pre_hook(look, with_kwargs=True),
             inner.get_input_embeddings().register_forward_hook(add_blank),
         )
 

@@ -6,8 +6,10 @@ from typing import Any
 import transformers
 
 from llava_mocle.errors import CheckpointError
+from llava_mocle.io.jsonl import read_json
 
 _VIDEO = "video_processor"
+_OLDER_VIDEO_FILE = "video_preprocessor_config.json"
 
 
 class VideoSettings(dict):
@@ -114,7 +116,7 @@ def open_processor(
         settings, _ = processor_class.get_processor_dict(folder)
         parts = {"tokenizer": tokenizer, "image_processor": image_processor}
         if _VIDEO in processor_class.get_attributes():
-            parts[_VIDEO] = VideoSettings(settings.get(_VIDEO) or {})
+            parts[_VIDEO] = VideoSettings(settings.get(_VIDEO) or _older_video_settings(folder))
         arguments = [parts[name] for name in processor_class.get_attributes()]
         processor = processor_class.from_args_and_dict(arguments, defaults | settings)
     except Exception as error:
@@ -125,3 +127,8 @@ def open_processor(
     if processor.chat_template is None:
         processor.chat_template = tokenizer.chat_template
     return processor
+
+
+def _older_video_settings(folder: Path) -> dict[str, Any]:
+    file = folder / _OLDER_VIDEO_FILE
+    return read_json(file) if file.is_file() else {}

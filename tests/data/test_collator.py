@@ -36,6 +36,26 @@ def test_images_of_all_samples_in_order() -> None:
     assert batch["pixel_values"][:, 0, 0, 0].tolist() == [1.0, 2.0, 0.25]
 
 
+def test_images_of_several_shapes_are_padded() -> None:
+    """Two images of (2 tiles, 2 x 3 pixels), then one of (1 tile, 3 x 2 pixels)."""
+    first = FIRST | {"pixel_values": torch.ones(2, 2, 3, 2, 3), "image_sizes": torch.tensor([[2, 3], [2, 3]])}
+    second = FIRST | {"pixel_values": torch.full((1, 1, 3, 3, 2), 2.0), "image_sizes": torch.tensor([[3, 2]])}
+    batch = Collator(0)([first, SECOND, second])
+    expected = torch.zeros(3, 2, 3, 3, 3)
+    expected[:2, :, :, :2, :] = 1.0
+    expected[2, :1, :, :, :2] = 2.0
+    assert torch.equal(batch["pixel_values"], expected)
+    assert batch["image_sizes"].tolist() == [[2, 3], [2, 3], [3, 2]]
+
+
+def test_values_a_token_are_padded_with_their_own() -> None:
+    samples = [FIRST | {"kinds": torch.tensor([0, 1, 1, 0, 0])}, SECOND | {"kinds": torch.tensor([2, 2, 2])}]
+    assert Collator(0, left=True, sequences={"kinds": 7})(samples)["kinds"].tolist() == [
+        [0, 1, 1, 0, 0],
+        [7, 7, 2, 2, 2],
+    ]
+
+
 def test_absent_keys_stay_absent() -> None:
     text = {key: value for key, value in SECOND.items() if key != "cluster_id"}
     batch = Collator(0)([text, text])

@@ -9,13 +9,24 @@ from PIL.PngImagePlugin import PngInfo
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
 from llava_mocle.data.image_limits import ImageMissing, ImageOverLimit, ImageUnreadable, check_shape
-from llava_mocle.data.images import load_image, mean_colour, pad_to_square, probe_image, process_image
+from llava_mocle.data.images import image_size, load_image, mean_colour, pad_to_square, probe_image, process_image
 from llava_mocle.errors import ConfigError
 
 
 def save(image: Image.Image, path: Path, **options: object) -> Path:
     image.save(path, **options)
     return path
+
+
+def test_the_size_is_read_from_the_header(tmp_path: Path) -> None:
+    whole = save(Image.new("RGB", (40, 30), (1, 2, 3)), tmp_path / "whole.bmp")
+    assert image_size(whole) == (40, 30)
+    # The pixels are gone, the header is not.
+    (tmp_path / "cut.bmp").write_bytes(whole.read_bytes()[:60])
+    assert image_size(tmp_path / "cut.bmp") == (40, 30)
+    (tmp_path / "none.bmp").write_bytes(b"text")
+    with pytest.raises(ImageUnreadable, match=r"none\.bmp"):
+        image_size(tmp_path / "none.bmp")
 
 
 def test_every_mode_becomes_rgb(tmp_path: Path) -> None:

@@ -423,6 +423,8 @@ def test_a_folder_of_another_model_is_refused(ready: Ready, tmp_path: Path) -> N
 
 # ------ folders as they are published
 
+VIDEOS = {"video_processor_type": "SomeVideoProcessor", "fps": 2}
+
 
 def as_published(ready: Ready, folder: Path, image_processor: str, processor: dict[str, Any] | None) -> Any:
     """The folder with the names that transformers' torchvision classes write, and the older place of a template."""
@@ -432,7 +434,9 @@ def as_published(ready: Ready, folder: Path, image_processor: str, processor: di
     settings["processor_class"] = ready.loaded.family.kind.processor_class.__name__
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     (folder / "processor_config.json").unlink(missing_ok=True)
-    if processor is not None:
+    if processor is None:
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(VIDEOS))
+    else:
         (folder / "processor_config.json").write_text(json.dumps(processor))
     if (folder / "chat_template.jinja").is_file():
         source = (folder / "chat_template.jinja").read_text()
@@ -459,18 +463,17 @@ PUBLISHED = {
 
 
 def test_folders_as_they_are_published(ready: Ready, tmp_path: Path) -> None:
-    videos = {"video_processor_type": "SomeVideoProcessor", "fps": 2}
-    for number, settings in enumerate((None, {"video_processor": videos})):
+    for number, settings in enumerate((None, {"video_processor": VIDEOS})):
         family = as_published(ready, tmp_path / str(number), PUBLISHED[ready.kind], settings)
         sample = family.encoder("chat").encode(ROW, [picture(0), picture(1)], ["a", "b"])
         for name, value in sample.items():
             assert torch.equal(value, ready.samples[0][name]), name
-    # What is not used here is kept for whoever has torchvision.
-    family.save(tmp_path / "saved")
-    kept = json.loads((tmp_path / "saved" / "processor_config.json").read_text())
-    if hasattr(family.processor, "video_processor"):
-        assert kept["video_processor"] == videos
-    assert kept["processor_class"] == ready.loaded.family.kind.processor_class.__name__
+        # What is not used here is kept for whoever has torchvision.
+        family.save(tmp_path / "saved")
+        kept = json.loads((tmp_path / "saved" / "processor_config.json").read_text())
+        if hasattr(family.processor, "video_processor"):
+            assert kept["video_processor"] == VIDEOS
+        assert kept["processor_class"] == ready.loaded.family.kind.processor_class.__name__
 
 
 def test_a_folder_without_its_template(ready: Ready, tmp_path: Path) -> None:

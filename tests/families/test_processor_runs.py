@@ -18,6 +18,7 @@ from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.training.dry_run import dry_run
 from llava_mocle.training.run import train
 from tests.families.tiny import save_tiny
+from tests.training import ranks
 
 # Models whose image tensors have different shapes: tiles of an image, patches of all images, images of a sample.
 RUN = ["llava_next", "qwen2_5_vl", "smolvlm"]
@@ -78,6 +79,20 @@ def test_a_run_from_the_folder_to_answers(folder: Path, recipe_file, mix: list[d
         torch.testing.assert_close(plain(**batch).logits, expected_logits, atol=1e-5, rtol=1e-5)
 
 
+def test_micro_batches_change_nothing(folder: Path, recipe_file, tmp_path: Path) -> None:
+    """The loss is over the supervised tokens of the global batch, whatever the model's class says of its loss."""
+    common = NOTHING_SAID | {"model_name_or_path": str(folder), "max_steps": 3, "gate_noise_std": 0.0}
+    found = []
+    for size in (8, 2):
+        words = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
+        trainer = train(load_recipe(recipe_file(output_dir=str(tmp_path / str(size)), **common, **words)))
+        log = [entry for entry in trainer.state.log_history if "loss" in entry]
+        found.append([(entry["loss"], entry["grad_norm"]) for entry in log])
+    for one, several in zip(*found, strict=True):
+        # Float32 sums in another order; a mean of means would be off by 3e-3.
+        assert several == pytest.approx(one, rel=2e-5)
+
+
 def test_what_is_said_at_the_start(folder: Path, recipe_file) -> None:
     found = dry_run(load_recipe(recipe_file(model_name_or_path=str(folder), **NOTHING_SAID)))
     name = {"llava_next": "LLaVA-NeXT", "qwen2_5_vl": "Qwen2.5-VL", "smolvlm": "SmolVLM"}[folder.name]
@@ -103,3 +118,24 @@ def test_what_is_refused_before_weights(
     monkeypatch.setattr("llava_mocle.model.load.load_whole", lambda *args, **options: pytest.fail("weights were read"))
     with pytest.raises(ConfigError, match=message):
         train(recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llava_next", "qwen3_vl"])
+@pytest.mark.parametrize("zero", [None, 3], ids=["ddp", "zero3"])
+def test_two_processes_equal_one(kind: str, zero: int | None, recipe_file, tmp_path: Path) -> None:
+    """In one of the steps, one process has images and the other has none: it runs the blank one."""
+    common = {"model_name_or_path": str(save_tiny(kind, tmp_path / "base")), "max_steps": 9, "num_train_epochs": 1}
+    common |= NOTHING_SAID | {"gate_noise_std": 0.0}
+    histories = []
+    for count in (1, 2):
+        recipe = recipe_file(
+            output_dir=str(tmp_path / f"run{count}"), per_device_train_batch_size=10 // count, **common
+        )
+        words = ["--deepspeed", ranks.ZERO[zero]] if zero and count == 2 else []
+        ranks.run(tmp_path / f"logs{count}", recipe, *words, count=count)
+        histories.append(ranks.history(tmp_path / f"run{count}"))
+    assert len(histories[0]) == len(histories[1]) == 9
+    for one, two in zip(*histories, strict=True):
+        # As in the runs of LLaVA: float32 sums over two processes in another order.
+        assert two == pytest.approx(one, rel=2e-5)
