@@ -1,7 +1,11 @@
 """Which kinds of model are known, by the `model_type` of their configuration. Free of torch."""
 
 # model type -> family
-MODEL_TYPES = {"instructblip": "instructblip", "llava": "llava"}
+MODEL_TYPES = {
+    "instructblip": "instructblip",
+    "llava": "llava",
+    "llava_mocle_grid_instructblip": "instructblip",
+}
 
 
 def is_known(model_type: str | None) -> bool:

@@ -60,7 +60,10 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture) -
     assert mine.read_text() == "{}"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
     assert main(["recipes", "copy", "mocle", str(tmp_path)]) == 2
-    assert "no recipe 'mocle' ships; expected one of instructblip_vicuna_7b_mocle, llava_v1_5_7b_mocle" in capsys.readouterr().err
+    assert (
+        "no recipe 'mocle' ships; expected one of instructblip_vicuna_7b_mocle, llava_v1_5_7b_mocle"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
