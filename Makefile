@@ -1,4 +1,5 @@
 # make demo    the whole method on real pretrained parts, on a laptop: report in playground/out/report.html
+# make demo-instructblip   InstructBLIP with a new Q-Former on the same parts and domains
 # make test    everything CI runs: format, lint, types, all tests
 # make check   format, lint, types and the fast tests; before each commit
 # make bench   the benchmarks; prints ratios
@@ -11,7 +12,7 @@ WORKERS ?= 2
 # What the multi-node tests run on.
 CLUSTER_PACKAGES := slurmctld slurmd slurm-client munge iproute2 openssh-server pdsh
 
-.PHONY: help setup demo test check lint types bench encoder cluster-packages clean
+.PHONY: help setup demo demo-instructblip test check lint types bench encoder cluster-packages clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -21,6 +22,9 @@ setup:
 
 demo: setup
 	$(VENV)/python -m playground.demo
+
+demo-instructblip: setup
+	$(VENV)/python -m playground.demo_instructblip
 
 # The sentence encoder the clustering tests run on: a 90 MB part, fetched once.
 encoder: setup
@@ -47,4 +51,5 @@ bench: setup
 	$(VENV)/python -m benchmarks.adapter_products
 
 clean:
-	rm -rf playground/assets playground/base playground/data playground/runs playground/clusters playground/out
+	rm -rf playground/assets playground/base playground/data playground/runs playground/clusters playground/out \
+		playground/instructblip_base playground/instructblip_clusters

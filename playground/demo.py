@@ -97,18 +97,33 @@ def steps() -> list[Step]:
     ]
 
 
-def main() -> int:
-    """Run everything that is not done yet."""
-    argparse.ArgumentParser(prog="make demo", description=__doc__).parse_args()
+def run_all(steps: list[Step], stamps: Path) -> float:
+    """Prepare the parts and the data, and run every step that is not done yet.
+
+    Args:
+        stamps: the folder that says which are done.
+
+    Returns:
+        The minutes that it took.
+
+    Raises:
+        SystemExit: a command failed; its exit code becomes ours.
+    """
     quiet_libraries()  # here and, through the environment, in every step
     begin = time.monotonic()
     print("== fetch the parts, build the base model, make the data", flush=True)
     if code := subprocess.run([sys.executable, "-m", "playground.prepare"]).returncode:
-        return code
-    runner = StepRunner(OUT / "steps", source_digest(Path(llava_mocle.__file__).parent) + data_digest())
-    for step in steps():
+        raise SystemExit(code)
+    runner = StepRunner(stamps, source_digest(Path(llava_mocle.__file__).parent) + data_digest())
+    for step in steps:
         runner.run(step)
-    minutes = (time.monotonic() - begin) / 60
+    return (time.monotonic() - begin) / 60
+
+
+def main() -> int:
+    """Run everything that is not done yet."""
+    argparse.ArgumentParser(prog="make demo", description=__doc__).parse_args()
+    minutes = run_all(steps(), OUT / "steps")
     print(f"\ndone in {minutes:.1f} min: open {OUT.relative_to(ROOT) / 'report.html'}")
     return 0
 

@@ -75,8 +75,8 @@ def bert_tokenizer() -> BertTokenizer:
     return tokenizer
 
 
-def save_instructblip(folder: Path, **text_options) -> Path:
-    """A base folder in the layout of the hub."""
+def save_instructblip(folder: Path, dropout: float = 0.1, **text_options) -> Path:
+    """A base folder in the layout of the hub; `dropout` is the Q-Former's."""
     tokenizer, questions = llama_tokenizer(), bert_tokenizer()
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = LlamaConfig(
@@ -91,7 +91,12 @@ def save_instructblip(folder: Path, **text_options) -> Path:
     config = InstructBlipConfig(
         vision_config=InstructBlipVisionConfig(image_size=SIDE, patch_size=14, initializer_range=0.2, **small),
         qformer_config=InstructBlipQFormerConfig(
-            vocab_size=len(questions), cross_attention_frequency=1, initializer_range=0.2, **small
+            vocab_size=len(questions),
+            cross_attention_frequency=1,
+            initializer_range=0.2,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            **small,
         ),
         text_config=text,
         num_query_tokens=QUERIES,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.instructblip.modeling_instructblip import BaseModelOutputWithVisionQformerOutputs
 
 from llava_mocle.clustering.instruction import IMAGE_TOKEN
@@ -49,7 +49,9 @@ class InstructBlipFamily(Family):
 
     @classmethod
     def model_class(cls, config: Any) -> Any:
-        return InstructBlipForConditionalGeneration
+        if config.model_type == "instructblip":
+            return InstructBlipForConditionalGeneration
+        return AutoModelForImageTextToText._model_mapping[type(config)]  # one that is registered there, such as ours
 
     @classmethod
     def parts(cls, config: Any) -> Parts:

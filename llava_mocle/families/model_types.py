@@ -4,6 +4,7 @@
 MODEL_TYPES = {
     "llava": "llava",
     "instructblip": "instructblip",
+    "llava_mocle_grid_instructblip": "instructblip",
     "llava_next": "processor",
     "llava_onevision": "processor",
     "qwen2_vl": "processor",

@@ -1,0 +1,64 @@
+"""`make demo-instructblip`: InstructBLIP + MoCLE on the small domains. `python -m playground.demo_instructblip`.
+
+The parts and the domains are those of `make demo`. The Q-Former is new (see `build_instructblip`), and is trained with
+the experts in one run. Every step is an ordinary command, printed as it runs; steps whose inputs did not change are
+reused.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from playground.build_instructblip import INSTRUCTBLIP_BASE
+from playground.demo import OUT, RECIPES, ROOT, RUNS, bf16_is_fast, run_all
+from playground.paths import PLAYGROUND
+from playground.steps import Step
+
+RECIPE = RECIPES / "playground_instructblip_mocle.yaml"
+
+
+def steps() -> list[Step]:
+    """The commands of the demonstration, in order."""
+    cli = ["python", "-m", "llava_mocle.cli.main"]
+    recipe = str(RECIPE.relative_to(ROOT))
+    precision = ["--bf16", "true"] if bf16_is_fast() else []
+    run, clusters = RUNS / "instructblip_mocle", PLAYGROUND / "instructblip_clusters"
+
+    def evaluate(name: str, title: str, model: Path) -> Step:
+        output = OUT / f"instructblip_{name}"
+        places = ["--model", str(model.relative_to(ROOT)), "--output", str(output.relative_to(ROOT))]
+        words = [*cli, "eval", *places, "--recipe", recipe, "--batch-size", "32", "--max-new-tokens", "12"]
+        return Step(name, title, words, [], [output])
+
+    return [
+        Step(
+            "base",
+            "join the parts with a new Q-Former",
+            ["python", "-m", "playground.build_instructblip"],
+            [PLAYGROUND / "build_instructblip.py"],
+            [INSTRUCTBLIP_BASE],
+        ),
+        Step("check", "check every row and image", [*cli, "data", "check", recipe]),
+        Step(
+            "cluster",
+            "cluster the instructions",
+            [*cli, "cluster", "--recipe", recipe, "--overwrite"],
+            [RECIPE],
+            [clusters],
+        ),
+        Step("mocle", "train Q-Former and MoCLE", [*cli, "train", recipe, *precision], [RECIPE], [run]),
+        evaluate("before", "score the untrained model on held-out images", INSTRUCTBLIP_BASE),
+        evaluate("after", "score the trained model on the same images", run),
+    ]
+
+
+def main() -> int:
+    """Run everything that is not done yet."""
+    argparse.ArgumentParser(prog="make demo-instructblip", description=__doc__).parse_args()
+    minutes = run_all(steps(), OUT / "instructblip_steps")
+    print(f"\ndone in {minutes:.1f} min: the scores are in {OUT.relative_to(ROOT)}/instructblip_after/results.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
