@@ -53,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="YAML",
         help="a recipe: its datasets, weighted by their `repeat` (or `weight`)",
     )
-    source.add_argument("--rows", type=user_path, metavar="FILE", nargs="+", help="LLaVA JSON or JSONL files")
+    source.add_argument(
+        "--rows", type=user_path, metavar="FILE", nargs="+", action="extend", help="LLaVA JSON or JSONL files"
+    )
     how = parser.add_argument_group("how (each wins over the recipe)")
     where = parser.add_argument_group("where")
     # The destination of a flag that wins over the recipe is the recipe's key.

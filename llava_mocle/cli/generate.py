@@ -28,7 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt", required=True, help="the question; <image> marks where images go (default: in front)"
     )
     parser.add_argument(
-        "--image", type=user_path, nargs="+", default=[], metavar="FILE", help="image files; leave out for text only"
+        "--image",
+        type=user_path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="image files; leave out for text only",
     )
     parser.add_argument("--explain", action="store_true", help="also show the cluster's instructions and mean gates")
     parser.add_argument("--cluster-id", type=int, help="use this cluster instead of the prompt's own")

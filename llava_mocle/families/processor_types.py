@@ -88,12 +88,14 @@ def _resized(processor: Any, sizes: Sizes) -> dict[str, Any]:
     longest = processor.image_processor.size["longest_edge"]
     # The function reads the shape of its image and nothing else.
     images = (torch.empty(3, *size, device="meta") for size in sizes)
-    return {
-        "image_sizes": [
-            get_resize_output_image_size(image, (longest, longest), processor.side, ChannelDimension.FIRST)
-            for image in images
-        ]
-    }
+    resized = [
+        get_resize_output_image_size(image, (longest, longest), processor.side, ChannelDimension.FIRST)
+        for image in images
+    ]
+    for size, (height, width) in zip(sizes, resized, strict=True):
+        if not height or not width:
+            raise ValueError(f"{size[1]} x {size[0]} pixels is too thin to be brought to {longest} pixels a side")
+    return {"image_sizes": resized}
 
 
 # ------ what a processor's file may leave out

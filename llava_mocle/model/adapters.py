@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.errors import CheckpointError
+from llava_mocle.families.registry import family_of
 from llava_mocle.io.jsonl import read_json
 from llava_mocle.model.folders import ADAPTER_CONFIG, CLUSTERS_FOLDER, ORIGINAL_LORA_EXTRAS
 
@@ -62,9 +63,14 @@ def _refuse_other_weights(adapted: "PeftModel", folder: Path) -> None:
     from safetensors import safe_open
 
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    config = adapted.get_base_model().config
+    # A collapsed checkpoint holds them without naming them: a plain LoRA's configuration has no key for them.
+    ends = tuple(f".{name}" for name in family_of(config).parts(config).parameters)
+    in_place = {name for name, _ in adapted.named_parameters() if name.endswith(ends)}
     with safe_open(folder / _WEIGHTS, framework="pt") as file:
         found = set(file.keys())
-    for difference, what in ((expected - found, "missing from it"), (found - expected, "unknown to the model")):
+    unknown = found - expected - in_place
+    for difference, what in ((expected - found, "missing from it"), (unknown, "unknown to the model")):
         if difference:
             raise CheckpointError(
                 f"{folder / _WEIGHTS}: {len(difference)} weight(s) are {what}, for example "

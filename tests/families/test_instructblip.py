@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import InstructBlipForConditionalGeneration, InstructBlipVideoForConditionalGeneration
 
@@ -281,6 +281,23 @@ def test_a_collapsed_cluster_answers_through_peft_alone(
         other = predictor.model(**batch, cluster_ids=torch.tensor([0])).logits
         found = plain(**batch).logits
     assert (found - expected).abs().max() < FLOAT32 < (other - expected).abs().max()
+
+
+def test_a_collapsed_cluster_is_asked_like_any_checkpoint(
+    predictor: Predictor, pictures, trained: Path, tmp_path: Path
+) -> None:
+    """Its file holds the query tokens, which a plain LoRA's configuration has no key for."""
+    folder = collapse(load_model(trained).model, 1, tmp_path / "plain")
+    found = Predictor.from_pretrained(folder).rank(Request(QUESTION, pictures[0]), ["red", "green"]).scores
+    expected = predictor.rank(Request(QUESTION, pictures[0], cluster_id=1), ["red", "green"]).scores
+    # Sums of the log-probabilities of a few tokens, each of size 5 in float32.
+    assert found == pytest.approx(expected, abs=1e-4)
+    file = folder / "adapter_model.safetensors"
+    weights = load_file(file)
+    (name,) = [name for name in weights if name.endswith("query_tokens")]
+    save_file(weights | {f"{name}_2": weights[name].clone()}, file)
+    with pytest.raises(CheckpointError, match=r"1 weight.* unknown to the model, for example .*query_tokens_2"):
+        load_model(folder)
 
 
 def test_a_base_without_key_value_heads_of_its_own(tmp_path: Path) -> None:

@@ -147,6 +147,22 @@ def test_lengths_come_from_headers_alone(ready: Ready, tmp_path: Path) -> None:
         assert ready.encoder.candidate_length(asked, names, ["a circle", "left"]) == len(rows[0]["input_ids"]) == real
 
 
+@pytest.mark.parametrize("size", [(1, 2000), (2000, 1), (20, 1900), (1, 1)])
+def test_an_extreme_image_is_refused_when_it_is_measured_or_not_at_all(
+    ready: Ready, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    image, name = Image.new("RGB", size), str(tmp_path / "extreme.png")
+    image.save(name)
+    row = make_row("<image>\nwhat ?", "a circle", image=name)
+    try:
+        measured = ready.encoder.measure(row, [name])
+    except DataError:
+        with pytest.raises(DataError):
+            ready.encoder.encode(row, [image], [name])
+    else:
+        assert measured == len(ready.encoder.encode(row, [image], [name])["input_ids"])
+
+
 def test_a_prompt_is_the_start_of_its_sample(ready: Ready) -> None:
     # The tokenizer joins a newline and the spaces behind it: a header's end and an answer's start.
     for answer in ("  y", "\n  z", "a circle"):

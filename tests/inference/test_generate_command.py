@@ -30,6 +30,13 @@ def test_json_is_one_object(checkpoint_dir, predictor, capsys):
     assert record["explanation"]["route_text"] == QUESTIONS[1]
 
 
+def test_images_of_repeated_flags_are_all_shown(checkpoint_dir, images, capsys):
+    files = ["--image", str(images[0]), "--image", str(images[1])]
+    arguments = ["generate", "--model", str(checkpoint_dir), *files, "--prompt", "<image> Why?"]
+    assert main(arguments) == 2
+    assert "2 images" in capsys.readouterr().err
+
+
 def test_mistakes_end_with_2_and_a_message(checkpoint_dir, base_dir, capsys):
     arguments = ["generate", "--model", str(checkpoint_dir), "--image", "missing.png", "--prompt", "Why?"]
     assert main(arguments) == 2
