@@ -39,6 +39,8 @@ def dry_run(recipe: Recipe) -> DryRun:
     lines += _settled_lines(recipe, found)
     if recipe.stage.stage == "finetune":
         lines.append(f"adapter     {recipe.adapter.adapter}")
+    if recipe.model.warm_start and found.checkpoint is None:
+        lines.append(f"starts from {recipe.model.warm_start}")
     for spec in recipe.data.dataset_specs():
         lines.append(f"dataset     {spec.name}, {spec.how_often()}: {spec.data_path}")
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
