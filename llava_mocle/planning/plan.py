@@ -17,7 +17,7 @@ from llava_mocle.planning.workload import find_workload
 from llava_mocle.recipe.checks import check_quantization, check_weighted
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.recipe.start_script import start_script
-from llava_mocle.training.dry_run import meta_model
+from llava_mocle.training.setup.meta_model import meta_model
 
 DEFAULT_MFU = 0.4
 

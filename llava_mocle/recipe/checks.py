@@ -35,6 +35,11 @@ def check_recipe(recipe: Recipe, args: MocleTrainingArguments) -> None:
     _check_trackers(recipe)
     _check_deepspeed(recipe, args)
     rehearse(args)
+    if recipe.model.warm_start and recipe.stage.stage == "pretrain":
+        raise ConfigError(
+            f"warm_start is {recipe.model.warm_start!r} in stage pretrain, which has no adapter; give it in stage "
+            "finetune, or pretrain_mm_mlp_adapter to start from a projector"
+        )
     for key in ("mm_vision_select_layer", "mm_vision_select_feature"):
         value = getattr(recipe.model, key)
         if value is not None and not recipe.model.vision_tower:

@@ -45,6 +45,12 @@ class ModelArguments:
     pretrain_mm_mlp_adapter: str | None = same(
         None, "A trained projector: mm_projector.safetensors, LLaVA's mm_projector.bin, or a stage-1 folder.", path=True
     )
+    warm_start: str | None = same(
+        None,
+        "The folder of a trained adapter (a plain LoRA, or a checkpoint of ours of the same shape) that a new run "
+        "starts from; a run that goes on does not read it.",
+        path=True,
+    )
     mm_vision_select_layer: int | None = same(
         None, "Which layer of `vision_tower` feeds the projector; none: -2, LLaVA's (-1 for a grid tower)."
     )
@@ -69,7 +75,8 @@ class ModelArguments:
         choices=("auto", "flash_attention_2", "sdpa", "eager"),
     )
     allow_other_base: bool = free(
-        False, "Go on, with a warning, on another base than a checkpoint or a stage-1 projector was trained on."
+        False,
+        "Go on, with a warning, on another base than a checkpoint, a stage-1 projector or a warm start was trained on.",
     )
     model_config: str | None = free(
         None,

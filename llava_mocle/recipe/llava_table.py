@@ -192,7 +192,11 @@ TRAINING_FLAGS = (
     _own("lora_r", "the same here: the rank of every expert", default="64"),
     _own("lora_alpha", default="16"),
     _own("lora_dropout", default="0.05"),
-    _unset("lora_weight_path", "LLaVA itself never reads it; go on from a checkpoint with --resume FOLDER"),
+    _unset(
+        "lora_weight_path",
+        "LLaVA itself never reads it; start from a LoRA with --warm_start FOLDER, or go on from a checkpoint with "
+        "--resume FOLDER",
+    ),
     LlavaFlag(
         "lora_bias",
         "`none`: as here. Others refused: biases are not trained; give none",

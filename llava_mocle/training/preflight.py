@@ -14,9 +14,11 @@ from llava_mocle.model.folders import find_folder, is_original
 from llava_mocle.model.projector import projector_file
 from llava_mocle.recipe.deepspeed_config import read_deepspeed
 from llava_mocle.recipe.recipe import Recipe
-from llava_mocle.training.checkpoints.resume import checkpoint_to_go_on_from
+from llava_mocle.training.checkpoints.resume import checkpoint_to_go_on_from, may_go_on
 from llava_mocle.training.setup.clusters import assignments_path, cluster_model_as_said, needs_clusters
+from llava_mocle.training.setup.meta_model import meta_model
 from llava_mocle.training.setup.model import check_base, joined_base, refuse_adapter
+from llava_mocle.training.setup.warm_start import check_warm_start, find_warm_start
 
 
 @dataclass
@@ -69,6 +71,8 @@ def look_up(recipe: Recipe, dry: bool = False) -> Findings:
     found = Findings()
     _look_up_model(recipe, found, dry)
     found.note(lambda: _look_up_data(recipe, found))
+    if recipe.model.warm_start:
+        found.note(lambda: _look_up_warm_start(recipe, found, dry))
     if needs_clusters(recipe):
         found.note(lambda: _look_up_clusters(recipe, found, dry))
     found.note(lambda: read_deepspeed(recipe.trainer.get("deepspeed")))
@@ -146,6 +150,22 @@ def _look_up_clusters(recipe: Recipe, found: Findings, dry: bool) -> None:
     if (trouble := why_missing(table)) is not None:
         raise ConfigError(f"cluster_assignments {table}: {trouble}{looked_for(table)}; {remedy}")
     check_table(table, [spec.name for spec in recipe.data.dataset_specs()], model)
+
+
+def _look_up_warm_start(recipe: Recipe, found: Findings, dry: bool) -> None:
+    folder = recipe.model.warm_start
+    if may_go_on(recipe.stage.resume, Path(str(recipe.trainer.get("output_dir")))):
+        return  # it is not read again
+    if why_missing(str(folder)) is not None and dry and recipe.model.model_config:
+        found.add(f"warm_start {folder}: no such folder", unsure=True)
+        return
+    start = find_warm_start(recipe)
+    try:
+        model = meta_model(recipe)
+    except UserError as error:  # if it is a mistake, it is reported with the base, or when that is loaded
+        found.add(f"warm_start {folder}: whether its weights fit ({error})", unsure=True)
+        return
+    check_warm_start(start, model)
 
 
 def _why_not_writable(output_dir: str | None) -> str | None:

@@ -18,6 +18,7 @@ from llava_mocle.training.setup.adapter import adapt, count_parameters
 from llava_mocle.training.setup.base_defaults import settle
 from llava_mocle.training.setup.data import TrainingData, prepare_data
 from llava_mocle.training.setup.model import load_start
+from llava_mocle.training.setup.warm_start import doubts, find_warm_start, start_from
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ def train(recipe: Recipe) -> MocleTrainer:
             check_metric(args.metric_for_best_model, metrics_of(data.validation), "one that has a held-out row")
         set_seed(args.seed)  # however the base was loaded, the adapter starts from the same values
         model = adapt(recipe, args, loaded.model, len(data.dataset_names), loaded.base_record)
+        if recipe.model.warm_start and resumption is None:
+            _start_warm(recipe, args, model)
         trainer = MocleTrainer(recipe, args, loaded, data, model, preemption, resumption)
         if args.world_size > 1:
             set_seed(args.seed + args.process_index)  # each rank draws its own gate noise and dropout
@@ -65,6 +68,16 @@ def _settled(recipe: Recipe, args: MocleTrainingArguments, resumption: Resumptio
         for warning in settled.warnings:
             logger.warning("%s", warning)
     return settled.recipe
+
+
+def _start_warm(recipe: Recipe, args: MocleTrainingArguments, model: nn.Module) -> None:
+    start = find_warm_start(recipe)
+    line = start_from(start, model)
+    warnings = doubts(start, model, recipe)
+    if args.process_index == 0:
+        print(line, flush=True)
+        for warning in warnings:
+            logger.warning("%s", warning)
 
 
 def _announce(model: nn.Module, data: TrainingData, output_dir: str, gates: str | None) -> None:

@@ -5,12 +5,15 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
+from llava_mocle.cli.main import main
 from llava_mocle.conversion.llava_lora import convert_llava_lora
 from llava_mocle.errors import CheckpointError
 from llava_mocle.model import load_model
+from tests.evaluation.tiny_pope import write_pope
 from tests.model.checkpoints import logits_of, write_original
 from tests.model.parts import HIDDEN
 
@@ -68,8 +71,8 @@ def write(folder, weights, *, file="adapter_model.bin", prefix="base_model.model
 
 
 @torch.no_grad()
-def expected_logits(base, weights, scale=ALPHA / RANK):
-    """W + alpha / r B A, and the trained projector, written into the base by hand."""
+def folded(base, weights, scale=ALPHA / RANK):
+    """The base with W + alpha / r B A, and the trained projector, written into it by hand."""
     model = LlavaForConditionalGeneration.from_pretrained(base).eval()
     for site in SITES:
         linear = model.get_submodule(site.replace("model.layers", "model.language_model.layers"))
@@ -78,6 +81,11 @@ def expected_logits(base, weights, scale=ALPHA / RANK):
     for layer, name in ((projector.linear_1, "0"), (projector.linear_2, "2")):
         layer.weight.copy_(weights[f"model.mm_projector.{name}.weight"])
         layer.bias.copy_(weights[f"model.mm_projector.{name}.bias"])
+    return model
+
+
+def expected_logits(base, weights, scale=ALPHA / RANK):
+    model = folded(base, weights, scale)
     return logits_of(model, model.config.image_token_id)
 
 
@@ -126,13 +134,66 @@ def test_on_a_base_of_the_original_layout(tmp_path, llava_folder, weights):
     assert "lmsys/vicuna-7b-v1.5" in lines[1]
 
 
-def test_generates(tmp_path, llava_folder, weights):
-    from llava_mocle.inference import Predictor
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory, llava_folder, weights):
+    """What `llava-mocle convert` makes of it; and a base folder into which the LoRA was folded by hand."""
+    folder = tmp_path_factory.mktemp("converted")
+    source = write(folder / "lora", weights)
+    words = ["--llava-lora", str(source), "--base", str(llava_folder), "--output", str(folder / "out")]
+    assert main(["convert", *words]) == 0
+    shutil.copytree(llava_folder, folder / "folded")
+    folded(llava_folder, weights).save_pretrained(folder / "folded")
+    return folder / "out", folder / "folded"
 
-    convert_llava_lora(write(tmp_path / "lora", weights), llava_folder, tmp_path / "out")
-    prediction = Predictor.from_pretrained(tmp_path / "out").predict(None, "what is it?", max_new_tokens=3)
-    assert prediction.num_tokens <= 3
-    assert prediction.cluster_id is None
+
+def test_generate_takes_it(tmp_path, converted, capsys):
+    picture = tmp_path / "red.png"
+    Image.new("RGB", (20, 30), "red").save(picture)
+    said = {}
+    for image in ([], ["--image", str(picture)]):
+        for folder in converted:
+            words = ["--model", str(folder), "--prompt", "what is it?", "--max-new-tokens", "8", "--json", *image]
+            assert main(["generate", *words, "--device", "cpu"]) == 0
+            said[folder] = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+        lora, by_hand = (said[folder] for folder in converted)
+        assert by_hand["text"]
+        assert lora["text"] == by_hand["text"]
+        assert lora["cluster_id"] is None
+
+
+def test_eval_takes_it(tmp_path, converted, llava_folder):
+    """Held-out rows, and a benchmark: the same answers and scores as of the base with the LoRA folded in."""
+    write_pope(tmp_path)
+    rows = [
+        {
+            "id": f"r{number}",
+            "image": f"{number}.jpg",
+            "conversations": [
+                {"from": "human", "value": f"<image>\nwhat is thing {number}?"},
+                {"from": "gpt", "value": "yes"},
+            ],
+        }
+        for number in range(1, 4)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    held_out = ["--rows", str(tmp_path / "rows.json"), "--image-folder", str(tmp_path / "pope" / "val2014")]
+    tasks = ["--tasks", "pope", "--data-root", str(tmp_path)]
+    found = {}
+    for folder in (*converted, llava_folder):
+        for kind, words in (("rows", held_out), ("pope", tasks)):
+            output = tmp_path / "eval" / folder.name / kind
+            how = ["--output", str(output), "--max-new-tokens", "6", "--device", "cpu"]
+            assert main(["eval", "--model", str(folder), *words, *how]) == 0
+            (file,) = (output / "answers").rglob("*.jsonl")
+            answers = [json.loads(line)["text"] for line in file.read_text().splitlines()]
+            results = json.loads((output / "results.json").read_text())
+            found[folder.name, kind] = answers, results.get("domains", results.get("tasks"))
+    for kind, count in (("rows", 3), ("pope", 7)):
+        answers, scores = found["out", kind]
+        assert len(answers) == count
+        assert scores
+        assert (answers, scores) == found["folded", kind]
+        assert answers != found[llava_folder.name, kind][0]
 
 
 REFUSED = {

@@ -7,8 +7,8 @@ import pytest
 from llava_mocle.planning.measure import measure_shape
 from llava_mocle.planning.shapes import Site
 from llava_mocle.recipe.recipe import load_recipe
-from llava_mocle.training.dry_run import meta_model
 from llava_mocle.training.setup.adapter import count_parameters
+from llava_mocle.training.setup.meta_model import meta_model
 
 RECIPES = Path(__file__).parents[2] / "scripts" / "recipes"
 

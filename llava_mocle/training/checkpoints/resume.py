@@ -148,6 +148,16 @@ def checkpoint_to_go_on_from(recipe: Recipe, output_dir: Path) -> Path | None:
     return found
 
 
+def may_go_on(resume: str, output_dir: Path) -> bool:
+    """Whether a start may go on from something, as far as the names of files say. Nothing is checked, or raised."""
+    if resume not in ("auto", "never"):
+        return True
+    if not output_dir.is_dir():
+        return False
+    written = any(checkpoint_step(place) >= 0 for place in output_dir.iterdir())
+    return written or (resume == "auto" and (output_dir / FINISHED_FILE).is_file())
+
+
 def _check_goes_on(checkpoint: Path, recipe: Recipe, batch: int | None) -> None:
     check_same_recipe(checkpoint, recipe, batch)
     stop = recipe.stage.stop_after_steps

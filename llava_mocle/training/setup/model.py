@@ -116,17 +116,20 @@ def _trained_before(source: ModelArguments, checkpoint: Path | None) -> Iterator
         folder = place if place.is_dir() else place.parent
         if (folder / PROJECTOR_CONFIG).is_file():
             yield folder, f"start from that one, or give the projector of this one; {allow}"
+    if source.warm_start and checkpoint is None:
+        yield Path(source.warm_start), f"start on that one, or from an adapter of this one; {allow}"
 
 
 def refuse_adapter(folder: Path) -> None:
     """
     Raises:
-        ConfigError: the folder holds a trained adapter, which no run starts from.
+        ConfigError: the folder holds a trained adapter, which is no base.
         CheckpointError: it holds no model.
     """
     if detect_kind(folder) == "adapter":
         raise ConfigError(
-            f"{folder}: is a trained adapter; start from its base folder, or use --resume to go on with its run"
+            f"{folder}: is a trained adapter; give its base folder here, and --warm_start {folder} to start from its "
+            "weights, or --resume to go on with its run"
         )
 
 
