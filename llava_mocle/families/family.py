@@ -19,19 +19,6 @@ from llava_mocle.data.templates import get_template
 from llava_mocle.families.parts import Parts
 
 
-@dataclass(frozen=True)
-class TypicalImage:
-    """An image of usual size, for plans.
-
-    Attributes:
-        tokens: what it becomes in the language model.
-        pixels: what the vision tower's forward takes of it.
-    """
-
-    tokens: int
-    pixels: Mapping[str, Tensor]
-
-
 @dataclass
 class Prefix:
     """A question that the model has read, for `Family.extend`.
@@ -105,8 +92,8 @@ class Family(ABC):
 
     @classmethod
     @abstractmethod
-    def typical_image(cls, config: Any) -> TypicalImage:
-        """An image of usual size."""
+    def typical_image(cls, config: Any) -> dict[str, Tensor]:
+        """What the model's `get_image_features` takes of an image of usual size, for plans."""
 
     # ------ what a folder adds
 

@@ -16,12 +16,14 @@ from transformers.models.instructblip.modeling_instructblip import BaseModelOutp
 from llava_mocle.clustering.instruction import IMAGE_TOKEN
 from llava_mocle.data.conversation import Template
 from llava_mocle.errors import CheckpointError
-from llava_mocle.families.family import Family, Prefix, TypicalImage
+from llava_mocle.families.family import Family, Prefix
 from llava_mocle.families.image_tokens import check_image_size
 from llava_mocle.families.instructblip_encoder import InstructBlipEncoder
 from llava_mocle.families.parts import Parts
 
 QFORMER_TOKENIZER = "qformer_tokenizer"
+# Tokens of a question that the Q-Former reads, for plans.
+_USUAL_QUESTION = 32
 
 
 class InstructBlipForConditionalGeneration(transformers.InstructBlipForConditionalGeneration):
@@ -77,9 +79,10 @@ class InstructBlipFamily(Family):
         return config
 
     @classmethod
-    def typical_image(cls, config: Any) -> TypicalImage:
+    def typical_image(cls, config: Any) -> dict[str, Tensor]:
         side = config.vision_config.image_size
-        return TypicalImage(config.num_query_tokens, {"pixel_values": torch.zeros(1, 3, side, side)})
+        question = torch.zeros(1, _USUAL_QUESTION, dtype=torch.long)
+        return {"pixel_values": torch.zeros(1, 3, side, side), "qformer_input_ids": question}
 
     @classmethod
     def open(cls, config: Any, folder: Path, tokenizer: Any, image_processor: Any) -> InstructBlipFamily:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import LlavaForConditionalGeneration
 
@@ -13,7 +14,7 @@ from llava_mocle.clustering.instruction import IMAGE_TOKEN
 from llava_mocle.data.conversation import Template
 from llava_mocle.data.dataset import LlavaEncoder
 from llava_mocle.errors import CheckpointError
-from llava_mocle.families.family import Family, TypicalImage
+from llava_mocle.families.family import Family
 from llava_mocle.families.image_tokens import check_image_size, image_tokens_per_image
 from llava_mocle.families.parts import Parts
 
@@ -35,9 +36,9 @@ class LlavaFamily(Family):
         return Parts("language_model", "vision_tower", ("multi_modal_projector",))
 
     @classmethod
-    def typical_image(cls, config: Any) -> TypicalImage:
+    def typical_image(cls, config: Any) -> dict[str, Tensor]:
         side = config.vision_config.image_size
-        return TypicalImage(image_tokens_per_image(config), {"pixel_values": torch.zeros(1, 3, side, side)})
+        return {"pixel_values": torch.zeros(1, 3, side, side)}
 
     @classmethod
     def open(cls, config: Any, folder: Path, tokenizer: Any, image_processor: Any) -> LlavaFamily:

@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from llava_mocle.data.conversation import Template
-from llava_mocle.errors import CheckpointError, ConfigError
-from llava_mocle.families.family import Family, Prefix, TypicalImage
+from llava_mocle.errors import CheckpointError
+from llava_mocle.families.family import Family, Prefix
 from llava_mocle.families.parts import Parts
 from llava_mocle.families.processor_encoder import ProcessorEncoder
 from llava_mocle.families.processor_template import processor_template
 from llava_mocle.families.processor_types import MODEL_KINDS, ModelKind
 from llava_mocle.families.processors import open_processor
+from llava_mocle.families.usual_images import USUAL_SIZE
 
 # The processor enlarges it to the smallest image that it makes.
 _BLANK = (32, 32)
@@ -54,11 +55,12 @@ class ProcessorFamily(Family):
         return kind_of(config).parts_of(config)
 
     @classmethod
-    def typical_image(cls, config: Any) -> TypicalImage:
-        raise ConfigError(
-            f"{kind_of(config).name} cannot be planned yet: what its vision tower computes depends on the size of each "
-            "image. Start a run of a few steps instead and read its log."
-        )
+    def typical_image(cls, config: Any) -> dict[str, Tensor]:
+        """Of a grey one of `USUAL_SIZE`, prepared as published models of this kind prepare theirs."""
+        image_processor = kind_of(config).image_processor(config)
+        made = image_processor(images=[Image.new("RGB", USUAL_SIZE, "grey")], return_tensors="pt")
+        taken = inspect.signature(cls.model_class(config).get_image_features).parameters
+        return {name: value for name, value in made.items() if name in taken}
 
     @classmethod
     def open(cls, config: Any, folder: Path, tokenizer: Any, image_processor: Any) -> ProcessorFamily:

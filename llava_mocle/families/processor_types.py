@@ -9,7 +9,7 @@ import transformers
 from transformers.image_utils import ChannelDimension
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 
-from llava_mocle.families import processors
+from llava_mocle.families import processors, usual_images
 from llava_mocle.families.image_tokens import leading_tokens
 from llava_mocle.families.parts import Parts
 
@@ -28,6 +28,7 @@ class ModelKind:
         placeholders: what the processor's `replace_image_token` reads, made of the (height, width) in pixels of one
             sample's images; None where only processed images tell.
         defaults: what the processor takes from the model's configuration where its own file does not say.
+        image_processor: as published models have it, made of the model's configuration alone. For plans.
         token_types: the input that tells tokens of images from others; None: the model takes none.
         layer_connectors: a list of modules inside the tower that belong to the connector as well.
         chats: whether a chat template comes with it.
@@ -40,6 +41,7 @@ class ModelKind:
     parts: Parts
     placeholders: Callable[[Any, Sizes], dict[str, Any] | None]
     defaults: Callable[[Any], dict[str, Any]]
+    image_processor: Callable[[Any], Any]
     token_types: str | None = None
     layer_connectors: str | None = None
     chats: bool = True
@@ -155,6 +157,7 @@ MODEL_KINDS = {
         _TILED,
         _tiled,
         _next_defaults,
+        usual_images.next_tiles,
     ),
     "llava_onevision": ModelKind(
         "LLaVA-OneVision",
@@ -163,6 +166,7 @@ MODEL_KINDS = {
         _TILED,
         _tiled,
         _onevision_defaults,
+        usual_images.onevision_tiles,
     ),
     "qwen2_vl": ModelKind(
         "Qwen2-VL",
@@ -171,6 +175,7 @@ MODEL_KINDS = {
         _MERGED,
         _patched,
         _none,
+        usual_images.patches,
         token_types="mm_token_type_ids",
     ),
     "qwen2_5_vl": ModelKind(
@@ -180,6 +185,7 @@ MODEL_KINDS = {
         _MERGED,
         _patched,
         _none,
+        usual_images.patches,
         token_types="mm_token_type_ids",
     ),
     "qwen3_vl": ModelKind(
@@ -189,6 +195,7 @@ MODEL_KINDS = {
         _MERGED,
         _patched,
         _none,
+        usual_images.patches,
         token_types="mm_token_type_ids",
         layer_connectors="visual.deepstack_merger_list",
     ),
@@ -199,6 +206,7 @@ MODEL_KINDS = {
         _PROJECTED,
         _patched,
         _intern_defaults,
+        usual_images.crops,
     ),
     "smolvlm": ModelKind(
         "SmolVLM",
@@ -207,6 +215,7 @@ MODEL_KINDS = {
         _CONNECTED,
         _gridded,
         _idefics_defaults,
+        usual_images.split,
     ),
     "idefics3": ModelKind(
         "Idefics3",
@@ -215,6 +224,7 @@ MODEL_KINDS = {
         _CONNECTED,
         _gridded,
         _idefics_defaults,
+        usual_images.split,
     ),
     "gemma3": ModelKind(
         "Gemma 3",
@@ -223,6 +233,7 @@ MODEL_KINDS = {
         _PROJECTED,
         _whole,
         _gemma_defaults,
+        usual_images.square,
         token_types="token_type_ids",
     ),
     "paligemma": ModelKind(
@@ -232,6 +243,7 @@ MODEL_KINDS = {
         _PROJECTED,
         _whole,
         _none,
+        usual_images.square,
         token_types="token_type_ids",
         chats=False,
         takes_text_only=False,
@@ -243,5 +255,6 @@ MODEL_KINDS = {
         _PROJECTED,
         _resized,
         _mistral_defaults,
+        usual_images.resized,
     ),
 }

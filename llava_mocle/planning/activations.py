@@ -144,9 +144,8 @@ def activations(
     else:
         kept = sum(layers) + casts
         recomputed = 0
-    image_tokens = batch.images * shape.tower.image_tokens
     kept += tokens * (shape.hidden + 1) * FLOAT32  # the last norm
-    kept += image_tokens * (shape.projector_in + 2 * shape.hidden) * size
+    kept += batch.images * shape.connector.kept * size
     working = 4 * tokens * shape.intermediate * precision.stream + 2 * tokens * shape.hidden * FLOAT32
     if precision.quantized:
         working += shape.hidden * shape.intermediate * size  # the largest linear, dequantized

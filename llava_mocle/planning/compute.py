@@ -51,7 +51,7 @@ def forward_flops(shape: ModelShape, *, samples: float, length: float, images: f
         attention=round(4 * samples * length**2 * shape.query_width * shape.layers),
         experts=round(_expert_flops(shape) * tokens),
         head=round(2 * shape.hidden * shape.vocab * tokens),
-        projector=round(2 * shape.projector_linear * images * shape.tower.image_tokens),
+        projector=round(shape.connector.forward_flops * images),
         vision=round(tower * images),
         recomputed=0,
     )
@@ -61,14 +61,12 @@ def training_flops(shape: ModelShape, *, samples: float, length: float, images: 
     """Forward and backward of `samples` samples of `length` tokens, with `images` images among them."""
     once = forward_flops(shape, samples=samples, length=length, images=images)
     recomputed = once.layers + once.attention + once.experts if checkpointing else 0
-    # The projector's second linear alone passes a gradient down; its first reads frozen features.
-    passed_down = 2 * shape.hidden**2 * images * shape.tower.image_tokens
     return Flops(
         layers=2 * once.layers,
         attention=3 * once.attention,
         experts=3 * once.experts,
         head=2 * once.head,
-        projector=2 * once.projector + round(passed_down),
+        projector=once.projector + round(shape.connector.backward_flops * images),
         vision=once.vision,
         recomputed=recomputed,
     )

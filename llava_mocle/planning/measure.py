@@ -1,21 +1,17 @@
 """`ModelShape` read off a model, best one on the meta device."""
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.layer import MocleLinear
 from llava_mocle.errors import ConfigError
-from llava_mocle.families.family import Family
-from llava_mocle.families.parts import Parts
+from llava_mocle.families.parts import Parts, connector_parameters
 from llava_mocle.families.registry import family_of
-from llava_mocle.planning.shapes import Counts, Experts, ModelShape, Site, Tower
+from llava_mocle.planning.image_cost import measure_image
+from llava_mocle.planning.shapes import Counts, Experts, ModelShape, Site
 from llava_mocle.training.setup.adapter import count_parameters
 
 # As transformers fills in `stage3_param_persistence_threshold: auto`.
@@ -38,9 +34,7 @@ def measure_shape(model: nn.Module) -> ModelShape:
                 f"the model's text_config has no whole number {key!r}; only Llama-like models are planned"
             )
     sites, linear, rows = _layers(base, parts, text.num_hidden_layers)
-    connector_linears = [
-        module for part in _trained_connector(base, parts) for module in part.modules() if isinstance(module, nn.Linear)
-    ]
+    tower, connector = measure_image(base, family, parts)
     return ModelShape(
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,
@@ -52,9 +46,8 @@ def measure_shape(model: nn.Module) -> ModelShape:
         layer_linear=linear,
         layer_rows=rows,
         experts=_experts(model),
-        projector_in=connector_linears[0].in_features,
-        projector_linear=sum(module.weight.numel() for module in connector_linears),
-        tower=_tower(base, family, parts),
+        tower=tower,
+        connector=connector,
         counts=_counts(model, parts),
         small=sum(p.numel() for p in model.parameters() if p.numel() <= _PERSISTENT_HIDDENS * text.hidden_size),
     )
@@ -92,23 +85,15 @@ def _experts(model: nn.Module) -> Experts | None:
     return None
 
 
-def _trained_connector(base: nn.Module, parts: Parts) -> list[nn.Module]:
-    """The modules of the connector, in the copies that are trained where there are any."""
-    found: list[nn.Module] = []
-    for part in parts.connector:
-        for name, module in base.named_modules():
-            if f".{name}".endswith(f".{part}"):
-                copies: Any = getattr(module, "modules_to_save", None)
-                found.append(module if copies is None else next(iter(copies.values())))
-    return found
-
-
 def _counts(model: nn.Module, parts: Parts) -> Counts:
     trained = count_parameters(model)
+    connector = connector_parameters(parts, model)
     frozen = {"tower": 0, "connector": 0, "language_model": 0}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            frozen[_part_of(name, parts)] += parameter.numel()
+            inside = "tower" if f".{parts.tower}." in f".{name}" else "language_model"
+            # The connector may lie inside the tower.
+            frozen["connector" if name in connector else inside] += parameter.numel()
     return Counts(
         language_model=frozen["language_model"],
         vision_tower=frozen["tower"],
@@ -117,38 +102,3 @@ def _counts(model: nn.Module, parts: Parts) -> Counts:
         router=trained["router"],
         projector=trained["projector"],
     )
-
-
-def _part_of(name: str, parts: Parts) -> str:
-    if any(f".{part}." in f".{name}" for part in (*parts.connector, *parts.parameters)):
-        return "connector"  # it may lie inside the tower
-    return "tower" if f"{parts.tower}." in name else "language_model"
-
-
-def _tower(base: Any, family: type[Family], parts: Parts) -> Tower:
-    tower = next(module for name, module in base.named_modules() if f".{name}".endswith(f".{parts.tower}"))
-    image = family.typical_image(base.config)
-    flops = _forward_flops(tower, image.pixels)
-    attention = sum(count for name, count in flops.items() if "bmm" in name or "attention" in name)
-    linear = sum(count for name, count in flops.items() if name.endswith(("addmm", ".mm")))
-    return Tower(
-        image_tokens=image.tokens,
-        linear_flops=linear,
-        attention_flops=attention,
-        other_flops=sum(flops.values()) - linear - attention,
-    )
-
-
-def _forward_flops(tower: Any, pixels: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Operations of one image's forward, by ATen operator."""
-    parameter = next(tower.parameters())
-    # An input that requires a gradient: a tower that treats its features as frozen may cast by device, and the meta
-    # device has no autocast.
-    inputs = {
-        name: value.to(parameter.device, parameter.dtype).requires_grad_() if value.is_floating_point() else value
-        for name, value in pixels.items()
-    }
-    # The CPU's fused attention is not counted; taken apart into products it is, on every device.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        tower(**inputs)
-    return {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}

@@ -54,8 +54,22 @@ class Tower:
 
 
 @dataclass(frozen=True)
+class Connector:
+    """What leads from the tower to the language model: LLaVA's projector, Qwen's merger, InstructBLIP's Q-Former.
+
+    Attributes:
+        forward_flops, backward_flops: operations for one image. Where it is not trained there is no backward.
+        kept: values of one image that are kept for backward.
+    """
+
+    forward_flops: int
+    backward_flops: int
+    kept: int
+
+
+@dataclass(frozen=True)
 class Counts:
-    """Numbers of parameters. Frozen: language model, vision tower, the projector's original. Trained: the others."""
+    """Numbers of parameters. Frozen: language model, vision tower, the connector's original. Trained: the others."""
 
     language_model: int
     vision_tower: int
@@ -79,7 +93,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A LLaVA model around a Llama-like language model, as one recipe trains it.
+    """A vision-language model with a Llama-like language model, as one recipe trains it.
 
     Attributes:
         hidden, intermediate, heads, kv_heads, head_dim, vocab: of the language model.
@@ -87,7 +101,6 @@ class ModelShape:
         layer_linear: parameters of all frozen linears in the layers together.
         layer_rows: output features of all frozen linears in the layers together.
         experts: None in stage 1.
-        projector_in, projector_linear: width of what enters the projector, and parameters of its two linears.
         counts: numbers of parameters.
         small: parameters in tensors of at most 10 x hidden values, which ZeRO-3 leaves whole on every GPU.
     """
@@ -102,9 +115,8 @@ class ModelShape:
     layer_linear: int
     layer_rows: int
     experts: Experts | None
-    projector_in: int
-    projector_linear: int
     tower: Tower
+    connector: Connector
     counts: Counts
     small: int
 

@@ -78,15 +78,15 @@ def test_saved_activations(attention, checkpointing, samples, length, padded, ch
 def test_saved_under_autocast(samples):
     """Frozen weights in bfloat16, trained ones in float32 under autocast: a run without DeepSpeed."""
     model = make_model(hidden=128, intermediate=352, rank=16)
+    precision = Precision.of(deepspeed=False, half=True, weights=2)
+    predicted = predicted_bytes(model, samples, 96, False, False, "sdpa", precision)
     for parameter in model.parameters():
         if not parameter.requires_grad:
             parameter.data = parameter.data.bfloat16()
     batch = make_batch(model, samples, 96)
     batch["pixel_values"] = batch["pixel_values"].bfloat16()
-    precision = Precision.of(deepspeed=False, half=True, weights=2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         measured = saved_bytes(model, batch)
-    predicted = predicted_bytes(model, samples, 96, False, False, "sdpa", precision)
     # Autocast keeps the casts of the projector's weights besides, and a site that no sample's experts differ at has
     # fewer casts of its own.
     assert 0.95 * measured < predicted < 1.05 * measured

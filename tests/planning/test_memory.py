@@ -9,7 +9,7 @@ from llava_mocle.planning.communication import traffic
 from llava_mocle.planning.hardware import GIB, Cluster, find_gpu
 from llava_mocle.planning.memory import CONTEXT, DDP, OFFLOAD, ZERO2, ZERO3, model_state
 from llava_mocle.planning.precision import Precision
-from llava_mocle.planning.shapes import Counts, Experts, ModelShape, Tower
+from llava_mocle.planning.shapes import Connector, Counts, Experts, ModelShape, Tower
 
 # 1000 frozen parameters in all and 103 trained ones, on 4 GPUs: the largest part of 103 is 26.
 SHAPE = ModelShape(
@@ -23,9 +23,8 @@ SHAPE = ModelShape(
     layer_linear=400,
     layer_rows=30,
     experts=Experts(rank=2, slots=5, top_k=1, universal=True, routed=True),
-    projector_in=4,
-    projector_linear=140,
     tower=Tower(4, 100, 10, 5),
+    connector=Connector(forward_flops=1120, backward_flops=2040, kept=96),
     counts=Counts(language_model=800, vision_tower=160, frozen_projector=40, experts=60, router=3, projector=40),
     small=7,
 )

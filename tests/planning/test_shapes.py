@@ -33,7 +33,12 @@ def test_7b_by_hand(model):
     width = 1024
     layer = 4 * (width**2 + width) + 2 * 4 * width**2 + 4 * width + width + 4 * width
     assert shape.counts.vision_tower == 3 * 14**2 * width + width + 577 * width + 4 * width + 24 * layer
-    assert shape.projector_linear == 1024 * hidden + hidden**2
+    # Backward: the first linear reads frozen features and passes no gradient down.
+    first, second = 2 * 576 * 1024 * hidden, 2 * 576 * hidden**2
+    assert shape.connector.forward_flops == first + second
+    assert shape.connector.backward_flops == first + 2 * second
+    # The inputs of both linears and of the GELU between them.
+    assert shape.connector.kept == 576 * (1024 + 2 * hidden)
     assert shape.layer_sites == ((Site("up_proj", hidden, wide), Site("down_proj", wide, hidden)),) * layers
 
 
