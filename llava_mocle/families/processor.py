@@ -96,8 +96,8 @@ class ProcessorFamily(Family):
         return encoder.images([Image.new("RGB", _BLANK)])
 
     def run_connector_in_every_step(self, model: Any) -> RemovableHandle | None:
-        """Under ZeRO-3 all ranks must gather the same module's weights at the same time, so the blank image runs where an
-        image would: behind the embedding. The model still gets the ids, as some compute positions from them.
+        """Under ZeRO-3 all ranks must gather the same module's weights at the same time, so the blank image runs where
+        an image would: behind the embedding. The model still gets the ids, as some compute positions from them.
         """
         if not self.kind.takes_text_only:
             return None

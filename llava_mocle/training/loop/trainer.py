@@ -103,8 +103,8 @@ class MocleTrainer(Trainer):
             data_collator=data.train.encoder.collator(),
             callbacks=[OwnIntervals(), OwnBest(), *stop, preemption],
         )
-        # Some classes of transformers' say that their loss takes no number of supervised tokens. All that can be trained
-        # here hand it on, and without it a loss would be a mean of the micro-batches' means.
+        # Some classes of transformers' say that their loss takes no number of supervised tokens. All that can be
+        # trained here hand it on, and without it a loss would be a mean of the micro-batches' means.
         self.model_accepts_loss_kwargs = True
         for theirs in (ProgressCallback, PrinterCallback):
             self.remove_callback(theirs)
