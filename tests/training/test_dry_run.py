@@ -8,7 +8,8 @@ import yaml
 
 from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.recipe import load_recipe
-from llava_mocle.training.dry_run import dry_run
+from llava_mocle.training.dry_run import dry_run, meta_model
+from llava_mocle.training.setup.adapter import count_parameters
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +31,28 @@ def test_stage_1_trains_the_projector_alone(monkeypatch: pytest.MonkeyPatch) -> 
     projector = 1024 * 4096 + 4096 + 4096 * 4096 + 4096
     assert f"trainable  {projector:>14,}" in text
     assert f"experts    {0:>14,}" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "experts"),
+    [
+        (["--adapter", "lora"], 4_194_304),
+        (["--adapter", "lora", "--lora_r", "64", "--lora_alpha", "256"], 33_554_432),
+        (["--adapter", "cluster"], 16_777_216),
+        ([], 20_971_520),
+    ],
+    ids=["a", "b", "c", "d"],
+)
+def test_the_parameters_of_table_5(words: list[str], experts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4.19, 33.55, 16.78 and 20.97 million: 32 layers x 2 sites x experts x r x (4096 + 4096)."""
+    monkeypatch.chdir(ROOT)
+    recipe = load_recipe("scripts/recipes/instructblip_vicuna_7b_mocle.yaml", words)
+    model = meta_model(recipe)
+    counts = count_parameters(model)
+    assert counts["experts"] == experts
+    assert len({name.split(".mocle_experts")[0] for name, _ in model.named_parameters() if "mocle_exp" in name}) == 64
+    beside = [name for name, parameter in model.named_parameters() if parameter.requires_grad and "mocle_" not in name]
+    assert "base_model.model.query_tokens" in beside
 
 
 def test_it_needs_a_configuration(tmp_path: Path) -> None:
