@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_mocle.io.paths import user_path
+from llava_mocle.io.paths import looked_for, user_path, why_missing
 
 if TYPE_CHECKING:
     from llava_mocle.data.formats.format import Format
@@ -61,6 +61,11 @@ def make(args: argparse.Namespace) -> int:
         _print_files(form, None)
         return 2
     source = Path(args.source)
+    if not source.is_dir():
+        reason = why_missing(source) or "it is a file"
+        raise ConfigError(
+            f"--source {source}: {reason}{looked_for(source)}; expected the folder with the official files"
+        )
     try:
         form.form(source)
     except DataError:

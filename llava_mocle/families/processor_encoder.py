@@ -19,7 +19,7 @@ from llava_mocle.data.conversation import (
     row_turns,
 )
 from llava_mocle.data.encoder import Candidates, Encoder, ImageSource, Sample
-from llava_mocle.data.image_limits import ImageUnreadable
+from llava_mocle.data.image_limits import ImageUnreadable, check_shape
 from llava_mocle.data.images import image_size, load_image, mean_colour, pad_to_square, source_name
 from llava_mocle.data.measure import DROPPED
 from llava_mocle.data.measure_cache import settings_key
@@ -234,6 +234,8 @@ class ProcessorEncoder(Encoder):
         if not images:
             return [], {}
         if self.aspect_ratio == "pad":
+            for image, name in zip(images, names, strict=True):
+                check_shape(image.size, "pad", None, name)
             images = [pad_to_square(image, mean_colour(self.processor.image_processor)) for image in images]
         try:
             made = self.processor(

@@ -57,6 +57,12 @@ def test_which_files_are_missing(source, tmp_path, capsys):
     assert not (tmp_path / "x.json").exists()
 
 
+def test_a_source_that_is_no_folder_is_said_to_be_none(source, tmp_path, capsys):
+    for place, reason in ((source / "train.json", "it is a file"), (tmp_path / "typo", "no such file or directory")):
+        assert make(place, "--output", tmp_path / "x.json") == 2
+        assert capsys.readouterr().err.startswith(f"error: --source {place}: {reason}; expected the folder")
+
+
 def test_rows_are_written_and_counted(source, tmp_path, capsys, monkeypatch):
     assert make(source, "--output", tmp_path / "out/rows.jsonl") == 0
     out = capsys.readouterr().out.splitlines()

@@ -16,6 +16,7 @@ from PIL import Image
 
 from llava_mocle.adapter import collapse
 from llava_mocle.data.conversation import HUMAN, Turn, row_turns
+from llava_mocle.data.image_limits import ImageOverLimit
 from llava_mocle.data.measure import DROPPED
 from llava_mocle.data.tokenize import RowTooLong
 from llava_mocle.errors import CheckpointError, ConfigError, DataError
@@ -161,6 +162,14 @@ def test_an_extreme_image_is_refused_when_it_is_measured_or_not_at_all(
             ready.encoder.encode(row, [image], [name])
     else:
         assert measured == len(ready.encoder.encode(row, [image], [name])["input_ids"])
+
+
+def test_an_image_that_padding_would_make_huge_is_refused(ready: Ready) -> None:
+    """A square of 20,000 pixels a side would take 1.2 GB."""
+    encoder = ready.loaded.family.encoder("chat", aspect_ratio="pad")
+    row = make_row("<image>\nwhat ?", "a circle", image="thin.png")
+    with pytest.raises(ImageOverLimit, match=r"thin\.png: 1 x 20000 pixels"):
+        encoder.encode(row, [Image.new("RGB", (1, 20000))], ["thin.png"])
 
 
 def test_a_prompt_is_the_start_of_its_sample(ready: Ready) -> None:
