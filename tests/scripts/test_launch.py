@@ -63,6 +63,14 @@ def test_what_a_script_is_for_goes_for_any_recipe(stubs: Stubs, script: str, wor
     assert stubs.calls("python")[-1] == ["-m", *TRAIN, "my.yaml", *words, "--dry-run"]
 
 
+def test_instructblip_is_the_same_script_with_its_own_recipe(stubs: Stubs) -> None:
+    assert stubs.run("finetune_instructblip_mocle.sh", "--lora_r", "4").returncode == 0
+    resolve, check, cluster, train = stubs.calls("python")
+    assert resolve[3].endswith("/recipes/instructblip_vicuna_7b_mocle.yaml")
+    assert resolve[4:6] == ["--lora_r", "4"]
+    assert ("data" in check, "cluster" in cluster, "train" in train) == (True, True, True)
+
+
 def test_several_machines_meet_at_the_first_and_only_it_prepares(stubs: Stubs, listener: str) -> None:
     variables = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": listener, "NPROC": "8"}
     assert stubs.run("finetune_mocle.sh", "my.yaml", NODE_RANK="1", **variables).returncode == 0

@@ -6,12 +6,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import get_scheduler
 
 from llava_mocle.inference import Predictor
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.training.run import train
 from tests.tiny_instructblip import QUERIES, save_instructblip
-from tests.training.ranks import ZERO, history, run
+from tests.training.ranks import ROOT, ZERO, history, run
 
 STEPS = {"save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
 # float32 sums in another order: 1e-6 is eight units in the last place.
@@ -75,6 +76,25 @@ def test_a_held_out_loss_is_found(instructblip_recipe, instructblip_rows: Path) 
     trainer = train(load_recipe(instructblip_recipe(datasets=datasets, eval_strategy="steps", eval_steps=4)))
     assert any("eval_loss_pictures" in entry for entry in trainer.state.log_history)
     assert trainer.family.image_tokens_per_image == QUERIES
+
+
+def test_the_papers_schedule_and_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 steps from 1e-8 to 1e-5, then a cosine to 0 at step 60,000 (appendix D)."""
+    monkeypatch.chdir(ROOT)
+    recipe = load_recipe("scripts/recipes/instructblip_vicuna_7b_mocle.yaml")
+    args = recipe.training_arguments(report_to="none", bf16=False)
+    assert (args.adam_beta1, args.adam_beta2, args.weight_decay, args.max_steps) == (0.9, 0.999, 0.05, 60_000)
+    assert args.per_device_train_batch_size * 8 == 128
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    schedule = get_scheduler(
+        args.lr_scheduler_type, optimizer, args.warmup_steps, args.max_steps, args.lr_scheduler_kwargs
+    )
+    (rate,) = schedule.lr_lambdas
+    expected = {0: 1e-8, 500: 5e-6, 1_000: 1e-5, 30_500: 5e-6, 60_000: 0.0}
+    for step, value in expected.items():
+        assert args.learning_rate * rate(step) == pytest.approx(value, rel=2e-3, abs=1e-12), step
+    assert len(recipe.data.dataset_specs()) == 13
+    assert {spec.weight for spec in recipe.data.dataset_specs()} == {"sqrt_size"}
 
 
 @pytest.mark.slow
