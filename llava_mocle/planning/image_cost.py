@@ -128,8 +128,8 @@ def _storage(value: Tensor) -> int:
 class _ShapesOnly(TorchDispatchMode):
     """Runs a model on the meta device with inputs that have values.
 
-    What meets a weight becomes a shape without values. Whole numbers and masks stay on the CPU when they are sent to
-    the meta device, because towers read from them how large an image is.
+    What meets a weight becomes a shape without values. Whole numbers and masks that are made on the meta device, or
+    sent there, stay on the CPU, because models read from them how large an image is.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -137,10 +137,8 @@ class _ShapesOnly(TorchDispatchMode):
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         if any(value.is_meta for value in tensors):
             args, kwargs = tree_map_only(Tensor, lambda value: value.to("meta"), (args, kwargs))
-        elif (
-            func is torch.ops.aten._to_copy.default
-            and not args[0].is_floating_point()
-            and kwargs.get("device") == torch.device("meta")
-        ):
-            kwargs["device"] = args[0].device
+        elif kwargs.get("device") == torch.device("meta"):
+            dtype = kwargs.get("dtype") or (tensors[0].dtype if tensors else None)
+            if dtype is not None and not dtype.is_floating_point:
+                kwargs["device"] = torch.device("cpu")
         return func(*args, **kwargs)

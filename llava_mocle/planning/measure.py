@@ -49,6 +49,7 @@ def measure_shape(model: nn.Module) -> ModelShape:
         tower=tower,
         connector=connector,
         counts=_counts(model, parts),
+        usual_length=min(family.usual_length, getattr(text, "max_position_embeddings", None) or family.usual_length),
         small=sum(p.numel() for p in model.parameters() if p.numel() <= _PERSISTENT_HIDDENS * text.hidden_size),
     )
 

@@ -87,9 +87,11 @@ def make_plan(
         raise ConfigError(f"--longest is {longest}, expected a whole number from 1")
     check_weighted(recipe)
     check_quantization(recipe)
-    settings = read_settings(recipe)
     shape = measure_shape(meta_model(recipe))
-    workload = find_workload(recipe, shape.tower.image_tokens, samples=samples, tokens=tokens)
+    settings = read_settings(recipe, shape.usual_length)
+    workload = find_workload(
+        recipe, shape.tower.image_tokens, samples=samples, tokens=tokens, usual_length=shape.usual_length
+    )
     problem = Problem(shape, settings, workload, cluster, longest or settings.max_length, mfu)
     wanted = global_batch or settings.micro_batch * settings.accumulation * cluster.size
     if wanted < 1 or wanted % cluster.size:

@@ -49,8 +49,11 @@ class Settings:
     double_quant: bool = True
 
 
-def read_settings(recipe: Recipe) -> Settings:
+def read_settings(recipe: Recipe, usual_length: int = USUAL_LENGTH) -> Settings:
     """`Settings` of a recipe that runs on GPUs.
+
+    Args:
+        usual_length: the longest sample in tokens where the recipe says nothing.
 
     Raises:
         ConfigError: its DeepSpeed configuration cannot be read, or its batch is not a positive number.
@@ -75,7 +78,7 @@ def read_settings(recipe: Recipe) -> Settings:
         attention="sdpa" if attention == "auto" else attention,
         epochs=float(keys["num_train_epochs"]),
         max_steps=max(int(keys["max_steps"]), 0),
-        max_length=recipe.data.model_max_length or USUAL_LENGTH,
+        max_length=recipe.data.model_max_length or usual_length,
         bits=recipe.model.bits,
         double_quant=recipe.model.double_quant,
     )

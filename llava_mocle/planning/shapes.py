@@ -102,6 +102,7 @@ class ModelShape:
         layer_rows: output features of all frozen linears in the layers together.
         experts: None in stage 1.
         counts: numbers of parameters.
+        usual_length: the longest sample in tokens where a recipe says nothing.
         small: parameters in tensors of at most 10 x hidden values, which ZeRO-3 leaves whole on every GPU.
     """
 
@@ -118,6 +119,7 @@ class ModelShape:
     tower: Tower
     connector: Connector
     counts: Counts
+    usual_length: int
     small: int
 
     @property

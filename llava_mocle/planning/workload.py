@@ -38,13 +38,19 @@ class Workload:
 
 
 def find_workload(
-    recipe: Recipe, image_tokens: int, *, samples: int | None = None, tokens: float | None = None
+    recipe: Recipe,
+    image_tokens: int,
+    *,
+    samples: int | None = None,
+    tokens: float | None = None,
+    usual_length: int = USUAL_LENGTH,
 ) -> Workload:
     """The workload of a recipe.
 
     Args:
         image_tokens: what one image becomes.
         samples, tokens: samples of an epoch, and tokens of a sample; None: from the rows.
+        usual_length: the longest sample in tokens where the recipe says nothing.
 
     Raises:
         ConfigError: a number below 1, or no `samples` and no rows to count.
@@ -56,7 +62,7 @@ def find_workload(
     specs = recipe.data.dataset_specs()
     missing = [spec.data_path for spec in specs if not Path(spec.data_path).is_file()]
     if not missing and (samples is None or tokens is None):
-        found = _from_rows(recipe, specs, image_tokens)
+        found = _from_rows(recipe, specs, image_tokens, recipe.data.model_max_length or usual_length)
         note = " (one replaced by a flag)" if samples or tokens else ""
         return Workload(samples or found.samples, tokens or found.tokens, found.images, found.origin + note)
     if samples is None:
@@ -71,7 +77,7 @@ def find_workload(
     return Workload(samples, image_tokens + TEXT_TOKENS, images, origin)
 
 
-def _from_rows(recipe: Recipe, specs: Sequence[DatasetSpec], image_tokens: int) -> Workload:
+def _from_rows(recipe: Recipe, specs: Sequence[DatasetSpec], image_tokens: int, longest: int) -> Workload:
     mixture = Mixture.load(specs)
     folder = Path(recipe.model.model_name_or_path or "")
     tokenizer = load_tokenizer(folder) if recipe.model.model_name_or_path and has_tokenizer(folder) else None
@@ -89,7 +95,7 @@ def _from_rows(recipe: Recipe, specs: Sequence[DatasetSpec], image_tokens: int) 
             length = _text_tokens(row, tokenizer) + shown * image_tokens
             weights += weight
             images += weight * shown
-            tokens += weight * min(length, recipe.data.model_max_length or USUAL_LENGTH)
+            tokens += weight * min(length, longest)
     by = "the model's tokenizer" if tokenizer else f"{CHARACTERS_PER_TOKEN} characters a token"
     origin = f"samples counted; tokens estimated from {read:,} rows by {by}"
     return Workload(len(mixture), tokens / weights, images / weights, origin)

@@ -26,6 +26,7 @@ SHAPE = ModelShape(
     tower=Tower(4, 100, 10, 5),
     connector=Connector(forward_flops=1120, backward_flops=2040, kept=96),
     counts=Counts(language_model=800, vision_tower=160, frozen_projector=40, experts=60, router=3, projector=40),
+    usual_length=2048,
     small=7,
 )
 HALF = Precision.of(deepspeed=True, half=True, weights=2)
