@@ -67,8 +67,9 @@ def counted(kind: str) -> tuple[int, int]:
     pictured = measured(kind).tower.image_tokens
     ids = torch.tensor([[3] + [config.image_token_id] * pictured + [4] * (TEXT_TOKENS - 1)])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
-    if MODEL_KINDS[kind].token_types:
-        inputs[MODEL_KINDS[kind].token_types] = (ids == config.image_token_id).int()
+    token_types = MODEL_KINDS[kind].token_types
+    if token_types:
+        inputs[token_types] = (ids == config.image_token_id).int()
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         loss = model(**inputs, **images, cluster_ids=torch.tensor([1])).loss
         loss.backward()
