@@ -230,7 +230,7 @@ REFUSED = {
     "a file": (lambda folder, base: folder.touch(), {}, "has no adapter_config.json"),
     "a base": (lambda folder, base: shutil.copytree(base, folder), {}, "has no adapter_config.json"),
     "no weights": (changed(lambda f: (f / "adapter_model.safetensors").unlink()), {}, "the folder is incomplete"),
-    "cut off": (changed(lambda f: (f / "adapter_model.safetensors").write_bytes(b"x")), {}, "cannot be read as weig"),
+    "cut off": (changed(lambda f: (f / "adapter_model.safetensors").write_bytes(b"x")), {}, "cannot be read as"),
     "LLaVA's own": (changed(lambda f: (f / "non_lora_trainables.bin").touch()), {}, "convert --llava-lora"),
     "another kind": (changed(lambda f: settings(f, peft_type="IA3")), {}, "peft_type is 'IA3', expected LORA or MOCLE"),
     "DoRA": (changed(lambda f: settings(f, use_dora=True)), {}, "use_dora is True"),
