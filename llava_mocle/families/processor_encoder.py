@@ -257,12 +257,13 @@ class ProcessorEncoder(Encoder):
             sizes = [(max(size), max(size)) for size in sizes]
         try:
             read = self.kind.placeholders(self.processor, sizes)
+            if read is not None:
+                return [self.processor.replace_image_token(read, index) for index in range(len(sizes))]
         except ValueError as error:
-            raise DataError(f"the image processor refuses images of {list(sizes)} pixels: {error}") from error
-        if read is None:
-            blanks = [Image.new("RGB", (width, height)) for height, width in sizes]
-            return self._processed(blanks, ["an image"] * len(blanks))[0]
-        return [self.processor.replace_image_token(read, index) for index in range(len(sizes))]
+            listed = ", ".join(f"{width} x {height}" for height, width in sizes)
+            raise DataError(f"the image processor refuses an image of {listed} pixels: {error}") from error
+        blanks = [Image.new("RGB", (width, height)) for height, width in sizes]
+        return self._processed(blanks, ["an image"] * len(blanks))[0]
 
 
 def _size_of(source: ImageSource) -> tuple[int, int]:

@@ -58,7 +58,7 @@ class PixtralProcessor(transformers.ProcessorMixin):
     """Mistral 3's, written here because transformers' own cannot be imported without torchvision.
 
     An image becomes rows of `[IMG]`, one for each square of `spatial_merge_size` patches a side. `[IMG_BREAK]` ends a
-    row, and `[IMG_END]` the last one.
+    row, and `[IMG_END]` the last one. A sample's only image has to be more than one token.
 
     Args:
         patch_size: side of a patch of the vision tower, in pixels.
@@ -94,7 +94,13 @@ class PixtralProcessor(transformers.ProcessorMixin):
         return super()._process_images(images, **kwargs | {"patch_size": self.side})
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
-        height, width = image_inputs["image_sizes"][image_idx]
+        sizes = image_inputs["image_sizes"]
+        height, width = sizes[image_idx]
+        if len(sizes) == 1 and max(height, width) <= self.side:
+            # transformers' model takes the only token of a batch's images for a whole image, and fails.
+            raise ValueError(
+                f"a side of it has at most {self.side} pixels, so it is one token, which Mistral 3 cannot read"
+            )
         row = self.image_token * int(width // self.side)
         return self.image_break_token.join([row] * int(height // self.side)) + self.image_end_token
 

@@ -21,7 +21,9 @@ from llava_mocle.data.measure import DROPPED
 from llava_mocle.data.tokenize import RowTooLong
 from llava_mocle.errors import CheckpointError, ConfigError, DataError
 from llava_mocle.families.parts import connector_parameters
+from llava_mocle.inference.predictor import Predictor
 from llava_mocle.inference.ranking import log_likelihoods
+from llava_mocle.inference.request import Request
 from llava_mocle.model.load import load_model
 from llava_mocle.model.processing import load_image_processor, load_tokenizer
 from llava_mocle.recipe.keys import AdapterArguments
@@ -162,6 +164,17 @@ def test_an_extreme_image_is_refused_when_it_is_measured_or_not_at_all(
             ready.encoder.encode(row, [image], [name])
     else:
         assert measured == len(ready.encoder.encode(row, [image], [name])["input_ids"])
+
+
+def test_an_icon_is_answered_or_refused(ready: Ready) -> None:
+    """transformers' Mistral 3 cannot take an image of one token, where it is the only one."""
+    asked = Request("what ?", Image.new("RGB", (5, 5), (200, 20, 20)))
+    predictor = Predictor.from_pretrained(ready.folder, device="cpu")
+    if ready.kind == "mistral3":
+        with pytest.raises(DataError, match="at most 14 pixels, so it is one token"):
+            predictor.predict_batch([asked], max_new_tokens=2)
+    else:
+        assert predictor.predict_batch([asked], max_new_tokens=2)[0].num_tokens <= 2
 
 
 def test_an_image_that_padding_would_make_huge_is_refused(ready: Ready) -> None:
