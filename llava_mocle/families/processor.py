@@ -25,7 +25,7 @@ from llava_mocle.families.processors import open_processor
 from llava_mocle.families.usual_images import USUAL_SIZE
 
 # The processor enlarges it to the smallest image that it makes.
-_BLANK = (32, 32)
+_BLANK = (64, 64)
 
 
 class ProcessorFamily(Family):
