@@ -10,6 +10,7 @@ from transformers import AutoConfig
 import llava_mocle.model  # noqa: F401  (registers the grid tower with AutoConfig)
 from llava_mocle.clustering.cluster_config import ClusterConfig
 from llava_mocle.clustering.cluster_files import CONFIG_FILE
+from llava_mocle.clustering.encoder import outside_zero3
 from llava_mocle.errors import CheckpointError, ClusterModelError, ConfigError
 from llava_mocle.families.model_types import is_known
 from llava_mocle.families.registry import family_of
@@ -35,7 +36,7 @@ def meta_model(recipe: Recipe) -> nn.Module:
         ConfigError: a key does not fit, a target matches nothing, or no model configuration is at hand.
         CheckpointError: the base that a stage-1 folder names is not there.
     """
-    with torch.device("meta"):
+    with outside_zero3(), torch.device("meta"):  # whose parameters no process holds a part of
         model = _empty_model(recipe.model)
         if recipe.stage.stage == "pretrain":
             freeze_all_but_projector(model)
