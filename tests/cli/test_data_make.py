@@ -10,6 +10,12 @@ from llava_mocle.data.formats.registry import FORMATS
 from tests.data.formats import official_releases as releases
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    """Tables as in a log, whatever the terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def source(tmp_path):
     releases.slake(tmp_path / "source")

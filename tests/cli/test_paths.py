@@ -21,7 +21,7 @@ from llava_mocle.recipe.trainer_keys import policies
 NO_PATHS = {
     "subcommand", "tasks", "dataset", "prompts", "prepared", "action", "judge_url", "judge_model", "device", "dtype",
     "template", "prompt", "gpu", "name", "turns", "instruction_turns", "vision_feature_select_strategy", "help",
-    "conv_mode", "runs", "mmbench_matcher", "answers_key", "model_name",
+    "conv_mode", "runs", "mmbench_matcher", "answers_key", "model_name", "length_penalty", "repetition_penalty",
 }  # fmt: skip
 
 

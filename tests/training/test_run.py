@@ -238,7 +238,7 @@ def test_a_killed_loader_worker_names_its_row(recipe_file, monkeypatch: pytest.M
         assert os.getpid() != parent
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("llava_mocle.data.dataset.load_image", killed)
+    monkeypatch.setattr("llava_mocle.data.row_dataset.load_image", killed)
     with pytest.raises(DataError, match=r"a loader worker is gone .*pictures\.json: row \d+ \(id 'p\d+'\)"):
         train(load_recipe(recipe_file(dataloader_num_workers=1, max_steps=12)))
 

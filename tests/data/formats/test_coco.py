@@ -38,7 +38,7 @@ def test_rows(tmp_path: Path) -> None:
     rows, left_out = made(CocoCaptions(), source)
     assert [row["id"].rsplit("/", 1)[0] for row in rows] == ["coco_cap/48", "coco_cap/49"]
     assert {row["image"] for row in rows} == {f"coco/train2014/{NINE}"}
-    assert left_out == {"its image is not there": 1, "its answer is empty": 1, "image count: image": 1}
+    assert left_out == {"its image is not there": 1, "its answer is empty": 1, "image count": 1}
     assert rows[0].keys() == {"id", "dataset", "task_group", "image", "conversations", "data_source", "template"}
     assert rows[0]["data_source"] == "COCO"
 

@@ -53,7 +53,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Any:
             time.sleep(600)
         return load_image(path)
 
-    monkeypatch.setattr("llava_mocle.data.dataset.load_image", load)
+    monkeypatch.setattr("llava_mocle.data.row_dataset.load_image", load)
     return at_a_row
 
 
