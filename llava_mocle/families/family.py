@@ -47,8 +47,6 @@ class Family(ABC):
     name: ClassVar[str]
     # Ends of the names of weights in old files that every model computes anew.
     derived_weights: ClassVar[tuple[str, ...]] = ()
-    # Whether rows without an image can be trained on.
-    takes_text_only: ClassVar[bool] = True
     # Whether stage 1 can train the projector alone, and a folder can hold it alone.
     has_stage_1: ClassVar[bool] = False
     # The prompt template and the preparation of images that hold where nothing says otherwise. None: no such default.

@@ -41,7 +41,6 @@ class InstructBlipFamily(Family):
 
     name = "InstructBLIP"
     derived_weights = (".rotary_emb.inv_freq", ".embeddings.position_ids")
-    takes_text_only = False
     usual_template = "instructblip"
 
     def __init__(self, config: Any, tokenizer: Any, image_processor: Any, qformer_tokenizer: Any) -> None:
