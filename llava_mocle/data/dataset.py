@@ -1,4 +1,4 @@
-"""LLaVA's samples of rows: every image takes the same number of places, and is one tensor of pixels."""
+"""Samples of rows where every image takes the same number of places and is one tensor of pixels, as in LLaVA."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +18,11 @@ from llava_mocle.data.row_dataset import POLICIES, RowDataset
 from llava_mocle.data.templates import get_template
 from llava_mocle.data.tokenize import tokenize_prompt, tokenize_row
 
-__all__ = ["POLICIES", "LlavaDataset", "LlavaEncoder"]
+__all__ = ["POLICIES", "FixedImageEncoder", "LlavaDataset", "LlavaEncoder"]
 
 
-class LlavaEncoder(Encoder):
-    """What `LlavaForConditionalGeneration` takes.
+class FixedImageEncoder(Encoder):
+    """The part of an encoder that is the same where every image takes as many places and is one tensor of pixels.
 
     Args:
         tokenizer: a fast tokenizer.
@@ -53,6 +53,21 @@ class LlavaEncoder(Encoder):
         self.max_length = max_length
         self.aspect_ratio = aspect_ratio
         self.takes_images = image_processor is not None
+
+    def _pictures(self, images: Sequence[ImageSource]) -> Sample:
+        return self._pixels([load_image(image) for image in images], [source_name(image) for image in images])
+
+    def _pixels(self, images: Sequence[Image.Image], names: Sequence[str | Path]) -> Sample:
+        """`pixel_values` (n, 3, H, W); nothing where there are no images."""
+        pixels = [
+            process_image(image, self.image_processor, self.aspect_ratio, name)
+            for image, name in zip(images, names, strict=True)
+        ]
+        return {"pixel_values": torch.stack(pixels)} if pixels else {}
+
+
+class LlavaEncoder(FixedImageEncoder):
+    """What `LlavaForConditionalGeneration` takes."""
 
     def encode(self, row: Mapping[str, Any], images: Sequence[Image.Image], names: Sequence[str | Path]) -> Sample:
         """`input_ids` (T,), `labels` (T,), and with images `pixel_values` (n, 3, H, W), float."""
@@ -107,17 +122,6 @@ class LlavaEncoder(Encoder):
             for answer in answers
         ]
 
-    def _pictures(self, images: Sequence[ImageSource]) -> Sample:
-        return self._pixels([load_image(image) for image in images], [source_name(image) for image in images])
-
-    def _pixels(self, images: Sequence[Image.Image], names: Sequence[str | Path]) -> Sample:
-        """`pixel_values` (n, 3, H, W); nothing where there are no images."""
-        pixels = [
-            process_image(image, self.image_processor, self.aspect_ratio, name)
-            for image, name in zip(images, names, strict=True)
-        ]
-        return {"pixel_values": torch.stack(pixels)} if pixels else {}
-
 
 class LlavaDataset(RowDataset):
     """Samples of a mixture for LLaVA, from its tokenizer and image processor.
@@ -125,7 +129,7 @@ class LlavaDataset(RowDataset):
     Args:
         mixture, cluster_ids, corrupt_images: as `RowDataset`.
         template: a template, or the name of one.
-        tokenizer, image_processor, options: as `LlavaEncoder`.
+        tokenizer, image_processor, options: as `FixedImageEncoder`.
 
     Raises:
         ConfigError: as `RowDataset`, or an unknown template.

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from llava_mocle.data.collator import Collator
-from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, Template, Turn, row_turns
-from llava_mocle.data.encoder import Batch, Candidates, Encoder, ImageSource, Sample
-from llava_mocle.data.images import load_image, process_image, source_name
+from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, Turn, row_turns
+from llava_mocle.data.dataset import FixedImageEncoder
+from llava_mocle.data.encoder import Batch, Candidates, ImageSource, Sample
 from llava_mocle.data.measure import DROPPED
 from llava_mocle.data.measure_cache import settings_key
 from llava_mocle.data.tokenize import IGNORE_INDEX, RowTooLong, encode_piece, start_of_text
@@ -33,40 +33,17 @@ _BYTES_A_TOKEN = 4
 _QFORMER_INPUTS = ("qformer_input_ids", "qformer_attention_mask")
 
 
-class InstructBlipEncoder(Encoder):
-    """What `InstructBlipForConditionalGeneration` takes.
+class InstructBlipEncoder(FixedImageEncoder):
+    """What `InstructBlipForConditionalGeneration` takes. Each frame of a video is an image.
 
     Args:
-        tokenizer: the language model's, a fast one.
         qformer_tokenizer: the Q-Former's, which cuts on the left.
-        image_processor: one of transformers'.
-        template: how question and answer become text.
-        image_token_id: what each position of an image holds in `input_ids`.
-        image_tokens_per_image: positions that an image, or a frame of a video, takes.
-        max_length: longest sample in tokens; None for no limit but LAVIS'.
-        aspect_ratio: "pad" or "square", see `process_image`.
+        tokenizer, options: as `FixedImageEncoder`. Without a `max_length`, there are LAVIS' limits alone.
     """
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        qformer_tokenizer: Any,
-        image_processor: Any,
-        template: Template,
-        *,
-        image_token_id: int,
-        image_tokens_per_image: int,
-        max_length: int | None = None,
-        aspect_ratio: str = "square",
-    ) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, qformer_tokenizer: Any, *parts: Any, **options: Any) -> None:
+        super().__init__(tokenizer, *parts, **options)
         self.qformer_tokenizer = qformer_tokenizer
-        self.image_processor = image_processor
-        self.template = template
-        self.image_token_id = image_token_id
-        self.image_tokens_per_image = image_tokens_per_image
-        self.max_length = max_length
-        self.aspect_ratio = aspect_ratio
 
     def encode(self, row: Mapping[str, Any], images: Sequence[Image.Image], names: Sequence[str | Path]) -> Sample:
         """`input_ids` and `labels` (T,), `qformer_input_ids` and `qformer_attention_mask` (Q,), long, and
@@ -163,16 +140,6 @@ class InstructBlipEncoder(Encoder):
     def _qformer_text(self, question: str) -> Sample:
         encoded = self.qformer_tokenizer(question, truncation=True, max_length=QUESTION_TOKENS, return_tensors="pt")
         return dict(zip(_QFORMER_INPUTS, (encoded["input_ids"][0], encoded["attention_mask"][0]), strict=True))
-
-    def _pictures(self, images: Sequence[ImageSource]) -> Sample:
-        return self._pixels([load_image(image) for image in images], [source_name(image) for image in images])
-
-    def _pixels(self, images: Sequence[Image.Image], names: Sequence[str | Path]) -> Sample:
-        pixels = [
-            process_image(image, self.image_processor, self.aspect_ratio, name)
-            for image, name in zip(images, names, strict=True)
-        ]
-        return {"pixel_values": torch.stack(pixels)}
 
 
 @dataclass(frozen=True)
