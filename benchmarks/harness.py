@@ -74,7 +74,7 @@ def ratios(timings: Mapping[str, Timing], name: str, over: str, clock: str = "cp
     return Spread.of([value / base for value, base in pairs])
 
 
-def table(timings: Mapping[str, Timing], over: Sequence[str], extra: Mapping[str, Mapping[str, str]] = {}) -> str:  # noqa: B006
+def table(timings: Mapping[str, Timing], over: Sequence[str], extra: Mapping[str, Mapping[str, str]] = {}) -> str:
     """A Markdown table: milliseconds, and ratios of processor time (min / median / max) to the ways named in `over`.
 
     Args:
