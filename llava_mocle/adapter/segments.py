@@ -27,17 +27,22 @@ def project(x: Tensor, weight: Tensor, runs: list[Run]) -> Tensor:
     return hidden
 
 
-def combine(hidden: Tensor, weight: Tensor, runs: list[Run], out: Tensor) -> None:
+def combine(hidden: Tensor, weight: Tensor, runs: list[Run], out: Tensor, fresh: bool = False) -> None:
     """out[b, t] += sum over c of h[b, t, choice c] weight[table[b, c]], in place.
 
     Args:
         hidden: (B, T, C * r).
         weight: (slots, r, n) of any strides and dtype; computed in the dtype of `hidden`.
         out: (B, T, n), contiguous.
+        fresh: write over what is in `out`.
     """
     for first, last, slots in runs:
         part = out[first:last].view(-1, out.shape[-1])
-        part.addmm_(hidden[first:last].view(-1, hidden.shape[-1]), _joined(weight, slots, hidden.dtype))
+        factors = hidden[first:last].view(-1, hidden.shape[-1]), _joined(weight, slots, hidden.dtype)
+        if fresh:
+            torch.mm(*factors, out=part)
+        else:
+            part.addmm_(*factors)
 
 
 def outer(own: Tensor, shared: Tensor, runs: list[Run], out: Tensor) -> None:
