@@ -37,8 +37,9 @@ CLI = ["python", "-m", "llava_mocle.cli.main"]
 # What is compared -> the folder of its scores.
 SIDES = {"single LoRA": "single_lora", "MoCLE": "after"}
 CAUTION = (
-    "One run of each, with one seed, and settings that were chosen while looking at MoCLE's scores: this decides nothing "
-    "about MoCLE and a single LoRA. The intervals are over questions alone; another seed or machine moves the scores too."
+    "One run of each, with one seed, and settings that were chosen while looking at MoCLE's scores: this decides "
+    "nothing about MoCLE and a single LoRA. The intervals are over questions alone; another seed or machine moves the "
+    "scores too."
 )
 
 
