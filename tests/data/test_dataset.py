@@ -300,6 +300,24 @@ def test_spawned_workers_open_the_rows_themselves(
     assert made.skipped_images == 3  # counted across the processes: rows 0 and 2 of the first, row 0 of the second
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (make_row("<image>\nq", "a", row_id="x"), "1 <image> tags for 0 images"),
+        (make_row("q", "a", image="red.png", row_id="x"), "0 <image> tags for 1 images"),
+        (make_row("q", row_id="x"), "the last turn is human"),
+    ],
+)
+def test_a_row_that_makes_no_sample_is_named_among_others(
+    bad: dict, message: str, image_folder: Path, chatml: PreTrainedTokenizerFast, image_processor: CLIPImageProcessorPil
+) -> None:
+    """Rows are measured many at a time; what is given in memory has not been checked."""
+    stored = mixture(image_folder, ROWS)
+    made = Mixture(stored.specs, {"d0": [*ROWS, bad, bad | {"id": "later"}]})
+    with pytest.raises(DataError, match=rf"d0\.json: row 3 \(id 'x'\): .*{message}"):
+        LlavaDataset(made, chatml, image_processor, "vicuna_v1", **IMAGE)
+
+
 def test_rows_may_be_plain_lists(
     image_folder: Path, chatml: PreTrainedTokenizerFast, image_processor: CLIPImageProcessorPil
 ) -> None:
