@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from llava_mocle.data.tokenize import IGNORE_INDEX
 from llava_mocle.families.registry import family_of
 
-# Float32 logits that are held at a time. Smaller chunks stay in a processor's cache, larger ones are fewer launches.
-_CHUNK_BYTES = {"cpu": 2**23, "cuda": 2**28}
+# Float32 logits that are held at a time: on a CPU, 340 tokens of a vocabulary of 49,152. There, chunks of 128 tokens
+# are as fast as one product for all, and of 16 a third slower.
+_CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**28}
 
 
 def next_tokens(labels: Tensor) -> Tensor:
