@@ -264,10 +264,11 @@ class MocleTrainer(Trainer):
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[None, None, None]:
         """One validation batch, whose losses go to `LossByGroup`. `Trainer` gets none, and gathers none."""
-        inputs, positions = self._model_inputs(self._prepare_inputs(inputs))
-        labels = inputs.pop("labels")
+        inputs = self._prepare_inputs(inputs)
+        taken, positions = self._model_inputs(inputs)
+        labels = taken.pop("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
-            losses, counts = self.supervision.of_samples(model, inputs, labels, positions)
+            losses, counts = self.supervision.of_samples(model, taken, labels, positions)
         self.validation_losses.add(losses, counts, inputs.get("dataset_ids"), inputs.get("cluster_ids"))
         return None, None, None
 
