@@ -273,6 +273,18 @@ class StageArguments:
         "Resuming a DeepSpeed run on another number of processes (or another ZeRO stage): convert its optimizer state. "
         "Without it the weights and the schedule go on, and the optimizer starts afresh.",
     )
+    supervised_head: bool = free(
+        True,
+        "Compute head and loss of supervised tokens alone, in training and validation. It needs a head that is a plain "
+        "frozen linear; elsewhere a message says why not. False: logits of all tokens.",
+    )
+    eval_rows: int | None = free(
+        None,
+        "Held-out rows that a validation pass reads, the same each time: chosen by `data_seed`, of each dataset in "
+        "proportion, and at least one of each dataset and cluster. 0: all. None: one for every five that are trained "
+        "between two passes, so that validation takes at most a tenth of the training's time; but at least 32.",
+        numbers=FROM_0,
+    )
     vision_feature_cache: int = free(
         0, "Keep this many images' frozen vision features in memory (towers that offer it); 0: off.", numbers=FROM_0
     )
