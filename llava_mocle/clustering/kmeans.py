@@ -19,7 +19,7 @@ from llava_mocle.io.progress import progress as reported
 
 # Up to so many points, no sample is needed.
 SMALL = 32768
-# The sample of the restarts, and the part of it that a k-means++ start looks at: points a cluster, but not fewer in all.
+# The sample of the restarts, and the part of it that a k-means++ start looks at: points a cluster, and at least in all.
 _SAMPLE, _SAMPLE_AT_LEAST = 256, 16384
 _START, _START_AT_LEAST = 64, 4096
 

@@ -3,8 +3,8 @@
 The outcome does not depend on how many threads work: each block is computed by one thread, and what the blocks give is
 added up in their order, in float64.
 
-A point is looked at again only when its cluster could have changed. Its nearest centroid led by a margin when it was last
-measured, and a centroid that moves by d changes a distance by at most d. So the later passes cost little, and
+A point is looked at again only when its cluster could have changed. Its nearest centroid led by a margin when it was
+last measured, and a centroid that moves by d changes a distance by at most d. So the later passes cost little, and
 running until no assignment changes is affordable (Hamerly, "Making k-means even faster", 2010).
 """
 
@@ -22,16 +22,14 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from llava_mocle.clustering.nearest import rows_at_once, two_nearest
 
 _BLOCK = 4096
-# Margins are kept in float32 and compared with sums of many movements.
-_SLACK = 1e-6
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Where the iteration ended: centroids (K, D) float64 are the means of the points with each of the labels (N,) int32.
+    """Where the iteration ended: centroids (K, D) float64, the means of the points with each of the labels (N,) int32.
 
-    `inertia` is in float64; `passes` is how many times points were assigned; `settled` says that nothing changed any more.
+    `inertia` is in float64; `passes` is how many times points were assigned; `settled`: nothing changed any more.
     """
 
     centroids: np.ndarray
@@ -79,7 +77,7 @@ class Lloyd:
                 if len(empty := np.flatnonzero(state.members == 0)):
                     self._fill(empty, state, each_block)
                     changed = True
-                if changed and state.move() <= tolerance:
+                if changed and state.move() < tolerance:
                     break
             return self._finish(state, done, not changed, each_block)
 
@@ -96,8 +94,10 @@ class Lloyd:
             part = slice(start, start + step)
             ids, nearest, second, error = two_nearest(points[part], state.centroids)
             found[part] = ids
-            margin = np.sqrt(np.maximum(second**2 - error, 0)) - np.sqrt(nearest**2 + error) - _SLACK
-            lead[rows[part]] = margin + state.own[ids] + state.most
+            margin = np.sqrt(np.maximum(second**2 - error, 0)) - np.sqrt(nearest**2 + error)
+            lead[rows[part]] = np.nextafter(
+                (margin + state.own[ids] + state.most).astype(np.float32), -np.float32(np.inf)
+            )
         before = labels[rows]
         moved = np.flatnonzero(found != before) if state.started else np.arange(len(rows))
         if not len(moved):
@@ -108,7 +108,7 @@ class Lloyd:
         return _totals(points[moved], weights, into, out_of, len(state.centroids))
 
     def _fill(self, empty: np.ndarray, state: "_State", each_block: "_EachBlock") -> None:
-        """Give each empty cluster the point that lies farthest from its centroid, of those that leave company behind."""
+        """Give each empty cluster the point that lies farthest from its centroid, but no cluster's only point."""
         distances = np.empty(len(self._points))
         for block, result in each_block(lambda part: self._squares(part, state)):
             distances[block] = result

@@ -30,7 +30,8 @@ def nearest_with_margin(
         part = slice(start, start + step)
         points = np.asarray(embeddings[part])
         ids[part], distances[part], seconds[part], error = two_nearest(points, centroids, close)
-        if len(poor := np.flatnonzero(distances[part] ** 2 < _POOR * error)):
+        poor = np.flatnonzero(distances[part] ** 2 < _POOR * error)
+        if len(poor) and points.dtype == np.float32:
             rows = start + poor
             ids[rows], distances[rows], seconds[rows] = _in_float64(points[poor], centroids)
     return ids, distances, seconds - distances
@@ -41,14 +42,19 @@ def two_nearest(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Return (ids (N,) int64, distances to the nearest (N,), to the second nearest (N,), error).
 
-    The error bounds how far the square of a distance is off; it is 0 for float64 points. Rows whose second nearest
-    centroid leads by less than `close`, for all that float32 can tell, are measured in float64. `points` should be few:
-    a table of rows times centroids is held.
+    The error bounds how far the square of a distance is off in the points' precision. Float32 rows whose nearest
+    centroid leads by no more than `close`, for all that is certain, are measured in float64. `points` should be few: a
+    table of rows times centroids is held.
     """
-    if points.dtype != np.float32:
-        return *_in_float64(points, centroids), 0.0
-    narrow = centroids.astype(np.float32)
+    squares = np.einsum("ij,ij->i", points, points)
     norms = np.einsum("ij,ij->i", centroids, centroids, dtype=np.float64)
+    # A sum of D products is off by at most D units in the last place of its length; the few more are the other steps'.
+    unit = float(np.finfo(points.dtype).eps) / 2
+    longest = np.sqrt(float(squares.max(initial=0.0))) + np.sqrt(norms.max())
+    error = (points.shape[1] + 8) * unit * float(longest) ** 2
+    if points.dtype != np.float32:
+        return *_in_float64(points, centroids), error
+    narrow = centroids.astype(np.float32)
     table = points @ (-2 * narrow).T
     table += norms.astype(np.float32)
     rows = np.arange(len(points))
@@ -56,11 +62,7 @@ def two_nearest(
     first = table[rows, ids]
     table[rows, ids] = np.inf
     second = table.min(axis=1)
-    squares = np.einsum("ij,ij->i", points, points).astype(np.float64)
-    # A sum of D products is off by at most D units in the last place of its length; the few more are the other steps'.
-    longest = np.sqrt(squares.max(initial=0.0)) + np.sqrt(norms.max())
-    error = (points.shape[1] + 8) * float(np.finfo(np.float32).eps) / 2 * float(longest) ** 2
-    near, far = first + squares, second + squares
+    near, far = first.astype(np.float64) + squares, second.astype(np.float64) + squares
     unsure = np.sqrt(np.maximum(far - error, 0)) - np.sqrt(np.maximum(near + error, 0)) <= close
     distances, seconds = np.sqrt(np.maximum(near, 0)), np.sqrt(np.maximum(far, 0))
     again = np.flatnonzero(unsure)
