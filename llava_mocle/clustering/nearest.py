@@ -10,6 +10,8 @@ import numpy as np
 _EXACT_TIE = 1e-9
 # Distances that are looked at together: rows times centroids.
 _TABLE = 1 << 20
+# Two centroids as near each other as this are one place: nothing tells on which side of their border a point is.
+_SAME = 1e-6
 # Squares below so many times their possible error give no good distance.
 _POOR = 64
 
@@ -80,6 +82,30 @@ def _in_float64(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, 
         return ids, table[:, 0], np.full(len(points), np.inf)
     ordered = np.partition(table, 1, axis=1)
     return ids, ordered[:, 0], ordered[:, 1]
+
+
+def border_distances(points: np.ndarray, ids: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Return (N,) float64: how far a point must move at least until another centroid is as near as its own.
+
+    That is its distance to the nearest of the planes halfway between its centroid and another one: of the squares'
+    difference, half, over the distance of the two centroids. Never less than half the margin, and often several times
+    that. 0 or less where another centroid is as near; infinite for K = 1.
+    """
+    centroids = np.asarray(centroids, dtype=np.float64)
+    norms = (centroids**2).sum(axis=1)
+    apart = np.sqrt(np.maximum(norms[:, None] - 2 * centroids @ centroids.T + norms, 0))
+    result = np.empty(len(points))
+    step = rows_at_once(len(centroids))
+    for start in range(0, len(points), step):
+        own = ids[start : start + step]
+        rows = np.arange(len(own))
+        squares = norms - 2 * np.asarray(points[start : start + step], dtype=np.float64) @ centroids.T
+        lead = squares - squares[rows, own][:, None]
+        lengths = 2 * apart[own]
+        heights = np.divide(lead, lengths, out=np.zeros_like(lead), where=lengths > _SAME)
+        heights[rows, own] = np.inf
+        result[start : start + step] = heights.min(axis=1)
+    return result
 
 
 def rows_at_once(num_centroids: int) -> int:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from llava_mocle.clustering import nearest
-from llava_mocle.clustering.nearest import nearest_exact, nearest_with_margin, two_nearest
+from llava_mocle.clustering.nearest import border_distances, nearest_exact, nearest_with_margin, two_nearest
 
 
 def test_against_a_loop():
@@ -86,3 +86,42 @@ def test_the_stated_error_holds(dtype):
     assert 0 < error < 1e-4 * (points.astype(np.float64) ** 2).sum(axis=1).max()
     assert (abs(first**2 - squares[:, 0]) <= error).all()
     assert (abs(second**2 - squares[:, 1]) <= error).all()
+
+
+@pytest.mark.parametrize("num_clusters", [1, 2, 7])
+def test_how_far_a_point_is_from_the_border_of_its_cluster(num_clusters):
+    generator = np.random.default_rng(4)
+    points, centroids = generator.standard_normal((300, 3)), generator.standard_normal((num_clusters, 3))
+    ids, _, margins = nearest_with_margin(points, centroids)
+    found = border_distances(points, ids, centroids)
+    assert (found >= margins / 2 - 1e-12).all()
+    for index, point in enumerate(points):
+        planes = []
+        for rival in range(num_clusters):
+            if rival != ids[index]:
+                middle, normal = (
+                    (centroids[rival] + centroids[ids[index]]) / 2,
+                    centroids[rival] - centroids[ids[index]],
+                )
+                planes.append(abs((point - middle) @ normal) / np.linalg.norm(normal))
+        assert found[index] == pytest.approx(min(planes, default=np.inf), abs=1e-12)
+
+
+def test_a_point_just_short_of_the_border_keeps_its_cluster_and_one_beyond_does_not():
+    generator = np.random.default_rng(5)
+    points, centroids = generator.standard_normal((200, 4)), generator.standard_normal((6, 4))
+    ids, _, _ = nearest_with_margin(points, centroids)
+    height = border_distances(points, ids, centroids)
+    turned = np.zeros(len(points), dtype=bool)
+    for rival in range(6):
+        direction = centroids[rival] - centroids[ids]
+        direction /= np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-12)
+        short, beyond = (points + (height * share)[:, None] * direction for share in (0.999999, 1.000001))
+        assert (nearest_with_margin(short, centroids)[0] == ids).all()
+        turned |= nearest_with_margin(beyond, centroids)[0] != ids
+    assert turned.all()
+
+
+def test_between_two_equal_centroids_there_is_no_safe_distance():
+    centroids = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 5.0]])
+    assert border_distances(np.array([[1.0, 0.2]]), np.array([0]), centroids) <= 0
