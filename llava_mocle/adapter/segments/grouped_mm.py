@@ -88,8 +88,7 @@ def _groups(table: Tensor, slots: int, tokens: int) -> _Groups:
 
 def _choices_in_order(h: Tensor, table: Tensor, groups: _Groups) -> Tensor:
     """The hidden states (B C T, r) of the pairs in order."""
-    samples, choices = table.shape
-    pairs = h.unflatten(2, (choices, -1)).transpose(1, 2).flatten(0, 1)
+    pairs = h.unflatten(2, (table.shape[1], -1)).transpose(1, 2).flatten(0, 1)
     return pairs.index_select(0, groups.order).flatten(0, 1)
 
 

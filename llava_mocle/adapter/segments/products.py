@@ -16,10 +16,12 @@ class Segments(NamedTuple):
     choice c has the columns c r to (c + 1) r. A stack of weights is (slots, r, n), with any strides: A as it is, B
     transposed. T, n and r may be any numbers from 1.
 
-        project(x (B, T, n), weight, table) -> h         h[b, t, c] = weight[table[b, c]] x[b, t]
-        combine(h, weight, table, out (B, T, n))         out[b, t] += sum over c of h[b, t, c] weight[table[b, c]]
+        project(x (B, T, n), weight, table) -> h
+            h[b, t, c] = weight[table[b, c]] x[b, t]
+        combine(h, weight, table, out (B, T, n)) -> None
+            out[b, t] += sum over c of h[b, t, c] weight[table[b, c]]
         outer(h, x (B, T, n), table, slots) -> (slots, r, n)
-                                                         result[e] = sum over table[b, c] == e and t of h[b, t, c]^T x[b, t]
+            result[e] = sum over t and the b, c with table[b, c] == e of h[b, t, c]^T x[b, t]
 
     `combine` adds in place. A slot that nobody chose has a result of exact zeros in `outer`, which is in float32 or in
     the dtype of h. Sums are taken in float32, in a fixed order: the same call gives the same bits.

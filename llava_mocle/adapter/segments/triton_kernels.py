@@ -21,6 +21,8 @@ from llava_mocle.adapter.segments.products import Segments
 _INTERPRETED = triton.knobs.runtime.interpret
 
 
+# Triton's own functions written in Triton, such as `cdiv` and `zeros`, are not used: whether those run in the
+# interpreter was decided when triton was imported, maybe by torch.
 # The interpreter would multiply the bits of bfloat16 as whole numbers.
 _WIDENED = tl.constexpr(_INTERPRETED)
 
@@ -58,8 +60,8 @@ def _project(
 ):  # fmt: skip
     """A block of ROWS tokens and COLUMNS hidden states of one sample. Neighbours share the tokens."""
     block = tl.program_id(0)
-    column_blocks = tl.cdiv(choices * rank, COLUMNS)
-    row_blocks = tl.cdiv(tokens, ROWS)
+    column_blocks = (choices * rank + COLUMNS - 1) // COLUMNS
+    row_blocks = (tokens + ROWS - 1) // ROWS
     sample = (block // (column_blocks * row_blocks)).to(tl.int64)
     t = (block // column_blocks) % row_blocks * ROWS + tl.arange(0, ROWS)
     j = block % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
@@ -67,7 +69,7 @@ def _project(
     slot = tl.load(table + sample * choices + j // rank, mask=wanted, other=0)
     left = x + sample * x_sample + t[:, None] * x_token
     right = weight + (slot * weight_slot + j % rank * weight_rank)[None, :]
-    total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    total = tl.full((ROWS, COLUMNS), 0.0, dtype=tl.float32)
     for start in range(0, width, DEPTH):
         n = start + tl.arange(0, DEPTH)
         a = tl.load(left + n[None, :] * x_feature, mask=here[:, None] & (n < width)[None, :], other=0.0)
@@ -93,13 +95,13 @@ def _combine(
 ):  # fmt: skip
     """A block of ROWS tokens and COLUMNS features of one sample."""
     block = tl.program_id(0)
-    column_blocks = tl.cdiv(width, COLUMNS)
-    row_blocks = tl.cdiv(tokens, ROWS)
+    column_blocks = (width + COLUMNS - 1) // COLUMNS
+    row_blocks = (tokens + ROWS - 1) // ROWS
     sample = (block // (column_blocks * row_blocks)).to(tl.int64)
     t = (block // column_blocks) % row_blocks * ROWS + tl.arange(0, ROWS)
     n = block % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
     here, wanted = t < tokens, n < width
-    total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    total = tl.full((ROWS, COLUMNS), 0.0, dtype=tl.float32)
     for start in range(0, choices * rank, DEPTH):
         j = start + tl.arange(0, DEPTH)
         there = j < choices * rank
@@ -132,15 +134,15 @@ def _outer(
 ):  # fmt: skip
     """A block of ROWS hidden states and COLUMNS features of one slot, over every `parts`-th sample."""
     block = tl.program_id(0)
-    column_blocks = tl.cdiv(width, COLUMNS)
-    row_blocks = tl.cdiv(rank, ROWS)
+    column_blocks = (width + COLUMNS - 1) // COLUMNS
+    row_blocks = (rank + ROWS - 1) // ROWS
     j = block % row_blocks * ROWS + tl.arange(0, ROWS)
     n = (block // row_blocks) % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
     place = block // (row_blocks * column_blocks)
     # The universal expert, in the last slot, has the most to do: it starts first.
     slot, part = slots - 1 - place // parts, place % parts
     wanted = n < width
-    total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    total = tl.full((ROWS, COLUMNS), 0.0, dtype=tl.float32)
     for index in range(part, samples, parts):
         sample = tl.cast(index, tl.int64)
         right = x + sample * x_sample + n[None, :] * x_feature
