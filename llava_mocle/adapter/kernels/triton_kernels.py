@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from llava_mocle.adapter.segments.products import Segments
+from llava_mocle.adapter.kernels.products import Segments
 
 # Block sizes are tried on the first call of a shape. The larger ones suit Hopper and the A100; a GPU with too little
 # shared memory for one skips it. The interpreter cannot measure: it has one, small enough that tests need several.
@@ -91,7 +91,7 @@ def _combine(
     h_sample, h_token, h_rank,
     weight_slot, weight_rank, weight_feature,
     out_sample, out_token, out_feature,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, ADDED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A block of ROWS tokens and COLUMNS features of one sample."""
     block = tl.program_id(0)
@@ -116,7 +116,8 @@ def _combine(
         total = _added(a, b, total, PRECISION)
     places = out + sample * out_sample + t[:, None] * out_token + n[None, :] * out_feature
     inside = here[:, None] & wanted[None, :]
-    total += tl.load(places, mask=inside, other=0.0).to(tl.float32)
+    if ADDED:
+        total += tl.load(places, mask=inside, other=0.0).to(tl.float32)
     tl.store(places, total.to(out.dtype.element_ty), mask=inside)
 
 
@@ -161,6 +162,7 @@ def _outer(
 
 def project(x: Tensor, weight: Tensor, table: Tensor) -> Tensor:
     """See `Segments`."""
+    weight = weight.to(x.dtype)
     samples, tokens, width = x.shape
     rank, choices = weight.shape[1], table.shape[1]
     h = x.new_empty(samples, tokens, choices * rank)
@@ -178,8 +180,9 @@ def project(x: Tensor, weight: Tensor, table: Tensor) -> Tensor:
     return h
 
 
-def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor) -> None:
+def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor, fresh: bool = False) -> None:
     """See `Segments`."""
+    weight = weight.to(h.dtype)
     samples, tokens, width = out.shape
     rank, choices = weight.shape[1], table.shape[1]
 
@@ -191,7 +194,7 @@ def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor) -> None:
             h, weight, table.contiguous(), out,
             tokens, width, rank, choices, _length_class(tokens),
             *h.stride(), *weight.stride(), *out.stride(),
-            PRECISION=_precision(),
+            ADDED=not fresh, PRECISION=_precision(),
         )  # fmt: skip
 
 

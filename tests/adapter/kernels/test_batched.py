@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from llava_mocle.adapter.segments import batched
-from tests.adapter.segments.loops import ALIGNED, ODD, check, close, combine, dtypes, operands, reads
+from llava_mocle.adapter.kernels import batched
+from tests.adapter.kernels.loops import ALIGNED, ODD, check, close, combine, dtypes, operands, reads
 
 ALL = ODD | ALIGNED
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llava_mocle.adapter.segments.products import Segments
+from llava_mocle.adapter.kernels.products import Segments
 from tests.adapter.fake_device import WAITING
 
 # One rounding of the result: half a unit in the last place, relative to the largest result. float32 results are sums
@@ -61,7 +61,9 @@ def project(x: Tensor, weight: Tensor, table: Tensor) -> Tensor:
     return torch.stack([torch.cat([x[b] @ weight[e].mT for e in row], dim=1) for b, row in enumerate(table.tolist())])
 
 
-def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor) -> None:
+def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor, fresh: bool = False) -> None:
+    if fresh:
+        out.zero_()
     for b, row in enumerate(table.tolist()):
         for part, e in zip(h[b].chunk(len(row), dim=1), row, strict=True):
             out[b] += part @ weight[e]
@@ -97,6 +99,13 @@ def check(way: Segments, sizes: Sizes, dtype: torch.dtype, device: str = "cpu", 
         way.combine(h, weight, table, found)
         combine(wide[1], wide[2], table, expected)
         close(found, expected, limit)
+    # Weights of another dtype, written over what cannot be added to.
+    found = torch.full_like(out, torch.nan)
+    way.combine(h, A.float(), table, found, fresh=True)
+    expected = torch.zeros_like(out, dtype=torch.float64)
+    combine(wide[1], wide[2], table, expected)
+    close(found, expected, limit)
+    close(way.project(x, A.float(), table), project(wide[0], wide[2], table), limit)
     found = way.outer(h, x, table, sizes.slots)
     assert found.dtype in (dtype, torch.float32)
     close(found, outer(wide[1], wide[0], table, sizes.slots), limit if found.dtype == dtype else 2e-6)

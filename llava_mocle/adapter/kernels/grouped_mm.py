@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llava_mocle.adapter.segments.products import Segments
+from llava_mocle.adapter.kernels.products import Segments
 
 # The kernel loads rows that start at multiples of 16 bytes.
 _ALIGNMENT = 16
@@ -41,16 +41,18 @@ def project(x: Tensor, weight: Tensor, table: Tensor) -> Tensor:
     choices, rank = table.shape[1], weight.shape[1]
     groups = _groups(table, weight.shape[0], tokens)
     rows = x.index_select(0, groups.order // choices).flatten(0, 1)
-    h = F.grouped_mm(rows, _matrices(weight).mT, offs=groups.ends).view(samples * choices, tokens, rank)
+    h = F.grouped_mm(rows, _matrices(weight, x.dtype).mT, offs=groups.ends).view(samples * choices, tokens, rank)
     return h.index_select(0, groups.places).view(samples, choices, tokens, rank).transpose(1, 2).flatten(2)
 
 
-def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor) -> None:
+def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor, fresh: bool = False) -> None:
     """See `Segments`."""
     tokens, width = out.shape[1:]
     groups = _groups(table, weight.shape[0], tokens)
-    products = F.grouped_mm(_choices_in_order(h, table, groups), _matrices(weight), offs=groups.ends)
+    products = F.grouped_mm(_choices_in_order(h, table, groups), _matrices(weight, h.dtype), offs=groups.ends)
     products = products.view(table.numel(), tokens, width)
+    if fresh:
+        out.zero_()
     for place in groups.places.view(table.shape).unbind(1):
         out.add_(products.index_select(0, place))
 
@@ -92,8 +94,9 @@ def _choices_in_order(h: Tensor, table: Tensor, groups: _Groups) -> Tensor:
     return pairs.index_select(0, groups.order).flatten(0, 1)
 
 
-def _matrices(weight: Tensor) -> Tensor:
+def _matrices(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """The stack, in a layout that the kernel takes: rows or columns without gaps."""
+    weight = weight.to(dtype)
     return weight if weight.is_contiguous() or weight.mT.is_contiguous() else weight.contiguous()
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from llava_mocle.adapter.segments import batched, grouped_mm
-from llava_mocle.adapter.segments.products import Segments
+from llava_mocle.adapter.kernels import batched, grouped_mm
+from llava_mocle.adapter.kernels.products import Segments
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _AGREEMENT = 0.05
 _chosen: dict[tuple[object, ...], Segments] = {}
 
 
-def segments_on_gpu(x: Tensor, experts_A: Tensor, experts_B: Tensor, table: Tensor) -> Segments:
+def segments_for(x: Tensor, experts_A: Tensor, experts_B: Tensor, table: Tensor) -> Segments:
     """The way to take for these operands, measured when such sizes are met for the first time.
 
     Args:
@@ -64,11 +64,11 @@ def available(device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...]) 
     else:
         logger.info("MoCLE experts: no %s, as %s", grouped_mm.SEGMENTS.name, reason)
     try:
-        from llava_mocle.adapter.segments import triton_kernels
+        from llava_mocle.adapter.kernels.triton_kernels import SEGMENTS as TRITON
     except ImportError as error:
         logger.info("MoCLE experts: no Triton kernels, as triton cannot be imported (%s)", error)
     else:
-        ways.append(triton_kernels.SEGMENTS)
+        ways.append(TRITON)
     return ways
 
 
@@ -126,11 +126,11 @@ class _Site:
         """What a forward and backward compute: y, dx, dA and dB transposed."""
         B = self.B.mT
         h = way.project(self.x, self.A, self.table)
-        y = torch.zeros_like(self.dy)
+        y = self.dy.clone()
         way.combine(h, B, self.table, y)
         dh = way.project(self.dy, B, self.table)
-        dx = torch.zeros_like(self.x)
-        way.combine(dh, self.A, self.table, dx)
+        dx = torch.empty_like(self.x)
+        way.combine(dh, self.A, self.table, dx, fresh=True)
         dA = way.outer(dh, self.x, self.table, self.slots)
         dB = way.outer(h, self.dy, self.table, self.slots)
         return [y, dx, dA, dB]

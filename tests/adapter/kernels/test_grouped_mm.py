@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from llava_mocle.adapter.segments import grouped_mm
-from tests.adapter.segments.loops import ALIGNED, check, dtypes, reads
+from llava_mocle.adapter.kernels import grouped_mm
+from tests.adapter.kernels.loops import ALIGNED, check, dtypes, reads
 
 
 @dtypes

@@ -1,3 +1,4 @@
+import importlib.util
 import logging
 import sys
 import time
@@ -5,8 +6,8 @@ import time
 import pytest
 import torch
 
-from llava_mocle.adapter.segments import batched, choice, grouped_mm
-from tests.adapter.segments.loops import LOOPS
+from llava_mocle.adapter.kernels import batched, choice, grouped_mm
+from tests.adapter.kernels.loops import LOOPS
 
 SIZES = (16, 24, 8, 3, 2)
 TABLE = torch.tensor([[0, 2], [1, 2], [0, 2]])
@@ -89,22 +90,29 @@ def test_one_measurement_for_sizes_of_one_class(monkeypatch):
 
     monkeypatch.setattr(choice, "fastest", fastest)
     for tokens in (5, 8, 7, 9, 16, 5):
-        choice.segments_on_gpu(*inputs(tokens))
-    choice.segments_on_gpu(*inputs(5, torch.bfloat16))
+        choice.segments_for(*inputs(tokens))
+    choice.segments_for(*inputs(5, torch.bfloat16))
     assert asked == [(3, 5, 16), (3, 9, 16), (3, 5, 16)]
 
 
 def test_nothing_is_measured_where_runs_must_repeat():
     torch.use_deterministic_algorithms(True)
     try:
-        assert choice.segments_on_gpu(*inputs()) is batched.SEGMENTS
+        assert choice.segments_for(*inputs()) is batched.SEGMENTS
     finally:
         torch.use_deterministic_algorithms(False)
 
 
 def test_what_is_not_available_has_a_reason(log, monkeypatch):
-    monkeypatch.setitem(sys.modules, "llava_mocle.adapter.segments.triton_kernels", None)
+    monkeypatch.setitem(sys.modules, "llava_mocle.adapter.kernels.triton_kernels", None)
     assert choice.available(torch.device("cpu"), torch.bfloat16, (8, 16, 20)) == []
     assert "no grouped GEMM, as rows of 20 numbers of bfloat16" in log.text
     assert "no Triton kernels, as triton cannot be imported" in log.text
     assert choice.available(torch.device("cpu"), torch.bfloat16, (8, 16, 24)) == [grouped_mm.SEGMENTS]
+
+
+def test_triton_is_imported_only_when_it_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    for name in ("choice", "batched", "grouped_mm", "products"):
+        spec = importlib.util.find_spec(f"llava_mocle.adapter.kernels.{name}")
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))

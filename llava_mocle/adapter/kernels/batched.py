@@ -9,19 +9,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llava_mocle.adapter.segments.products import Segments
+from llava_mocle.adapter.kernels.products import Segments
 
 
 def project(x: Tensor, weight: Tensor, table: Tensor) -> Tensor:
     """See `Segments`."""
-    return torch.bmm(x, _gathered(weight, table).mT)
+    return torch.bmm(x, _gathered(weight, table, x.dtype).mT)
 
 
-def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor) -> None:
+def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor, fresh: bool = False) -> None:
     """See `Segments`."""
-    stacked = _gathered(weight, table)
+    stacked = _gathered(weight, table, h.dtype)
     if out.dtype == h.dtype:
-        out.baddbmm_(h, stacked)
+        out.baddbmm_(h, stacked, beta=0 if fresh else 1)
+    elif fresh:
+        out.copy_(torch.bmm(h, stacked))
     else:
         out.add_(torch.bmm(h, stacked))
 
@@ -35,9 +37,9 @@ def outer(h: Tensor, x: Tensor, table: Tensor, slots: int) -> Tensor:
     return (chosen.to(each.dtype) @ each).view(slots, -1, x.shape[-1])
 
 
-def _gathered(weight: Tensor, table: Tensor) -> Tensor:
+def _gathered(weight: Tensor, table: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, C r, n)."""
-    return weight.index_select(0, table.flatten()).reshape(table.shape[0], -1, weight.shape[-1])
+    return weight.to(dtype).index_select(0, table.flatten()).reshape(table.shape[0], -1, weight.shape[-1])
 
 
 def _float32_bmm(left: Tensor, right: Tensor) -> Tensor:
