@@ -51,6 +51,11 @@ def segments_for(x: Tensor, experts_A: Tensor, experts_B: Tensor, table: Tensor)
     return _chosen[key]
 
 
+def chosen() -> dict[tuple[object, ...], Segments]:
+    """What was chosen until now, by device, dtype and sizes."""
+    return dict(_chosen)
+
+
 def available(device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...]) -> list[Segments]:
     """The ways besides the batched one that can take these operands; why the others cannot is logged.
 
@@ -84,9 +89,9 @@ def fastest(ways: Sequence[Segments], x: Tensor, sizes: tuple[int, int, int, int
     """
     if len(ways) == 1:
         return ways[0]
-    site = _Site(x, sizes, table)
+    site = Site(x, sizes, table)
     expected = site.run(ways[0])
-    sound = [ways[0], *(way for way in ways[1:] if _agrees(way, site, expected))]
+    sound = [ways[0], *(way for way in ways[1:] if agrees(way, site, expected))]
     del expected
     seconds: dict[str, list[float]] = {way.name: [] for way in sound}
     for _ in range(_ROUNDS):
@@ -106,7 +111,7 @@ def fastest(ways: Sequence[Segments], x: Tensor, sizes: tuple[int, int, int, int
     return best
 
 
-class _Site:
+class Site:
     """Random operands of one site. They are drawn apart from torch's own random numbers, which a run depends on."""
 
     def __init__(self, x: Tensor, sizes: tuple[int, int, int, int, int], table: Tensor) -> None:
@@ -136,7 +141,7 @@ class _Site:
         return [y, dx, dA, dB]
 
 
-def _agrees(way: Segments, site: _Site, expected: Sequence[Tensor]) -> bool:
+def agrees(way: Segments, site: Site, expected: Sequence[Tensor]) -> bool:
     """Whether a way runs and gives these results. Its kernels are compiled and their block sizes tried here."""
     try:
         found = site.run(way)
