@@ -16,9 +16,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.harness import machine, peak_mib, table, in_turn
-from llava_mocle.adapter import MocleConfig
-from llava_mocle.adapter.gated_mlp import MlpNames
+from benchmarks.harness import in_turn, machine, peak_mib, table
+from llava_mocle.adapter import MlpNames, MocleConfig
+from llava_mocle.model.supervised_head import put_supervised_head
 
 TARGETS = ["up_proj", "down_proj"]
 
@@ -70,13 +70,21 @@ def mocle(args: argparse.Namespace, fused: bool, mlp: bool) -> nn.Module:
     return model
 
 
-def step(model: nn.Module, ids: Tensor, labels: Tensor, **routing: Tensor) -> Callable[[], object]:
+def step(
+    model: nn.Module, ids: Tensor, labels: Tensor, supervised_head: bool = False, **routing: Tensor
+) -> Callable[[], object]:
     """One forward and backward of this model."""
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    head = put_supervised_head(model.get_base_model()) if supervised_head else None
 
     def run() -> None:
-        model(input_ids=ids, labels=labels, use_cache=False, **routing).loss.backward()
+        if head is None:
+            loss = model(input_ids=ids, labels=labels, use_cache=False, **routing).loss
+        else:
+            with head.supervising(labels):
+                loss = model(input_ids=ids, use_cache=False, **routing).logits.mean()
+        loss.backward()
         for parameter in trained:
             parameter.grad = None
 
@@ -99,6 +107,7 @@ def main() -> None:
         "MoCLE, plain path": step(mocle(args, False, False), ids, labels, cluster_ids=clusters),
         "MoCLE, fused sites": step(mocle(args, True, False), ids, labels, cluster_ids=clusters),
         "MoCLE, fused MLPs": step(mocle(args, True, True), ids, labels, cluster_ids=clusters),
+        "MoCLE, fused MLPs, supervised head": step(mocle(args, True, True), ids, labels, True, cluster_ids=clusters),
     }
     timings = in_turn(ways, args.rounds)
     peaks = {name: f"{peak_mib(way):.0f}" for name, way in ways.items()}
