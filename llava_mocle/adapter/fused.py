@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llava_mocle.adapter import segments
-from llava_mocle.adapter.routing import Assignment, runs_of
+from llava_mocle.adapter.routing import Assignment
 
 
 class Experts:
@@ -30,7 +30,7 @@ class Experts:
     def __init__(self, experts_A: Tensor, experts_B: Tensor, weight: Tensor, slots: Tensor, table: Tensor) -> None:
         self.down, self.up = experts_A, experts_B.transpose(1, 2)
         self.weight, self.slots = weight, slots
-        self.runs = runs_of(table)
+        self.runs = segments.runs_of(table, experts_A.shape[1])
 
     def add_to(self, out: Tensor, x: Tensor) -> Tensor:
         """Add the experts' output for x (B, T, in) to `out` (B, T, out), in place.
@@ -38,13 +38,11 @@ class Experts:
         Returns:
             The hidden states (B, T, C * r) that `backward` needs.
         """
-        hidden = segments.project(x, self.down, self.runs)
+        hidden = segments.project(x, self.down, self.runs, self.weight.shape[1])
         segments.combine(self._weighted(hidden), self.up, self.runs, out)
         return hidden
 
-    def backward(
-        self, gradient: Tensor, x: Tensor, hidden: Tensor, of_x: Tensor, fresh: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, gradient: Tensor, x: Tensor, hidden: Tensor, of_x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of both stacks and of `weight`.
 
         Args:
@@ -52,19 +50,18 @@ class Experts:
             x: (B, T, in), the input.
             hidden: what `add_to` returned.
             of_x: (B, T, in), which the gradient of x is added to, in place.
-            fresh: write over what is in `of_x`.
         """
-        change = segments.project(gradient, self.up, self.runs)
+        change = segments.project(gradient, self.up, self.runs, self.weight.shape[1])
         per_choice = (hidden.to(self.weight.dtype) * change.to(self.weight.dtype)).view(
             *hidden.shape[:2], self.weight.shape[1], -1
         )
         weight_gradient = per_choice.sum(dim=(1, 3))
         del per_choice
-        gradient_A, gradient_B = torch.zeros_like(self.down), torch.zeros_like(self.up.transpose(1, 2))
+        gradient_A, gradient_B = torch.empty_like(self.down), torch.empty_like(self.up.transpose(1, 2))
         segments.outer(self._weighted(hidden), gradient, self.runs, gradient_B.transpose(1, 2))
         change = self._weighted(change)
         segments.outer(change, x, self.runs, gradient_A)
-        segments.combine(change, self.down, self.runs, of_x, fresh)
+        segments.combine(change, self.down, self.runs, of_x)
         return gradient_A, gradient_B, weight_gradient
 
     def _weighted(self, hidden: Tensor) -> Tensor:
@@ -96,9 +93,9 @@ def _experts_backward(
     slots: Tensor,
     table: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    of_x = torch.empty_like(x)
+    of_x = torch.zeros_like(x)
     experts = Experts(experts_A, experts_B, weight, slots, table)
-    return of_x, *experts.backward(gradient, x, hidden, of_x, fresh=True)
+    return of_x, *experts.backward(gradient, x, hidden, of_x)
 
 
 @_experts_backward.register_fake
@@ -145,7 +142,7 @@ def fused(
         RuntimeError: in a second backward through the first one, which is not built.
     """
     weight, slots, table = choices(x, assignment, scaling)
-    flat = x.to(base.dtype).reshape(x.shape[0], -1, x.shape[-1])
+    flat = x.to(base.dtype).reshape(x.shape[0], -1, x.shape[-1]).contiguous()
     out = _AddExperts.apply(base.reshape(*flat.shape[:2], -1), flat, experts_A, experts_B, weight, slots, table)
     return cast(Tensor, out).view(base.shape)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llava_mocle.adapter.bare_parameters import check_modules_to_save, find_parameters
 from llava_mocle.adapter.config import MocleConfig
-from llava_mocle.adapter.gated_mlp import GatedMlp, MlpNames
+from llava_mocle.adapter.gated_mlp import GatedMlp, MlpNames, activation_name
 from llava_mocle.adapter.gating import gate_probabilities
 from llava_mocle.adapter.generation import batch_size
 from llava_mocle.adapter.in_place import InPlaceTuner
@@ -185,8 +185,10 @@ class MocleModel(InPlaceTuner):
         owners = {site.rpartition(".")[0] for sites in self._site_names.values() for site in sites}
         for owner in sorted(owner for owner in owners if within in owner):
             module = self.model.get_submodule(owner)
-            if {name for name, _ in module.named_children()} == set(names.parts):
+            children = dict(module.named_children())
+            if set(children) == set(names.parts) and activation_name(children[names.activation]):
                 self._put(owner, GatedMlp(module, names))
+        self._sync_starts()
         return sum(isinstance(module, GatedMlp) for module in self.model.modules())
 
     def _put(self, name: str, module: nn.Module) -> None:
