@@ -6,7 +6,8 @@
 
 The decoder has LLaMA-7B's shape and random weights, frozen in bfloat16. What is trained is float32 under autocast, as
 in `llava-mocle train` without DeepSpeed. PEFT's LoRA of rank r and 2 r wraps the same frozen weights. A step is
-forward, backward, clipping and AdamW. Operations and memory are held against `llava-mocle plan`'s own formulas.
+forward, backward, clipping and AdamW. MoCLE runs as the trainer runs it: gated MLPs as one function, head and loss on
+supervised tokens alone. Operations and memory are held against `llava-mocle plan`'s own formulas.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from benchmarks.harness import Timing, in_turn, machine, peak_mib, ratios, table
 from llava_mocle.adapter import MocleConfig
 from llava_mocle.adapter.gated_mlp import MlpNames
 from llava_mocle.adapter.kernels import batched, choice
+from llava_mocle.model.supervised_head import SupervisedHead, put_supervised_head, supervised_positions
 from llava_mocle.planning.activations import Batch, activations
 from llava_mocle.planning.compute import training_flops
 from llava_mocle.planning.hardware import GPUS, Gpu
@@ -176,13 +178,17 @@ def step(shapes: Shapes, device: torch.device, rounds: int, args: argparse.Names
     """Ratios, tokens a second, MFU, memory against the plan, launches and synchronizations."""
     wrapped = _wrapped(_decoder(shapes, args.checkpointing, device), shapes.rank, list(TARGETS))
     wrapped["MoCLE"].base_model.fuse_mlps(MlpNames(), within="language_model")
+    heads = {"MoCLE": put_supervised_head(wrapped["MoCLE"].get_base_model())}
     batch = _batch(shapes, args.supervised, device)
+    positions = supervised_positions(batch["labels"])
     runs: dict[str, Callable[[], None]] = {}
     optimizers: dict[str, torch.optim.Optimizer] = {}
     for name, model in wrapped.items():
         model.train()
         optimizers[name] = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
-        runs[name] = partial(_train, model, optimizers[name], batch | _routing(name, shapes, device))
+        runs[name] = partial(
+            _train, model, optimizers[name], batch | _routing(name, shapes, device), positions, heads.get(name)
+        )
     timings = in_turn(runs, rounds)
     seconds = {name: statistics.median(timing.wall) for name, timing in timings.items()}
     columns = {"tokens/s": {name: f"{shapes.batch * shapes.tokens / value:.0f}" for name, value in seconds.items()}}
@@ -238,9 +244,20 @@ def _batch(shapes: Shapes, supervised: float, device: torch.device) -> dict[str,
     return {"input_ids": ids, "labels": labels}
 
 
-def _train(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]) -> None:
+def _train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, Tensor],
+    positions: Tensor,
+    head: SupervisedHead | None,
+) -> None:
     with torch.autocast(batch["input_ids"].device.type, dtype=torch.bfloat16):
-        loss = model(**batch).loss
+        if head is None:
+            loss = model(**batch).loss
+        else:
+            inputs = {key: value for key, value in batch.items() if key != "labels"}
+            with head.supervising(batch["labels"], positions):
+                loss = model(**inputs).logits.mean()
     loss.backward()
     del loss
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
