@@ -11,6 +11,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ def fastest(ways: Sequence[Segments], x: Tensor, sizes: tuple[int, int, int, int
     seconds: dict[str, list[float]] = {way.name: [] for way in sound}
     for _ in range(_ROUNDS):
         for way in sound:
-            seconds[way.name].append(_seconds(lambda way=way: site.run(way), x.device))
+            seconds[way.name].append(_seconds(partial(site.run, way), x.device))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     best = min(sound, key=lambda way: medians[way.name])
     logger.info(
