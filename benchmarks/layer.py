@@ -1,7 +1,7 @@
 """One adapted linear, forward and backward, over PEFT's LoRA of rank r and 2r.
 
 MoCLE activates two experts of rank r a token, so PEFT's LoRA of rank 2r does the same arithmetic: it is the baseline.
-The samples are of four clusters, in turn, and every cluster has its own expert ("mixed"), or all of one ("one cluster").
+The samples are of four clusters in turn, each with an expert of its own ("mixed"), or all of one ("one cluster").
 
     OMP_NUM_THREADS=1 python -m benchmarks.layer --shapes 2048x5632x128 --tokens 256 --rounds 5
 """

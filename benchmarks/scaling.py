@@ -44,9 +44,8 @@ def compare(args: argparse.Namespace, name: str, sizes: list[int]) -> None:
             updates[way] = update(mocle(sized, True, True))
     first = next(iter(steps))
     timings = in_turn(steps, args.rounds)
-    print(
-        f"\nA step:\n\n{table(timings, [first], {'peak MiB': {way: f'{peak_mib(run):.0f}' for way, run in steps.items()}})}"
-    )
+    peaks = {way: f"{peak_mib(run):.0f}" for way, run in steps.items()}
+    print(f"\nA step:\n\n{table(timings, [first], {'peak MiB': peaks})}")
     if updates:
         print(f"\nClipping and AdamW:\n\n{table(in_turn(updates, args.rounds), [first])}")
 
