@@ -230,6 +230,11 @@ class AdapterArguments:
         "Names of the language model's linears to adapt: a list, or separated by commas; none: up_proj,down_proj, and "
         "q_proj,v_proj in InstructBLIP.",
     )
+    fused_adapter: bool = free(
+        True,
+        "Compute the experts, and gated MLPs that hold them, as one function each: faster, with less memory, and the "
+        "same up to rounding. False: the plain path, for comparisons.",
+    )
     num_experts: int = same(4, "E: task experts a site, besides the universal one.", numbers=FROM_1)
     top_k: int = same(1, "Task experts a sample activates; 2 only without the universal expert.", numbers=Range(1, 2))
     gate_temperature: float = same(0.1, "tau: 0.1 for LLaVA-1.5, 0.05 for InstructBLIP in the paper.", numbers=ABOVE_0)
