@@ -6,7 +6,7 @@ columns are for the demo's schedule (all 300 held-out rows, or by default 224, f
 Experts are chosen by dataset, so that no cluster model is needed. It needs the demo's base and data (`python -m
 playground.prepare`).
 
-    OMP_NUM_THREADS=1 python -m benchmarks.loop --steps 6 --rounds 1
+    OMP_NUM_THREADS=1 python -m benchmarks.loop --steps 4 --rounds 1
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from llava_mocle.training.run import train
 from playground.demo import STAGE_2, bf16_is_fast
 from playground.paths import BASE
 
-SMALL_BATCHES = ["--eval_rows", "64", "--per_device_eval_batch_size", "8"]
+SMALL_BATCHES = ["--eval_rows", "32", "--per_device_eval_batch_size", "8"]
 WAYS = {
     "logits of all tokens, validation by 8": ["--supervised_head", "false", *SMALL_BATCHES],
     "head on supervised tokens, validation by 8": SMALL_BATCHES,
@@ -120,7 +120,7 @@ def one_run(args: argparse.Namespace, words: list[str], folder: str) -> TimedTra
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loop", description=__doc__)
     parser.add_argument("--model", default=str(BASE), help="the demo's base, or its stage 1")
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=1)
     args = parser.parse_args()
     quiet_libraries()
