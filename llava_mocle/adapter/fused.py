@@ -142,8 +142,12 @@ def fused(
         RuntimeError: in a second backward through the first one, which is not built.
     """
     weight, slots, table = choices(x, assignment, scaling)
-    flat = x.to(base.dtype).reshape(x.shape[0], -1, x.shape[-1]).contiguous()
-    out = _AddExperts.apply(base.reshape(*flat.shape[:2], -1), flat, experts_A, experts_B, weight, slots, table)
+    x = x.to(base.dtype).contiguous()
+    if x.ndim == 3:
+        return cast(Tensor, _AddExperts.apply(base, x, experts_A, experts_B, weight, slots, table))
+    # Autograd copies gradients for what writes into a view, so only other shapes are viewed.
+    flat, flat_base = (part.reshape(len(x), -1, part.shape[-1]) for part in (x, base))
+    out = _AddExperts.apply(flat_base, flat, experts_A, experts_B, weight, slots, table)
     return cast(Tensor, out).view(base.shape)
 
 
