@@ -26,7 +26,7 @@ NEEDED_BY_TRANSFORMERS = {
 RUN_ONLY = "dev"
 # Folder -> the extras that it may import besides the dependencies.
 MAY_IMPORT = {
-    "llava_mocle": {"deepspeed", "video", "demo", "qlora"},
+    "llava_mocle": {"deepspeed", "video", "demo", "qlora", "cuda"},
     "playground": {"demo"},
     "benchmarks": set(),
 }
