@@ -9,6 +9,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
+from llava_mocle.adapter.collapsed import Pair
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.model_routing import RoutingState
 from llava_mocle.adapter.product import collapsed_pair, grouped
@@ -86,7 +87,7 @@ class MocleLinear(nn.Module, BaseTunerLayer):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def _assignment(self, adapter_name: str, rows: int) -> Assignment | None:
+    def _assignment(self, adapter_name: str, rows: int) -> Assignment | Pair | None:
         site = self.site_index[adapter_name]
         return None if site is None else self.routing_state.assignment(adapter_name, site, rows)
 
@@ -103,7 +104,10 @@ class MocleLinear(nn.Module, BaseTunerLayer):
         for adapter_name in self.active_adapters:
             if adapter_name in self.mocle_experts:
                 assignment = self._assignment(adapter_name, x.shape[0])
-                result = result + self.mocle_experts[adapter_name](x, assignment, cast_input)
+                if isinstance(assignment, Pair):
+                    result = assignment.add_to(result, x, cast_input)
+                else:
+                    result = result + self.mocle_experts[adapter_name](x, assignment, cast_input)
         return result.to(dtype)
 
     def get_delta_weight(self, adapter_name: str, assignment: Assignment | None) -> Tensor:
