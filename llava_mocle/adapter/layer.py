@@ -105,7 +105,7 @@ class MocleLinear(nn.Module, BaseTunerLayer):
             if adapter_name in self.mocle_experts:
                 assignment = self._assignment(adapter_name, x.shape[0])
                 if isinstance(assignment, Pair):
-                    result = assignment.add_to(result, x, cast_input)
+                    result = result + assignment(x, cast_input)
                 else:
                     result = result + self.mocle_experts[adapter_name](x, assignment, cast_input)
         return result.to(dtype)
