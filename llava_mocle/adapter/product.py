@@ -12,6 +12,8 @@ from llava_mocle.adapter.routing import Assignment
 def grouped(x: Tensor, experts_A: Tensor, experts_B: Tensor, assignment: Assignment | None, scaling: float) -> Tensor:
     """The experts' output (B, ..., out): one product for all samples of a task expert, one for the universal expert.
 
+    This is the plain path, by autograd alone. It is what decoding runs, and what `fused` has to agree with.
+
     Args:
         x: (B, ..., in).
         experts_A: (slots, r, in).
@@ -25,31 +27,30 @@ def grouped(x: Tensor, experts_A: Tensor, experts_B: Tensor, assignment: Assignm
     if assignment is None:
         return _low_rank(x, slots_A[0], slots_B[0], scaling)
     output = _task_experts(x, slots_A, slots_B, assignment, scaling)
-    if assignment.universal_weight is not None:
-        output = output + _low_rank(x, slots_A[-1], slots_B[-1], scaling * assignment.universal_weight)
+    if assignment.universal:
+        output = output + _low_rank(x, slots_A[-1], slots_B[-1], scaling * assignment.weight[:, -1])
     return output
 
 
 def _task_experts(
     x: Tensor, slots_A: tuple[Tensor, ...], slots_B: tuple[Tensor, ...], assignment: Assignment, scaling: float
 ) -> Tensor:
-    samples, top_k = assignment.expert.shape
-    weight = scaling * assignment.weight.flatten()
+    samples, top_k = len(assignment.slots), assignment.top_k
+    order, inverse, is_sorted, runs = assignment.plan.expert_order
+    weight = scaling * assignment.weight[:, :top_k].flatten()
     rows = x
-    if not assignment.is_sorted:
-        weight = weight.index_select(0, assignment.order)
-    if top_k > 1 or not assignment.is_sorted:
-        rows = x.index_select(0, assignment.order // top_k)
-    lengths = [length for _, length in assignment.runs]
+    if not is_sorted:
+        weight = weight.index_select(0, order)
+    if top_k > 1 or not is_sorted:
+        rows = x.index_select(0, order // top_k)
+    lengths = [length for _, length in runs]
     pieces = [
         _low_rank(part, slots_A[expert], slots_B[expert], part_weight)
-        for (expert, _), part, part_weight in zip(
-            assignment.runs, rows.split(lengths), weight.split(lengths), strict=True
-        )
+        for (expert, _), part, part_weight in zip(runs, rows.split(lengths), weight.split(lengths), strict=True)
     ]
     output = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-    if not assignment.is_sorted:
-        output = output.index_select(0, assignment.inverse)
+    if not is_sorted:
+        output = output.index_select(0, inverse)
     if top_k > 1:
         output = output.unflatten(0, (samples, top_k)).sum(dim=1)
     return output
@@ -74,9 +75,7 @@ def collapsed_pair(experts_A: Tensor, experts_B: Tensor, assignment: Assignment 
     experts_A, experts_B = experts_A.to(dtype), experts_B.to(dtype)
     if assignment is None:
         return experts_A[0], experts_B[0]
-    terms = list(zip(assignment.expert[0].tolist(), assignment.weight[0].to(dtype), strict=True))
-    if assignment.universal_weight is not None:
-        terms.append((experts_A.shape[0] - 1, assignment.universal_weight[0].to(dtype)))
+    terms = list(zip(assignment.plan.table[0].tolist(), assignment.weight[0].to(dtype), strict=True))
     pair_A = torch.cat([experts_A[expert] for expert, _ in terms], dim=0)
     pair_B = torch.cat([weight * experts_B[expert] for expert, weight in terms], dim=1)
     return pair_A, pair_B

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llava_mocle.adapter.gating import mixing_weights
@@ -29,26 +31,84 @@ class Gates(NamedTuple):
     clean_logits: Tensor
 
 
-class Assignment(NamedTuple):
-    """How one site mixes its experts for a batch of B samples with k experts each.
+class Run(NamedTuple):
+    """Neighbouring samples, `first` to `last` - 1, that all mix the experts of these slots."""
+
+    first: int
+    last: int
+    slots: tuple[int, ...]
+
+
+def runs_of(table: Tensor) -> list[Run]:
+    """The runs of a table of slots (B, C) on the CPU, in order."""
+    runs, first = [], 0
+    for slots, members in groupby(map(tuple, table.tolist())):
+        last = first + len(list(members))
+        runs.append(Run(first, last, slots))
+        first = last
+    return runs
+
+
+class ExpertOrder(NamedTuple):
+    """The pairs (sample, choice of a task expert), row-major, put in the order of their experts.
 
     Attributes:
-        expert: (B, k) int64, strongest first.
-        weight: (B, k), what each chosen expert's output is multiplied by.
-        universal_weight: (B,), or None without a universal expert.
-        order: (B * k,) int64: the pairs (sample, choice), row-major, sorted by expert.
+        order: (B * k,) int64: the pairs in that order.
         inverse: (B * k,) int64: where each pair went.
-        is_sorted: whether the pairs are in expert order already, so that nothing has to be moved.
+        is_sorted: whether they are in that order already, so that nothing has to be moved.
         runs: (expert, length) of each run of equal experts in that order.
     """
 
-    expert: Tensor
-    weight: Tensor
-    universal_weight: Tensor | None
     order: Tensor
     inverse: Tensor
     is_sorted: bool
     runs: tuple[tuple[int, int], ...]
+
+
+class SitePlan:
+    """What the CPU knows of a site's routing, and what is worked out from it once, when it is first asked for.
+
+    Args:
+        table: (B, C) int64 on the CPU, the slot of each choice.
+        task_experts: (B, k) int64 on the samples' device, the same slots without the universal expert's.
+    """
+
+    def __init__(self, table: Tensor, task_experts: Tensor) -> None:
+        self.table = table
+        self._task_experts = task_experts
+
+    @cached_property
+    def expert_order(self) -> ExpertOrder:
+        """The samples' task experts in the order of experts."""
+        pairs = self.table[:, : self._task_experts.shape[1]].flatten().tolist()
+        in_order = sorted(pairs)
+        runs = tuple((expert, len(list(group))) for expert, group in groupby(in_order))
+        # On the device, because a copy from the host would make the CPU wait for it.
+        order = self._task_experts.flatten().argsort(stable=True)
+        return ExpertOrder(order, order.argsort(), pairs == in_order, runs)
+
+
+class Assignment(NamedTuple):
+    """How one site mixes its experts for a batch of B samples with C choices each.
+
+    The choices are k task experts, strongest first, and after them the universal expert if there is one.
+
+    Attributes:
+        slots: (B, C) int64, the slot of each choice in the stack of experts.
+        weight: (B, C), what each choice's output is multiplied by.
+        universal: whether the last choice is the universal expert.
+        plan: the same slots, as the CPU needs them.
+    """
+
+    slots: Tensor
+    weight: Tensor
+    universal: bool
+    plan: SitePlan
+
+    @property
+    def top_k(self) -> int:
+        """k, the number of task experts of a sample."""
+        return self.slots.shape[1] - self.universal
 
 
 @dataclass(frozen=True)
@@ -85,7 +145,7 @@ class Routing:
         gates: what the router decided.
         mode: the adapter's `gate_mode`.
         universal: whether the adapter has a universal expert.
-        experts: `gates.expert` on the host, from a caller who has it already. Else it is copied from the device.
+        experts: `gates.expert` on the CPU, from a caller who has it already. Else it is copied from the device.
 
     Attributes:
         gates: what the router decided.
@@ -101,22 +161,17 @@ class Routing:
         self._sites = self._split()
 
     def _split(self) -> list[Assignment]:
-        order = self.gates.expert.flatten(1).argsort(dim=1, stable=True)
-        # The sites need run lengths as Python numbers.
-        pairs = self._experts.flatten(1).tolist()
-        pairs_in_order = [sorted(row) for row in pairs]
-        no_universal = [None] * len(pairs)
-        columns = zip(
-            self.gates.expert.unbind(0),
-            self.weight.unbind(0),
-            no_universal if self.universal_weight is None else self.universal_weight.unbind(0),
-            order.unbind(0),
-            order.argsort(dim=1).unbind(0),
-            (found == wanted for found, wanted in zip(pairs, pairs_in_order, strict=True)),
-            (tuple((e, len(list(group))) for e, group in groupby(row)) for row in pairs_in_order),
-            strict=True,
-        )
-        return [Assignment(*column) for column in columns]
+        slots, weight, table = self.gates.expert, self.weight, self._experts
+        universal = self.universal_weight is not None
+        if self.universal_weight is not None:
+            last = self.gates.clean_logits.shape[-1]  # the slot after those of the E task experts
+            slots, table = (F.pad(part, (0, 1), value=last) for part in (slots, table))
+            weight = torch.cat([weight, self.universal_weight.unsqueeze(-1)], dim=-1)
+        columns = zip(slots.unbind(0), weight.unbind(0), table.unbind(0), self.gates.expert.unbind(0), strict=True)
+        return [
+            Assignment(site_slots, site_weight, universal, SitePlan(site_table, task_experts))
+            for site_slots, site_weight, site_table, task_experts in columns
+        ]
 
     @property
     def num_samples(self) -> int:

@@ -14,9 +14,7 @@ def reference(x: Tensor, experts_A: Tensor, experts_B: Tensor, assignment: Assig
         if assignment is None:
             terms: list[tuple[Tensor | float, int]] = [(1.0, 0)]
         else:
-            terms = [(w, int(e)) for w, e in zip(assignment.weight[b], assignment.expert[b], strict=True)]
-            if assignment.universal_weight is not None:
-                terms.append((assignment.universal_weight[b], experts_A.shape[0] - 1))
+            terms = [(w, int(e)) for w, e in zip(assignment.weight[b], assignment.slots[b], strict=True)]
         products = [weight * F.linear(F.linear(x[b], experts_A[e]), experts_B[e]) for weight, e in terms]
         outputs.append(scaling * torch.stack(products).sum(dim=0))
     return torch.stack(outputs)

@@ -8,10 +8,14 @@ from tests.adapter.reference_product import reference
 SHAPES = {"2-D": (), "3-D": (3,), "one token": (1,), "4-D": (2, 3)}
 
 
-def assignment(experts, top_k, universal, dtype=torch.float64, mode="paper"):
+def routed(expert, gate, num_experts, universal, mode="paper"):
+    return Routing(Gates(expert, gate, torch.zeros(*expert.shape[:2], num_experts)), mode, universal).site(0)
+
+
+def assignment(experts, top_k, universal, num_experts, dtype=torch.float64, mode="paper"):
     expert = torch.tensor(experts).view(1, -1, top_k)
     gate = torch.rand(expert.shape, dtype=dtype, requires_grad=True)
-    return Routing(Gates(expert, gate, gate.detach()), mode, universal).site(0), gate
+    return routed(expert, gate, num_experts, universal, mode), gate
 
 
 def stack(slots, r, dtype=torch.float64):
@@ -39,14 +43,14 @@ def stack(slots, r, dtype=torch.float64):
 )
 def test_grouped_equals_reference(inner, experts, slots, top_k, universal):
     A, B = stack(slots + universal, r=3)
-    site, gate = assignment(experts, top_k, universal)
+    site, gate = assignment(experts, top_k, universal, slots)
     x = torch.randn(len(experts) // top_k, *inner, 7, dtype=torch.float64, requires_grad=True)
     leaves = (x, A, B, gate)
     found = grouped(x, A, B, site, 1.5)
     expected = reference(x, A, B, site, 1.5)
     direction = torch.randn_like(expected)
     found_gradients = torch.autograd.grad((found * direction).sum(), leaves)
-    site_again = Routing(Gates(site.expert[None], gate, gate.detach()), "paper", universal).site(0)
+    site_again = routed(site.slots[None, :, :top_k], gate, slots, universal)
     expected_gradients = torch.autograd.grad(
         (reference(x, A, B, site_again, 1.5) * direction).sum(), leaves, allow_unused=True
     )
@@ -66,7 +70,7 @@ def test_plain_lora_is_the_only_expert(rank):
 
 def test_unused_experts_get_zero_gradients_not_none():
     A, B = stack(5, r=2)
-    site, _ = assignment([2, 2, 2], 1, universal=True)
+    site, _ = assignment([2, 2, 2], 1, True, 4)
     grouped(torch.randn(3, 4, 7, dtype=torch.float64), A, B, site, 1.0).square().sum().backward()
     for parameter in (A, B):
         norms = parameter.grad.flatten(1).norm(dim=1)
@@ -79,7 +83,7 @@ def test_unused_experts_get_zero_gradients_not_none():
 def test_collapsed_pair_equals_the_site_of_one_sample(top_k, mode):
     universal = top_k == 1
     A, B = stack(3 + universal, r=3)
-    site, _ = assignment([2, 1][:top_k], top_k, universal, mode=mode)
+    site, _ = assignment([2, 1][:top_k], top_k, universal, 3, mode=mode)
     pair_A, pair_B = collapsed_pair(A, B, site)
     assert pair_A.shape == (6, 7)
     x = torch.randn(1, 4, 7, dtype=torch.float64)
@@ -89,5 +93,5 @@ def test_collapsed_pair_equals_the_site_of_one_sample(top_k, mode):
 
 def test_collapsed_pair_of_half_precision_is_fp32():
     A, B = stack(4, r=3, dtype=torch.bfloat16)
-    site, _ = assignment([1], 1, universal=True, dtype=torch.float32)
+    site, _ = assignment([1], 1, True, 3, dtype=torch.float32)
     assert {part.dtype for part in collapsed_pair(A, B, site)} == {torch.float32}

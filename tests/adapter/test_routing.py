@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llava_mocle.adapter.routing import Gates, Routing, copy_to_host
+from llava_mocle.adapter.routing import Gates, Routing, copy_to_host, runs_of
 
 from .fake_device import DeviceTensor
 
@@ -19,7 +19,8 @@ def gates(expert=EXPERT, gate=GATE):
 
 
 def test_a_site_gets_its_samples_sorted_by_expert():
-    first, second = (Routing(gates(), "paper", universal=True).site(index) for index in range(2))
+    sites = [Routing(gates(), "paper", universal=True).site(index) for index in range(2)]
+    first, second = (site.plan.expert_order for site in sites)
     assert first.order.tolist() == [1, 3, 0, 2]
     assert first.inverse.tolist() == [2, 0, 3, 1]
     assert first.runs == ((0, 1), (1, 1), (2, 2))
@@ -27,8 +28,18 @@ def test_a_site_gets_its_samples_sorted_by_expert():
     assert second.order.tolist() == second.inverse.tolist() == [0, 1, 2, 3]
     assert second.runs == ((0, 2), (1, 2))
     assert second.is_sorted
-    assert torch.equal(first.weight, GATE[0].unsqueeze(-1))
-    assert torch.equal(first.universal_weight, 1 - GATE[0])
+
+
+def test_the_universal_expert_is_the_last_choice():
+    first = Routing(gates(), "paper", universal=True).site(0)
+    assert first.slots.tolist() == first.plan.table.tolist() == [[2, 3], [0, 3], [2, 3], [1, 3]]
+    assert torch.equal(first.weight, torch.stack([GATE[0], 1 - GATE[0]], dim=-1))
+    assert (first.universal, first.top_k) == (True, 1)
+
+
+def test_neighbours_with_the_same_choices_make_a_run():
+    table = torch.tensor([[2, 4], [2, 4], [0, 4], [2, 4]])
+    assert runs_of(table) == [(0, 2, (2, 4)), (2, 3, (0, 4)), (3, 4, (2, 4))]
 
 
 @pytest.mark.parametrize(("mode", "power"), [("paper", 1), ("released", 2)])
@@ -37,15 +48,16 @@ def test_weights_of_both_modes(mode, power):
     routing = Routing(gates(), mode, universal=False)
     assert torch.equal(routing.weight, GATE.unsqueeze(-1))
     assert routing.universal_weight is None
-    assert routing.site(0).universal_weight is None
+    assert torch.equal(routing.site(0).weight, GATE[0].unsqueeze(-1))
+    assert not routing.site(0).universal
 
 
 def test_two_experts_a_sample_make_two_pairs():
     expert = torch.tensor([[[1, 0], [0, 2]]])
     site = Routing(Gates(expert, torch.rand(1, 2, 2), torch.rand(1, 2, 3)), "paper", universal=False).site(0)
     # The pairs are sample 0 with experts 1 and 0, then sample 1 with experts 0 and 2.
-    assert site.order.tolist() == [1, 2, 0, 3]
-    assert site.runs == ((0, 2), (1, 1), (2, 1))
+    assert site.plan.expert_order.order.tolist() == [1, 2, 0, 3]
+    assert site.plan.expert_order.runs == ((0, 2), (1, 1), (2, 1))
 
 
 def test_beams_follow_their_sample():
@@ -54,9 +66,9 @@ def test_beams_follow_their_sample():
     assert repeated.num_samples == 12
     for index in range(2):
         found, expected = repeated.site(index), written_out.site(index)
-        assert (found.runs, found.is_sorted) == (expected.runs, expected.is_sorted)
-        for name in ("expert", "weight", "universal_weight", "order", "inverse"):
+        for name in ("slots", "weight"):
             assert torch.equal(getattr(found, name), getattr(expected, name)), name
+        assert torch.equal(found.plan.table, expected.plan.table)
 
 
 def test_statistics_say_where_noise_changed_the_choice():
@@ -80,5 +92,5 @@ def test_tensors_travel_to_the_host_together():
 def test_repeating_reads_nothing_from_the_device():
     routing = Routing(Gates(*(DeviceTensor(part) for part in gates())), "paper", universal=True)
     DeviceTensor.reads.clear()
-    assert routing.repeat(2).site(0).runs == ((0, 2), (1, 2), (2, 4))
+    assert routing.repeat(2).site(0).plan.expert_order.runs == ((0, 2), (1, 2), (2, 4))
     assert DeviceTensor.reads == []
