@@ -1,6 +1,7 @@
-"""Decoding: one adapted linear for one token, and a whole model token by token; see also `evaluation.py`.
+"""Decoding: one adapted linear for one token, a whole model token by token, and the questions of an evaluation.
 
-The floor is PEFT's LoRA of rank 2r, which has as many multiplications as MoCLE's two active experts.
+The floor is PEFT's LoRA of rank 2r, which has as many multiplications as MoCLE's two active experts. The evaluation
+needs a trained model, the demo's by default, and is left out where there is none.
 
     python -m benchmarks.decode
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +18,12 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from benchmarks.answering import mixed_requests
 from benchmarks.harness import in_turn, machine, table
 from llava_mocle.adapter import MocleConfig
+from llava_mocle.evaluation.answering.order import batches
+from llava_mocle.evaluation.answering.question import Question
+from llava_mocle.inference import Predictor
 
 TARGETS = ["up_proj", "down_proj"]
 FLOOR = "PEFT LoRA 2r"
@@ -131,6 +137,29 @@ def ways(
     return found
 
 
+def evaluation(args: argparse.Namespace) -> tuple[dict[str, Callable[[], object]], list[list[str]]]:
+    """The ways to answer some of the demo's questions, and what each has answered."""
+    predictor = Predictor.from_pretrained(args.model, dtype="float32", device="cpu")
+    requests = mixed_requests(Path(args.data), args.questions)
+    questions = [Question(number, request.prompt, tuple(request.image_list)) for number, request in enumerate(requests)]
+    answers: list[list[str]] = []
+
+    def answered(order: list[list[int]]) -> None:
+        texts = [""] * len(requests)
+        for batch in order:
+            found = predictor.predict_batch([requests[index] for index in batch], max_new_tokens=args.new_tokens)
+            for index, prediction in zip(batch, found, strict=True):
+                texts[index] = prediction.text
+        answers.append(texts)
+
+    every = range(len(requests))
+    in_order = [list(every[begin : begin + 8]) for begin in range(0, len(requests), 8)]
+    return {
+        "batches of 8, in the questions' order": lambda: answered(in_order),
+        "batches of 8, by cluster and length": lambda: answered(batches(predictor, questions, 8)),
+    }, answers
+
+
 def not_collapsed(model: Any, **inputs: Any) -> None:
     """With a hook on one site's experts, which then have to be called."""
     site = model.base_model.model.get_submodule(model.base_model.sites[0])
@@ -150,18 +179,28 @@ def main() -> None:
         "tokens": 40,
         "model-rank": 16,
         "new-tokens": 12,
-        "rounds": 7,
+        "rounds": 5,
+        "questions": 48,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--model", default="playground/runs/mocle")
+    parser.add_argument("--data", default="playground/data")
+    parser.add_argument("--only", choices=["linear", "model", "evaluation"])
     args = parser.parse_args()
     print(f"{machine()}; min / median / max of {args.rounds} rounds\n")
     over = (FLOOR, "frozen")
-    for batch in (1, 8):
+    for batch in (1, 8) if args.only in (None, "linear") else ():
         print(f"one linear {args.in_features} x {args.out_features}, r {args.rank}, {args.tokens} tokens, B {batch}\n")
         print(table(in_turn(one_linear(args, batch), args.rounds), over), "\n")
-    for batch in (1, 8):
+    for batch in (1, 8) if args.only in (None, "model") else ():
         print(f"SmolLM2-135M's shape, r {args.model_rank}, 16 + {args.new_tokens} tokens, B {batch}\n")
         print(table(in_turn(whole_model(args, batch), args.rounds), over), "\n")
+    if args.only in (None, "evaluation") and Path(args.model).exists():
+        orders, answers = evaluation(args)
+        print(f"{args.questions} questions of the demo, {args.new_tokens} tokens at most\n")
+        print(table(in_turn(orders, 2, warm_up=0), [next(iter(orders))]))
+        differ = sum(len(set(texts)) > 1 for texts in zip(*answers, strict=True))
+        print(f"\n{differ} of {args.questions} answers depend on the order")
 
 
 if __name__ == "__main__":
