@@ -176,11 +176,11 @@ def main() -> None:
         "in-features": 2048,
         "out-features": 5632,
         "rank": 128,
-        "tokens": 40,
+        "tokens": 12,
         "model-rank": 16,
-        "new-tokens": 12,
+        "new-tokens": 6,
         "rounds": 5,
-        "questions": 48,
+        "questions": 24,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--model", default="playground/runs/mocle")
