@@ -3,8 +3,8 @@
 Makes a mix of three datasets of LLaVA-like rows (about 400 bytes each) with cluster assignments in a temporary folder,
 then opens it (rows, assignments, dataset: all that a training process does before its first step) in fresh processes:
 
-- plain: `json.load` into lists of dicts, every row validated, rendered and compared with its assignment one by one;
-- first: nothing is cached yet, so every row is validated and rendered; next: everything is cached.
+- plain: `json.load` into lists of dicts, every row validated, tokenized and compared with its assignment one by one;
+- first: nothing is cached yet, so every row is validated, rendered and tokenized; next: everything is cached.
 
 Memory is what the process holds for itself (RssAnon: pages of mapped files are shared and can be dropped), over what it
 held before; "peak" is the largest seen while opening, "resident" counts mapped pages too.

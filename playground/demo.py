@@ -1,8 +1,12 @@
 """`make demo`: the whole method on real pretrained parts. `python -m playground.demo`.
 
 Fetches the embedded parts, builds a LLaVA model from them, trains its projector, clusters the instructions of three
-domains, trains MoCLE, scores held-out images before and after, and writes playground/out/report.html. Every step is an
-ordinary command, printed as it runs; steps whose inputs did not change are reused.
+domains, trains MoCLE and beside it a single LoRA, scores held-out images before and after, and writes
+playground/out/report.html. Every step is an ordinary command, printed as it runs; steps whose inputs did not change are
+reused.
+
+The single LoRA has the rank that MoCLE activates for a sample: a chosen and the universal expert, so twice `lora_r`.
+All else is MoCLE's: rows, order, steps, seed, learning rates, and what scales the update (`lora_alpha` over `lora_r`).
 """
 
 import argparse
@@ -14,7 +18,11 @@ from pathlib import Path
 import torch
 
 import llava_mocle
+from llava_mocle.analysis.benchmark_report import to_markdown
+from llava_mocle.analysis.held_out import held_out_section
+from llava_mocle.evaluation.scores.results import HELD_OUT_KIND, read_results
 from llava_mocle.io.libraries import quiet_libraries
+from llava_mocle.recipe.recipe import load_recipe
 from playground.paths import BASE, DATA, DOMAINS, PLAYGROUND
 from playground.prepare import STAMP
 from playground.steps import Step, StepRunner, source_digest
@@ -25,6 +33,14 @@ OUT = PLAYGROUND / "out"
 CLUSTERS = PLAYGROUND / "clusters"
 RECIPES = ROOT / "scripts" / "recipes"
 STAGE_1, STAGE_2 = RECIPES / "playground_pretrain.yaml", RECIPES / "playground_mocle.yaml"
+CLI = ["python", "-m", "llava_mocle.cli.main"]
+# What is compared -> the folder of its scores.
+SIDES = {"single LoRA": "single_lora", "MoCLE": "after"}
+CAUTION = (
+    "One run of each, with one seed, and settings that were chosen while looking at MoCLE's scores: this decides "
+    "nothing about MoCLE and a single LoRA. The intervals are over questions alone; another seed or machine moves the "
+    "scores too."
+)
 
 
 def bf16_is_fast() -> bool:
@@ -41,52 +57,54 @@ def data_digest() -> str:
     return "".join(path.read_text() for path in stamps)
 
 
+def lora_flags() -> list[str]:
+    """What turns the recipe of MoCLE into that of the single LoRA."""
+    adapter = load_recipe(STAGE_2).adapter
+    sizes = ["--lora_r", str(2 * adapter.lora_r), "--lora_alpha", str(2 * adapter.lora_alpha)]
+    return ["--adapter", "lora", *sizes, "--output_dir", str((RUNS / "lora").relative_to(ROOT))]
+
+
+def evaluate(name: str, title: str, model: Path, recipe: Path, output: Path) -> Step:
+    """The command that scores a model on a recipe's held-out rows."""
+    words = [*CLI, "eval", "--batch-size", "32", "--max-new-tokens", "12"]
+    for flag, path in (("--model", model), ("--output", output), ("--recipe", recipe)):
+        words += [flag, str(path.relative_to(ROOT))]
+    return Step(name, title, words, [], [output])
+
+
 def steps() -> list[Step]:
     """The commands of the demonstration, in order."""
-    cli = ["python", "-m", "llava_mocle.cli.main"]
     stage_1, stage_2 = (str(path.relative_to(ROOT)) for path in (STAGE_1, STAGE_2))
     precision = ["--bf16", "true"] if bf16_is_fast() else []
-    evaluate = ["--recipe", stage_2, "--batch-size", "32", "--max-new-tokens", "12"]
-    before, after = OUT / "before", OUT / "after"
     return [
-        Step("check", "check every row and image", [*cli, "data", "check", stage_2]),
+        Step("check", "check every row and image", [*CLI, "data", "check", stage_2]),
         Step(
             "pretrain",
             "stage 1: the projector learns to name what is in the picture",
-            [*cli, "train", stage_1, *precision],
+            [*CLI, "train", stage_1, *precision],
             [STAGE_1],
             [RUNS / "pretrain"],
         ),
         Step(
             "cluster",
             "cluster the instructions",
-            [*cli, "cluster", "--recipe", stage_2, "--overwrite"],
+            [*CLI, "cluster", "--recipe", stage_2, "--overwrite"],
             [STAGE_2],
             [CLUSTERS],
         ),
-        Step("mocle", "stage 2: MoCLE", [*cli, "train", stage_2, *precision], [STAGE_2], [RUNS / "mocle"]),
+        Step("mocle", "stage 2: MoCLE", [*CLI, "train", stage_2, *precision], [STAGE_2], [RUNS / "mocle"]),
         Step(
-            "before",
-            "score the untrained model on held-out images",
-            [
-                *cli,
-                "eval",
-                "--model",
-                str(BASE.relative_to(ROOT)),
-                "--output",
-                str(before.relative_to(ROOT)),
-                *evaluate,
-            ],
-            [],
-            [before],
+            "lora",
+            "the baseline: a single LoRA of the rank that MoCLE activates",
+            [*CLI, "train", stage_2, *lora_flags(), *precision],
+            [STAGE_2],
+            [RUNS / "lora"],
         ),
-        Step(
-            "after",
-            "score the trained model on the same images",
-            [*cli, "eval", "--model", "playground/runs/mocle", "--output", str(after.relative_to(ROOT)), *evaluate],
-            [],
-            [after],
+        evaluate("before", "score the untrained model on held-out images", BASE, STAGE_2, OUT / "before"),
+        evaluate(
+            "single_lora", "score the single LoRA on the same images", RUNS / "lora", STAGE_2, OUT / "single_lora"
         ),
+        evaluate("after", "score MoCLE on the same images", RUNS / "mocle", STAGE_2, OUT / "after"),
         Step(
             "report",
             "write the report",
@@ -120,10 +138,17 @@ def run_all(steps: list[Step], stamps: Path) -> float:
     return (time.monotonic() - begin) / 60
 
 
+def scores() -> str:
+    """The single LoRA and MoCLE side by side, in Markdown."""
+    runs = {name: read_results(OUT / folder, HELD_OUT_KIND) for name, folder in SIDES.items()}
+    return f"{to_markdown([held_out_section(runs)])}\n{CAUTION}"
+
+
 def main() -> int:
     """Run everything that is not done yet."""
     argparse.ArgumentParser(prog="make demo", description=__doc__).parse_args()
     minutes = run_all(steps(), OUT / "steps")
+    print(f"\n{scores()}")
     print(f"\ndone in {minutes:.1f} min: open {OUT.relative_to(ROOT) / 'report.html'}")
     return 0
 

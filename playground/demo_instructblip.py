@@ -7,10 +7,9 @@ reused.
 
 import argparse
 import sys
-from pathlib import Path
 
 from playground.build_instructblip import INSTRUCTBLIP_BASE
-from playground.demo import OUT, RECIPES, ROOT, RUNS, bf16_is_fast, run_all
+from playground.demo import CLI, OUT, RECIPES, ROOT, RUNS, bf16_is_fast, evaluate, run_all
 from playground.paths import PLAYGROUND
 from playground.steps import Step
 
@@ -19,17 +18,10 @@ RECIPE = RECIPES / "playground_instructblip_mocle.yaml"
 
 def steps() -> list[Step]:
     """The commands of the demonstration, in order."""
-    cli = ["python", "-m", "llava_mocle.cli.main"]
     recipe = str(RECIPE.relative_to(ROOT))
     precision = ["--bf16", "true"] if bf16_is_fast() else []
     run, clusters = RUNS / "instructblip_mocle", PLAYGROUND / "instructblip_clusters"
-
-    def evaluate(name: str, title: str, model: Path) -> Step:
-        output = OUT / f"instructblip_{name}"
-        places = ["--model", str(model.relative_to(ROOT)), "--output", str(output.relative_to(ROOT))]
-        words = [*cli, "eval", *places, "--recipe", recipe, "--batch-size", "32", "--max-new-tokens", "12"]
-        return Step(name, title, words, [], [output])
-
+    before, after = OUT / "instructblip_before", OUT / "instructblip_after"
     return [
         Step(
             "base",
@@ -38,17 +30,17 @@ def steps() -> list[Step]:
             [PLAYGROUND / "build_instructblip.py"],
             [INSTRUCTBLIP_BASE],
         ),
-        Step("check", "check every row and image", [*cli, "data", "check", recipe]),
+        Step("check", "check every row and image", [*CLI, "data", "check", recipe]),
         Step(
             "cluster",
             "cluster the instructions",
-            [*cli, "cluster", "--recipe", recipe, "--overwrite"],
+            [*CLI, "cluster", "--recipe", recipe, "--overwrite"],
             [RECIPE],
             [clusters],
         ),
-        Step("mocle", "train Q-Former and MoCLE", [*cli, "train", recipe, *precision], [RECIPE], [run]),
-        evaluate("before", "score the untrained model on held-out images", INSTRUCTBLIP_BASE),
-        evaluate("after", "score the trained model on the same images", run),
+        Step("mocle", "train Q-Former and MoCLE", [*CLI, "train", recipe, *precision], [RECIPE], [run]),
+        evaluate("before", "score the untrained model on held-out images", INSTRUCTBLIP_BASE, RECIPE, before),
+        evaluate("after", "score the trained model on the same images", run, RECIPE, after),
     ]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llava_mocle.adapter.collapsed import Pair
 from llava_mocle.adapter.config import MocleConfig
+from llava_mocle.adapter.fused import fused
 from llava_mocle.adapter.model_routing import RoutingState
 from llava_mocle.adapter.product import collapsed_pair, grouped
 from llava_mocle.adapter.routing import Assignment
@@ -47,11 +48,24 @@ class StackedExperts(nn.Module):
             else:
                 nn.init.kaiming_uniform_(slot, a=math.sqrt(5))
 
-    def forward(self, x: Tensor, assignment: Assignment | None, cast_input: bool = True) -> Tensor:
-        """The experts' contribution (B, ..., out) for x (B, ..., in); see `product`."""
+    def forward(
+        self, x: Tensor, assignment: Assignment | None, base: Tensor, cast_input: bool = True, fuse: bool = True
+    ) -> Tensor:
+        """base (B, ..., out) + the experts' contribution for x (B, ..., in); see `product` and `fused`.
+
+        Args:
+            base: the frozen linear's output. The fused product writes over it.
+            cast_input: compute in the experts' dtype where autocast does not say another one.
+            fuse: use the fused product where it is as exact as the plain one.
+        """
+        # A single token (decoding) is cheapest in the plain way. Where the experts are kept in a wider dtype than the
+        # model computes in, the plain way computes in theirs.
+        narrow = torch.is_autocast_enabled(x.device.type) or self.experts_A.dtype == base.dtype
+        if fuse and narrow and x.ndim > 2 and x.shape[1] > 1:
+            return fused(base, self.dropout(x), self.experts_A, self.experts_B, assignment, self.scaling)
         if cast_input:
             x = x.to(self.experts_A.dtype)
-        return grouped(self.dropout(x), self.experts_A, self.experts_B, assignment, self.scaling)
+        return base + grouped(self.dropout(x), self.experts_A, self.experts_B, assignment, self.scaling)
 
 
 class MocleLinear(nn.Module, BaseTunerLayer):
@@ -91,6 +105,28 @@ class MocleLinear(nn.Module, BaseTunerLayer):
         site = self.site_index[adapter_name]
         return None if site is None else self.routing_state.assignment(adapter_name, site, rows)
 
+    # ------ for a function that computes several sites
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether exactly one adapter takes part in the forward, and by a fused product."""
+        alone = len(self.active_adapters) == 1 and self.active_adapters[0] in self.mocle_experts
+        return alone and self.routing_state.fused and not self.disable_adapters and not self.merged
+
+    @property
+    def active_experts(self) -> StackedExperts:
+        """The experts of the active adapter."""
+        return cast(StackedExperts, self.mocle_experts[self.active_adapters[0]])
+
+    def active_assignment(self, rows: int) -> Assignment | None:
+        """The assignment of the active adapter for an input of `rows` samples; None for a plain LoRA.
+
+        Ask for it where there are gradients: only without them `generate` has a pair in its place.
+        """
+        return cast("Assignment | None", self._assignment(self.active_adapters[0], rows))
+
+    # ------
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters:
             if self.merged:
@@ -106,8 +142,9 @@ class MocleLinear(nn.Module, BaseTunerLayer):
                 assignment = self._assignment(adapter_name, x.shape[0])
                 if isinstance(assignment, Pair):
                     result = result + assignment(x, cast_input)
-                else:
-                    result = result + self.mocle_experts[adapter_name](x, assignment, cast_input)
+                    continue
+                experts = self.mocle_experts[adapter_name]
+                result = experts(x, assignment, result, cast_input, self.routing_state.fused)
         return result.to(dtype)
 
     def get_delta_weight(self, adapter_name: str, assignment: Assignment | None) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from llava_mocle.adapter.bare_parameters import check_modules_to_save, find_parameters
 from llava_mocle.adapter.collapsed import CollapsedClusters, CollapsedRouting
 from llava_mocle.adapter.config import MocleConfig
+from llava_mocle.adapter.gated_mlp import GatedMlp, MlpNames, activation_name
 from llava_mocle.adapter.gating import gate_probabilities
 from llava_mocle.adapter.generation import batch_size
 from llava_mocle.adapter.in_place import InPlaceTuner
@@ -178,6 +179,43 @@ class MocleModel(InPlaceTuner):
         with self._routing.generating(ids, batch_size(args, kwargs), kwargs):
             return cast(Any, self.model).generate(*args, **kwargs)
 
+    # ------ fused products
+
+    @property
+    def fused(self) -> bool:
+        """Whether the experts are computed by fused products (True at first), or by autograd alone: the plain path.
+
+        Both give the same up to rounding. Decoding a token always takes the plain path.
+        """
+        return self._routing.state.fused
+
+    @fused.setter
+    def fused(self, value: bool) -> None:
+        self._routing.state.fused = value
+
+    def fuse_mlps(self, names: MlpNames, within: str = "") -> int:
+        """Let every gated MLP that holds a site run as one function in training (see `gated_mlp`).
+
+        Args:
+            names: what the parts of such an MLP are called.
+            within: a part of the names of the modules in which they are looked for.
+
+        Returns:
+            How many there are. An MLP whose activation cannot be recomputed is left alone.
+        """
+        owners = {site.rpartition(".")[0] for sites in self._site_names.values() for site in sites}
+        for owner in sorted(owner for owner in owners if within in owner):
+            module = self.model.get_submodule(owner)
+            children = dict(module.named_children())
+            if set(children) == set(names.parts) and activation_name(children[names.activation]):
+                self._put(owner, GatedMlp(module, names))
+        self._sync_starts()
+        return sum(isinstance(module, GatedMlp) for module in self.model.modules())
+
+    def _put(self, name: str, module: nn.Module) -> None:
+        parent, _, child = name.rpartition(".")
+        setattr(self.model.get_submodule(parent), child, module)
+
     # ------ merging one cluster into the base weights
 
     @contextmanager
@@ -230,6 +268,9 @@ class MocleModel(InPlaceTuner):
             super()._replace_module(parent, child_name, new_module, child)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        for name, module in list(self.model.named_modules()):
+            if isinstance(module, GatedMlp):
+                self._put(name, module.plain)
         model = super()._unload_and_optionally_merge(*args, **kwargs)  # type: ignore[func-returns-value]
         self._routing.start_at([])
         return model

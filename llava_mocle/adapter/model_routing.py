@@ -193,9 +193,11 @@ class RoutingState:
     Attributes:
         routings: the current routing of each routed adapter, by the adapter's name.
         merging: while adapters are being merged, the routing of the cluster that goes into the weights.
+        fused: whether the sites may use fused products. False: they take the plain path, by autograd alone.
     """
 
     def __init__(self) -> None:
+        self.fused = True
         self.routings: Mapping[str, AnyRouting] = {}
         self.merging: dict[str, Routing | None] = {}
         self._running = False

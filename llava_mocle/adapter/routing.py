@@ -31,24 +31,6 @@ class Gates(NamedTuple):
     clean_logits: Tensor
 
 
-class Run(NamedTuple):
-    """Neighbouring samples, `first` to `last` - 1, that all mix the experts of these slots."""
-
-    first: int
-    last: int
-    slots: tuple[int, ...]
-
-
-def runs_of(table: Tensor) -> list[Run]:
-    """The runs of a table of slots (B, C) on the CPU, in order."""
-    runs, first = [], 0
-    for slots, members in groupby(map(tuple, table.tolist())):
-        last = first + len(list(members))
-        runs.append(Run(first, last, slots))
-        first = last
-    return runs
-
-
 class ExpertOrder(NamedTuple):
     """The pairs (sample, choice of a task expert), row-major, put in the order of their experts.
 

@@ -7,7 +7,7 @@ from jinja2 import DictLoader, Environment
 
 _CSS = """
 :root{--ink:#1c2430;--soft:#5b6675;--line:#e3e7ec;--paper:#fff;--wash:#f5f7fa;--accent:#0072b2;--good:#007a55;--bad:#b3470a;
---before:#a9b4c0;--reference:#e69f00}
+--before:#a9b4c0;--baseline:#cc79a7;--reference:#e69f00}
 *{box-sizing:border-box}
 body{margin:0;background:var(--wash);color:var(--ink);
 font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
@@ -29,11 +29,11 @@ tr:last-child td{border-bottom:0}
 .bars{min-width:12rem;padding-top:.7rem}
 .bar{position:relative;height:9px;margin-bottom:4px;background:var(--wash);border-radius:5px}
 .bar i{position:absolute;inset:0 auto 0 0;border-radius:5px;background:var(--accent)}
-.bar i.before{background:var(--before)}
+.bar i.before{background:var(--before)}.bar i.baseline{background:var(--baseline)}
 .bar b{position:absolute;top:-3px;bottom:-3px;width:2px;background:var(--reference)}
 .key i{display:inline-block;width:.8rem;height:.55rem;border-radius:3px;margin:0 .3rem 0 .9rem}
 .key i:first-child{margin-left:0}
-.k-before{background:var(--before)}.k-after{background:var(--accent)}
+.k-before{background:var(--before)}.k-baseline{background:var(--baseline)}.k-after{background:var(--accent)}
 .key i.k-majority{background:var(--reference);width:3px;height:.8rem;vertical-align:middle}
 ul.plain{list-style:none;margin:0;padding:0}ul.plain li{margin:0 0 .2rem}
 figure{margin:0 0 1rem}figure img{display:block;max-width:100%;height:auto;margin:0 auto}

@@ -4,6 +4,7 @@ import base64
 import io
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,11 @@ _PAGE = """{% extends "frame" %}
 {%- if mark %}<b style="left:{{ percent(mark.score) }}%"></b>{% endif %}</div>
 {%- endmacro %}
 
+{% macro difference(first, second) -%}
+{% set value, ends = score_difference(first, second) -%}
+{{ number("–" if value is none else signed(value), between(signed, ends), verdict(ends)) }}
+{%- endmacro %}
+
 {% macro answer(text, reference) -%}
 {% if not text.strip() %}<span class="down">(empty)</span>
 {%- elif exact_match(text, reference) %}<span class="mark up" title="right">✓</span>{{ text }}
@@ -55,28 +61,36 @@ _PAGE = """{% extends "frame" %}
 
 <section><h2>Held-out scores</h2>
 <div class="card"><table><thead><tr><th>domain</th><th class="num">n</th><th class="num">majority</th>
-<th class="num">question prior</th>{% if before %}<th class="num">before</th>{% endif %}<th class="num">after</th>
-{% if before %}<th class="num">difference</th>{% endif %}<th>0 to 100</th></tr></thead><tbody>
-{% for name, second in after.domains.items() %}
-{% set first = before.domains.get(name, {}) if before else {} %}
+<th class="num">question prior</th>{% if before %}<th class="num">before</th>{% endif %}
+{% if baseline %}<th class="num">{{ baseline.name }}</th>{% endif %}<th class="num">{{ name }}</th>
+{% if before %}<th class="num">{{ name }} − before</th>{% endif %}
+{% if baseline %}<th class="num">{{ name }} − {{ baseline.name }}</th>{% endif %}<th>0 to 100</th></tr></thead><tbody>
+{% for domain, second in after.domains.items() %}
+{% set first = before.domains.get(domain, {}) if before else {} %}
+{% set other = baseline.results.domains.get(domain, {}) if baseline else {} %}
 {% set majority = second.majority %}
-<tr><td>{{ name }}</td><td class="num">{{ "{:,}".format(second.n) }}</td>
+<tr><td>{{ domain }}</td><td class="num">{{ "{:,}".format(second.n) }}</td>
 {{ score(majority, "“" ~ majority.answer ~ "”" if majority else "") }}{{ score(second.question_prior) }}
-{% if before %}{{ score(first) }}{% endif %}{{ score(second) }}
-{% if before %}
-{% set difference, ends = score_difference(first, second) %}
-{{ number("–" if difference is none else signed(difference), between(signed, ends), verdict(ends)) }}
-{% endif %}
+{% if before %}{{ score(first) }}{% endif %}{% if baseline %}{{ score(other) }}{% endif %}{{ score(second) }}
+{% if before %}{{ difference(first, second) }}{% endif %}
+{% if baseline %}{{ difference(other, second) }}{% endif %}
 <td class="bars" aria-hidden="true">
 {%- if first.score is number %}{{ bar(first.score, majority, "before") }}{% endif %}
+{%- if other.score is number %}{{ bar(other.score, majority, "baseline") }}{% endif %}
 {%- if second.score is number %}{{ bar(second.score, majority) }}{% endif %}</td></tr>
 {% endfor %}
 </tbody></table></div>
-<p class="note key"><i class="k-before"></i>before<i class="k-after"></i>after<i class="k-majority"></i>majority</p>
+<p class="note key">{% if before %}<i class="k-before"></i>before{% endif %}
+{% if baseline %}<i class="k-baseline"></i>{{ baseline.name }}{% endif %}
+<i class="k-after"></i>{{ name }}<i class="k-majority"></i>majority</p>
 <p class="note">Held-out {{ after.metric or "score" }}, in percent; below each score its 95 % bootstrap interval (of the
 difference: paired by question). Majority: the most frequent training answer, given to every question. Question prior:
 the most frequent training answer to the same question text, without looking. Empty answers after training:
-{{ after.domains.values() | map(attribute="unparsed", default=0) | sum }}.</p></section>
+{{ after.domains.values() | map(attribute="unparsed", default=0) | sum }}.</p>
+{% if baseline and baseline.note %}
+<p class="note">{{ baseline.note }}</p>
+{% endif %}
+</section>
 
 {% if clusters %}
 <section><h2>Clusters</h2>
@@ -108,8 +122,8 @@ the most frequent training answer to the same question text, without looking. Em
 {%- for picture in pictures(entry) %}<img alt="" loading="lazy" src="{{ picture }}">{% endfor %}</div>
 <div class="body"><div class="question">{{ entry.prompt.replace(image_token, " ").strip() }}</div>
 <dl><dt>reference</dt><dd>{{ entry.reference }}</dd>
-{% for side in ("before", "after") if entry.get(side) is not none %}
-<dt>{{ side }}</dt><dd>{{ answer(entry[side], entry.reference) }}</dd>
+{% for side, label in sides if entry.get(side) is not none %}
+<dt>{{ label }}</dt><dd>{{ answer(entry[side], entry.reference) }}</dd>
 {% endfor %}
 </dl>
 {% if entry.get("cluster") is not none %}
@@ -124,15 +138,30 @@ the most frequent training answer to the same question text, without looking. Em
 
 <section><h2>How it was made</h2>
 <div class="card"><table><thead><tr><th></th><th>model</th><th>command</th></tr></thead><tbody>
-{% for name, run in (("before", before), ("after", after)) if run %}
-<tr><td>{{ name }}</td><td>{{ run.model_id }}</td><td><code>{{ run.command }}</code></td></tr>
+{% for label, run in runs if run %}
+<tr><td>{{ label }}</td><td>{{ run.model_id }}</td><td><code>{{ run.command }}</code></td></tr>
 {% endfor %}
 </tbody></table></div></section>
 <footer>
-{%- for name, version in (after.versions or {}).items() %}{{ name }} {{ version }}{{ ", " if not loop.last }}
+{%- for library, version in (after.versions or {}).items() %}{{ library }} {{ version }}{{ ", " if not loop.last }}
 {%- endfor %}</footer>
 {% endblock %}
 """
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A run that the reported one is compared with, question by question.
+
+    Attributes:
+        name: for people.
+        results: what `evaluate_rows` returned, or the path of a `results.json`.
+        note: what a reader has to know of the comparison.
+    """
+
+    name: str
+    results: Results | str | os.PathLike[str]
+    note: str = ""
 
 
 def write_report(
@@ -141,6 +170,8 @@ def write_report(
     title: str,
     before: Results | str | os.PathLike[str] | None,
     after: Results | str | os.PathLike[str],
+    name: str = "after",
+    baseline: Baseline | None = None,
     figures: Sequence[tuple[str, str | os.PathLike[str]]] = (),
     samples: Sequence[Mapping[str, Any]] = (),
     facts: Mapping[str, Any] | None = None,
@@ -151,8 +182,11 @@ def write_report(
 
     Args:
         before, after: what `evaluate_rows` returned, or paths of `results.json`; `before` may be None.
+        name: what `after` is called.
+        baseline: another run on the same questions.
         figures: (caption, PNG).
-        samples: `domain`, `image` (path or paths), `prompt`, `reference`, `before`, `after`, `cluster`.
+        samples: `domain`, `image` (path or paths), `prompt`, `reference`, the answers `before`, `baseline` and `after`,
+            `cluster`; answers may be left out.
         facts: name -> value, shown on top.
         clusters: what `describe_clusters` gives: `cluster`, `size`, `nearest` (instructions).
 
@@ -165,13 +199,20 @@ def write_report(
     by_domain: dict[str, list[Mapping[str, Any]]] = {}
     for entry in samples:
         by_domain.setdefault(str(entry.get("domain", "")), []).append(entry)
+    first = _load(before) if before is not None else None
+    second = _load(after)
+    other = None if baseline is None else replace(baseline, results=_load(baseline.results))
     page = render_page(
         _PAGE,
         title=title,
         subtitle=subtitle,
         facts=facts,
-        before=_load(before) if before is not None else None,
-        after=_load(after),
+        before=first,
+        after=second,
+        name=name,
+        baseline=other,
+        sides=[("before", "before"), ("baseline", other.name if other else ""), ("after", name)],
+        runs=[("before", first), (other.name if other else "", other and other.results), (name, second)],
         clusters=clusters,
         figures=[(caption, _data_uri(Path(picture).read_bytes(), "png")) for caption, picture in figures],
         samples=by_domain,

@@ -5,7 +5,8 @@ batch, device and threads, so near a border between two clusters the id would de
 decides by the fast path only where the nearest centroid leads by more than `TIE_MARGIN`, and by the exact path
 elsewhere: what it returns is always the exact path's answer. (If an embedding moves by d, each distance moves by at
 most d, so a lead above 2 d cannot turn.) That d stays below TIE_MARGIN / 2 is checked on probe texts, once for each
-loaded cluster model.
+loaded cluster model. Many texts may be embedded in bfloat16 first; those that such an error could carry over a border
+are then embedded in float32.
 """
 
 import logging
@@ -21,10 +22,10 @@ from llava_mocle.clustering import cluster_files, kmeans
 from llava_mocle.clustering.assign import find_stored, read_stored, read_table
 from llava_mocle.clustering.cluster_config import ClusterConfig, Example, fingerprint, fit_request, weigh
 from llava_mocle.clustering.cluster_files import ASSIGNMENTS_FILE
-from llava_mocle.clustering.encoder import Encoder, SentenceEncoder
+from llava_mocle.clustering.encoder import FP32_ERROR, Encoder, SentenceEncoder
 from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER, find_local_encoder
 from llava_mocle.clustering.instruction import InstructionRule, check_texts
-from llava_mocle.clustering.nearest import nearest_exact, nearest_with_margin
+from llava_mocle.clustering.nearest import border_distances, nearest_exact, nearest_with_margin
 from llava_mocle.errors import AssetError, ClusterModelError, DataError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TIE_MARGIN = 1e-4
+TIE_MARGIN = 2 * FP32_ERROR
 # Case, accents, other scripts, emoji, and a text longer than any encoder's window.
 PROBE_TEXTS = (
     "What is the length of side AB in the given figure?",
@@ -123,10 +124,14 @@ class ClusterModel:
         distinct = list(weight_of)
         mass = np.array(list(weight_of.values()))
         kmeans.check_enough(num_clusters, len(distinct))
-        embedded = encoder.encode([*distinct, *PROBE_TEXTS], cache_dir=cache_dir, progress=progress)
-        embeddings, fast_probe = embedded[: len(distinct)], embedded[len(distinct) :]
+        if len(distinct) > kmeans.SMALL:
+            embeddings, error = encoder.encode_rough(distinct, cache_dir=cache_dir, progress=progress)
+            fast_probe = encoder.encode(PROBE_TEXTS, cache_dir=cache_dir, progress=False)
+        else:
+            embedded = encoder.encode([*distinct, *PROBE_TEXTS], cache_dir=cache_dir, progress=progress)
+            embeddings, fast_probe, error = embedded[: len(distinct)], embedded[len(distinct) :], FP32_ERROR
         probe = encoder.encode(PROBE_TEXTS, cache_dir=cache_dir, progress=False, exact=True).astype(np.float32)
-        result = kmeans.fit(embeddings, num_clusters, seed=seed, n_init=n_init, weights=mass)
+        result = kmeans.fit(embeddings, num_clusters, seed=seed, n_init=n_init, weights=mass, progress=progress)
         config = ClusterConfig(
             encoder=encoder.name,
             encoder_weight_hash=encoder.weight_hash,
@@ -150,7 +155,7 @@ class ClusterModel:
         model = cls(centroids, result.counts, config, probe, [], encoder)
         model._check_drift(encoder, fast_probe)
         model._checked_encoder = encoder
-        ids, distances = model._decide(distinct, embeddings, cache_dir, progress)
+        ids, distances = model._decide(distinct, embeddings, error, cache_dir, progress)
         model.counts = np.bincount(ids, weights=mass, minlength=num_clusters).astype(np.float64)
         model._examples = _nearest_examples(distinct, mass, ids, distances, num_clusters, num_examples)
         return model
@@ -212,16 +217,18 @@ class ClusterModel:
         distinct = sorted(set(texts))
         check_texts(distinct)
         found = self._look_up(distinct)
+        place = {text: index for index, text in enumerate(distinct)}
+        ids, distances = np.empty(len(distinct), dtype=np.int64), np.empty(len(distinct), dtype=np.float32)
+        for text, (cluster, distance) in found.items():
+            ids[place[text]], distances[place[text]] = cluster, distance
         new = [text for text in distinct if text not in found]
         if new:
-            embeddings = self._encoder_for(new).encode(new, cache_dir=cache_dir, progress=progress)
-            ids, distances = self._decide(new, embeddings, cache_dir, progress)
-            found |= dict(zip(new, zip(ids.tolist(), distances.tolist(), strict=True), strict=True))
-        pairs = [found[text] for text in texts]
-        return (
-            np.array([cluster for cluster, _ in pairs], dtype=np.int64),
-            np.array([distance for _, distance in pairs], dtype=np.float32),
-        )
+            rows = np.arange(len(distinct)) if not found else np.array([place[text] for text in new])
+            encoder = self._encoder_for(new)
+            embeddings, error = encoder.encode_rough(new, cache_dir=cache_dir, progress=progress)
+            ids[rows], distances[rows] = self._decide(new, embeddings, error, cache_dir, progress)
+        order = np.fromiter((place[text] for text in texts), dtype=np.int64, count=len(texts))
+        return ids[order], distances[order]
 
     def use_encoder(self, encoder: Encoder) -> bool:
         """Use this encoder from now on if it has the weights of the fit; returns whether it has."""
@@ -311,15 +318,27 @@ class ClusterModel:
         return model
 
     def _decide(
-        self, texts: Sequence[str], embeddings: np.ndarray, cache_dir: str | Path | None, progress: bool
+        self,
+        texts: Sequence[str],
+        embeddings: np.ndarray,
+        error: float,
+        cache_dir: str | Path | None,
+        progress: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Cluster ids and distances of texts whose embeddings may be off by `error`; the ids are the exact path's."""
         ids, distances, margins = nearest_with_margin(embeddings, self.centroids)
-        close = np.flatnonzero(margins < TIE_MARGIN).tolist()
-        if close:
-            exact = self._checked_encoder.encode(
-                [texts[index] for index in close], cache_dir=cache_dir, progress=progress, exact=True
-            )
-            ids[close], distances[close] = nearest_exact(exact, self.centroids)
+        close = np.flatnonzero(margins < 2 * error)
+        rough = error > FP32_ERROR
+        if rough:
+            close = close[border_distances(embeddings[close], ids[close], self.centroids) <= error]
+        if not len(close):
+            return ids, distances
+        chosen = [texts[index] for index in close.tolist()]
+        finer = self._checked_encoder.encode(chosen, cache_dir=cache_dir, progress=progress, exact=not rough)
+        if rough:
+            ids[close], distances[close] = self._decide(chosen, finer, FP32_ERROR, cache_dir, progress)
+        else:
+            ids[close], distances[close] = nearest_exact(finer, self.centroids)
         return ids, distances
 
     @cached_property
@@ -386,9 +405,12 @@ class ClusterModel:
 def _nearest_examples(
     texts: Sequence[str], mass: np.ndarray, ids: np.ndarray, distances: np.ndarray, num_clusters: int, number: int
 ) -> list[list[Example]]:
+    order = np.lexsort((distances, ids))
+    starts = np.searchsorted(ids[order], np.arange(num_clusters + 1))
     groups = []
     for cluster in range(num_clusters):
-        members = np.flatnonzero(ids == cluster)
-        nearest = members[np.argsort(distances[members], kind="stable")[:number]]
-        groups.append([Example(cluster, texts[i], float(mass[i]), round(float(distances[i]), 6)) for i in nearest])
+        nearest = order[starts[cluster] : starts[cluster + 1]][:number]
+        groups.append(
+            [Example(cluster, texts[i], float(mass[i]), round(float(distances[i]), 6)) for i in nearest.tolist()]
+        )
     return groups

@@ -1,15 +1,27 @@
 """k-means as in the paper (arXiv 2312.12379, section 3.2): minimise sum_j sum_{i in S_j} ||e_i - c_j||^2.
 
 The sum runs over all instructions of the training data, so an instruction that occurs n times weighs n; only the
-distinct ones are held in memory.
+distinct ones are looked at.
+
+Up to `SMALL` points, scikit-learn runs every restart on all of them. More points may be a memory-mapped file: the
+restarts run on a sample, and the best of them is run on over all points.
 """
 
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
+from llava_mocle.clustering.lloyd import Fit, Lloyd
 from llava_mocle.errors import ConfigError
+from llava_mocle.io.progress import progress as reported
+
+# Up to so many points, no sample is needed.
+SMALL = 32768
+# The sample of the restarts, and the part of it that a k-means++ start looks at: points a cluster, and at least in all.
+_SAMPLE, _SAMPLE_AT_LEAST = 256, 16384
+_START, _START_AT_LEAST = 64, 4096
 
 # Restarts stop at scikit-learn's usual tolerance; the best of them is then run on until no assignment changes.
 _RESTART_ITERATIONS, _RESTART_TOLERANCE = 300, 1e-4
@@ -39,30 +51,41 @@ def fit(
     n_init: int = 10,
     weights: np.ndarray | None = None,
     init: np.ndarray | None = None,
+    progress: bool = False,
 ) -> KMeansResult:
-    """Run Lloyd's algorithm in float64 from `n_init` k-means++ starts and keep the one of lowest inertia.
+    """Run Lloyd's algorithm from `n_init` k-means++ starts, and the one of lowest inertia until no assignment changes.
 
     Args:
         embeddings: (N, D) distinct points.
         weights: (N,) how often each occurs; default 1.
         init: (K, D) initial centroids in place of the k-means++ starts.
+        progress: whether to report on passes over more than `SMALL` points.
 
     Raises:
         ConfigError: K is below 1, larger than N, or larger than the number of points that differ.
     """
-    points = np.array(embeddings, dtype=np.float64)
     if n_init < 1:
         raise ConfigError(f"cluster_n_init is {n_init}, expected at least 1")
-    check_enough(num_clusters, len(points))
-    _check_different(points, num_clusters)
-    weights = np.ones(len(points)) if weights is None else np.asarray(weights, dtype=np.float64)
+    check_enough(num_clusters, len(embeddings))
+    _check_different(embeddings, num_clusters)
+    weights = np.ones(len(embeddings)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if len(embeddings) <= SMALL:
+        return _fit_all(embeddings, num_clusters, seed, n_init, weights, init)
+    return _fit_sampled(embeddings, num_clusters, seed, n_init, weights, init, progress)
+
+
+def _fit_all(
+    embeddings: np.ndarray, num_clusters: int, seed: int, n_init: int, weights: np.ndarray, init: np.ndarray | None
+) -> KMeansResult:
+    """Every restart on all points, in float64."""
+    points = np.array(embeddings, dtype=np.float64)
     if init is None:
         best = _lloyd(points, weights, num_clusters, "k-means++", n_init, seed, _RESTART_ITERATIONS, _RESTART_TOLERANCE)
         start, iterations = best.cluster_centers_, int(best.n_iter_)
     else:
         start, iterations = np.asarray(init, dtype=np.float64), 0
     final = _lloyd(points, weights, num_clusters, start, 1, seed, _FINAL_ITERATIONS, 0.0)
-    labels = _by_size(final.labels_.astype(np.int64), weights, num_clusters)
+    labels = _by_size(final.labels_, weights, num_clusters)[final.labels_]
     exact = np.asarray(embeddings, dtype=np.float64)
     # scikit-learn's threads add up in any order. These means do not depend on it: same labels, same bits.
     centroids = np.stack(
@@ -71,6 +94,63 @@ def fit(
     inertia = float((weights * ((exact - centroids[labels]) ** 2).sum(axis=1)).sum())
     counts = np.bincount(labels, weights=weights, minlength=num_clusters)
     return KMeansResult(centroids, labels, counts, inertia, iterations + int(final.n_iter_))
+
+
+def _fit_sampled(
+    embeddings: np.ndarray,
+    num_clusters: int,
+    seed: int,
+    n_init: int,
+    weights: np.ndarray,
+    init: np.ndarray | None,
+    progress: bool,
+) -> KMeansResult:
+    """The restarts on a sample, the best of them on all points."""
+    iterations = 0
+    if init is None:
+        best = _best_start(embeddings, num_clusters, seed, n_init, weights)
+        init, iterations = best.centroids, best.passes
+    with reported(0, "k-means", "point", shown=progress, unit_scale=True) as bar:
+        final = Lloyd(embeddings, weights).run(init, _FINAL_ITERATIONS, said=bar.update)
+    number = _by_size(final.labels, weights, num_clusters)
+    labels = number[final.labels]
+    centroids = np.empty_like(final.centroids)
+    centroids[number] = final.centroids
+    counts = np.bincount(labels, weights=weights, minlength=num_clusters)
+    return KMeansResult(centroids, labels, counts, final.inertia, iterations + final.passes)
+
+
+def _best_start(embeddings: np.ndarray, num_clusters: int, seed: int, n_init: int, weights: np.ndarray) -> Fit:
+    """The restart of lowest inertia on the sample."""
+    from sklearn.cluster import kmeans_plusplus
+
+    generator = np.random.default_rng(seed)
+    rows, times = _sample(weights, max(_SAMPLE * num_clusters, _SAMPLE_AT_LEAST), generator)
+    points = np.asarray(embeddings[rows])
+    # scikit-learn's measure of what is little for data of this spread.
+    tolerance = _RESTART_TOLERANCE * float(points.var(axis=0, dtype=np.float64).mean())
+    lloyd, best = Lloyd(points, times), None
+    for _ in range(n_init):
+        part = generator.permutation(len(rows))[: max(_START * num_clusters, _START_AT_LEAST)]
+        state = int(generator.integers(2**31))
+        with threadpool_limits(1):  # a sum that threads share out may differ in its last bit, and draw another point
+            start, _ = kmeans_plusplus(points[part], num_clusters, sample_weight=times[part], random_state=state)
+        found = lloyd.run(start, _RESTART_ITERATIONS, tolerance)
+        if best is None or found.inertia < best.inertia:
+            best = found
+    assert best is not None
+    return best
+
+
+def _sample(weights: np.ndarray, size: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `size` times, in proportion to the weights: (the rows drawn, in order; how often each was, float64).
+
+    One draw from each of `size` equal shares of the mass: a heavy point is drawn as often as it weighs.
+    """
+    mass = weights.cumsum()
+    places = (np.arange(size) + generator.random(size)) * (mass[-1] / size)
+    rows, times = np.unique(np.searchsorted(mass, places, side="right").clip(max=len(weights) - 1), return_counts=True)
+    return rows, times.astype(np.float64)
 
 
 def check_enough(num_clusters: int, num_distinct: int) -> None:
@@ -88,8 +168,9 @@ def _check_different(points: np.ndarray, num_clusters: int) -> None:
     # Texts that a lower-casing tokenizer reads alike have the same embedding up to rounding.
     seen: set[bytes] = set()
     for start in range(0, len(points), _CHUNK):
+        part = np.asarray(points[start : start + _CHUNK], dtype=np.float64)
         # + 0.0 makes -0.0 the zero that it equals.
-        seen.update(point.tobytes() for point in points[start : start + _CHUNK].round(4) + 0.0)
+        seen.update(point.tobytes() for point in part.round(4) + 0.0)
         if len(seen) >= num_clusters:
             return
     different = len(seen)
@@ -126,9 +207,10 @@ def _lloyd(points, weights, num_clusters, init, n_init, seed, max_iter, tol):  #
 
 
 def _by_size(labels: np.ndarray, weights: np.ndarray, num_clusters: int) -> np.ndarray:
+    """The new number (K,) int64 of each cluster."""
     counts = np.bincount(labels, weights=weights, minlength=num_clusters)
     _, earliest = np.unique(labels, return_index=True)
     order = np.lexsort((earliest, -counts))
     number = np.empty(num_clusters, dtype=np.int64)
     number[order] = np.arange(num_clusters)
-    return number[labels]
+    return number

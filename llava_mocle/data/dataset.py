@@ -1,6 +1,7 @@
 """Samples of rows where every image takes the same number of places and is one tensor of pixels, as in LLaVA."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,16 @@ import torch
 from PIL import Image
 
 from llava_mocle.data.collator import Collator
-from llava_mocle.data.conversation import ASSISTANT, IMAGE_TOKEN, Template, Turn
+from llava_mocle.data.conversation import ASSISTANT, IMAGE_TOKEN, Template, Turn, row_turns
 from llava_mocle.data.encoder import Candidates, Encoder, ImageSource, Sample
 from llava_mocle.data.images import load_image, process_image, source_name
-from llava_mocle.data.measure import measure_row
+from llava_mocle.data.measure import length_within
 from llava_mocle.data.measure_cache import settings_key
 from llava_mocle.data.mixture import Mixture
 from llava_mocle.data.row_dataset import POLICIES, RowDataset
 from llava_mocle.data.templates import get_template
-from llava_mocle.data.tokenize import tokenize_prompt, tokenize_row
+from llava_mocle.data.token_counts import TokenCount, count_tokens
+from llava_mocle.data.tokenize import pieces_of, start_of_text, tokenize_prompt, tokenize_row
 
 __all__ = ["POLICIES", "FixedImageEncoder", "LlavaDataset", "LlavaEncoder"]
 
@@ -54,6 +56,11 @@ class FixedImageEncoder(Encoder):
         self.aspect_ratio = aspect_ratio
         self.takes_images = image_processor is not None
 
+    @cached_property
+    def _start(self) -> list[int]:
+        """The start-of-text token, or none."""
+        return start_of_text(self.tokenizer) if self.template.adds_bos else []
+
     def _pictures(self, images: Sequence[ImageSource]) -> Sample:
         return self._pixels([load_image(image) for image in images], [source_name(image) for image in images])
 
@@ -73,8 +80,14 @@ class LlavaEncoder(FixedImageEncoder):
         """`input_ids` (T,), `labels` (T,), and with images `pixel_values` (n, 3, H, W), float."""
         return self._tokenize(row) | self._pixels(images, names)
 
-    def measure(self, row: Mapping[str, Any], images: Sequence[str]) -> int:
-        return measure_row(row, self.template, self._tokenize, self.image_tokens_per_image, self.max_length)
+    def measure(self, rows: Sequence[Mapping[str, Any]], images: Sequence[Sequence[str]]) -> list[int]:
+        pieces = [pieces_of(self.template.render(row_turns(row))) for row in rows]
+        counts = iter(count_tokens([piece for of_row in pieces for piece in of_row], self.tokenizer))
+        lengths = []
+        for row, of_row, files in zip(rows, pieces, images, strict=True):
+            counted = self._counted([next(counts) for _ in of_row], len(files))
+            lengths.append(length_within(self.max_length, counted, partial(self._ids, row)))
+        return lengths
 
     def measure_key(self, image_folder: str) -> str | None:
         limits = (self.image_token_id, self.image_tokens_per_image, self.max_length)
@@ -104,6 +117,17 @@ class LlavaEncoder(FixedImageEncoder):
             image_tokens_per_image=self.image_tokens_per_image,
             max_length=self.max_length,
         )
+
+    def _ids(self, row: Mapping[str, Any]) -> torch.Tensor:
+        return self._tokenize(row)["input_ids"]
+
+    def _counted(self, counts: Sequence[TokenCount | None], images: int) -> int | None:
+        """The tokens of a row whose texts have these; None where only tokenizing the row tells, or what is wrong."""
+        texts = [count for count in counts if count is not None]
+        supervised = any(count.unsupervised is not None for count in texts)
+        if len(texts) < len(counts) or not supervised or len(counts) - 1 != images:
+            return None
+        return len(self._start) + images * self.image_tokens_per_image + sum(count.tokens for count in texts)
 
     def _prompt_ids(self, turns: Sequence[Turn]) -> torch.Tensor:
         return tokenize_prompt(

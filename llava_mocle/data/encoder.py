@@ -63,14 +63,15 @@ class Encoder(ABC):
         """
 
     @abstractmethod
-    def measure(self, row: Mapping[str, Any], images: Sequence[str]) -> int:
-        """A row's estimated tokens, or `measure.DROPPED` if `max_length` would spoil it.
+    def measure(self, rows: Sequence[Mapping[str, Any]], images: Sequence[Sequence[str]]) -> list[int]:
+        """The length of each row's `input_ids` as `encode` makes them, or `measure.DROPPED` if `max_length` would spoil
+        the row. No image is decoded.
 
         Args:
-            images: the files of its images.
+            images: of each row, the files of its images.
 
         Raises:
-            DataError: the row is not one that this model can take.
+            DataError: a row is not one that this model can take; the message does not say which.
         """
 
     @abstractmethod

@@ -3,7 +3,7 @@
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from llava_mocle.data.conversation import IMAGE_TOKEN, Template, row_turns
 from llava_mocle.data.tokenize import RowTooLong
 from llava_mocle.data.worker_process import follow_main
 from llava_mocle.errors import UserError
@@ -20,53 +19,37 @@ from llava_mocle.io.progress import Progress, progress
 logger = logging.getLogger(__name__)
 
 DROPPED = -1
-# A token is rarely longer than this many bytes on average; only the order of the estimates matters.
-_BYTES_A_TOKEN = 4
-# Start-of-text token, the "▁" of the first piece, the first supervised token.
-_SPARE = 4
 # Processes need seconds to start; this many rows take about as long.
 _MANY_ROWS = 100_000
 # More processes take more memory than the time they save is worth: each imports torch.
 _MOST_PROCESSES = 16
-# Rows that a process measures at a time. Ctrl-C waits for them.
-_CHUNK = 1000
+# Rows that are measured at a time: what a tokenizer returns is larger than its text, and Ctrl-C waits for them.
+_CHUNK = 250
 # Progress is reported after so many seconds.
 _PATIENCE_S = 2.0
 
 
-def measure_row(
-    row: Mapping[str, Any],
-    template: Template,
-    tokenize: Callable[[Mapping[str, Any]], Any],
-    tokens_an_image: int,
-    max_length: int | None,
-) -> int:
-    """A row's estimated tokens, or DROPPED if `max_length` would spoil it.
+def length_within(max_length: int | None, counted: int | None, tokenize: Callable[[], Sequence[Any]]) -> int:
+    """A sample's length, or DROPPED if `max_length` would spoil its row.
 
     Args:
-        tokenize: raises RowTooLong for such a row.
+        counted: the tokens of the whole row, where they have been counted; None where the row has to be tokenized.
+        tokenize: the row's tokens, cut at `max_length`; raises RowTooLong if that would spoil it. It is called where
+            the number alone does not tell.
     """
-    rendered = template.render(row_turns(row))
-    tags = rendered.text.count(IMAGE_TOKEN)
-    images = tags * tokens_an_image
-    if max_length is not None:
-        # A token stands for at least one byte, so a row whose part that must not be cut off (the images, the start of
-        # the first answer) has few bytes fits for certain: most rows need not be tokenized here. A tokenizer may put a
-        # "▁" in front of the text behind an image; the bytes of the image's tag, which are counted too, cover it.
-        needed = max(rendered.text.rfind(IMAGE_TOKEN) + len(IMAGE_TOKEN) if tags else 0, rendered.assistant_spans[0][0])
-        if len(rendered.text[:needed].encode()) + images + _SPARE >= max_length:
-            try:
-                tokenize(row)
-            except RowTooLong:
-                return DROPPED
-    return images + len(rendered.text.encode()) // _BYTES_A_TOKEN
+    if counted is not None and (max_length is None or counted <= max_length):
+        return counted
+    try:
+        return len(tokenize())
+    except RowTooLong:
+        return DROPPED
 
 
-def measure_rows(measure: Callable[[int], int], count: int, processes: int | None = None) -> np.ndarray:
+def measure_rows(measure: Callable[[range], Sequence[int]], count: int, processes: int | None = None) -> np.ndarray:
     """Measure rows 0 to `count` - 1, many of them in several processes.
 
     Args:
-        measure: a row's index -> its `measure_row`. It is pickled once for each process.
+        measure: indices of rows -> the length of each, or DROPPED. It is pickled once for each process.
         processes: how many; None: one for few rows, else one for each CPU that this process may use.
 
     Returns:
@@ -86,10 +69,14 @@ def measure_rows(measure: Callable[[int], int], count: int, processes: int | Non
             logger.warning("rows are measured in one process: several failed (%s: %s)", type(error).__name__, error)
     with _progress(count) as bar:
         lengths = np.empty(count, dtype=np.int64)
-        for index in range(count):
-            lengths[index] = measure(index)
-            bar.update()
+        for chunk in _chunks(count):
+            lengths[chunk.start : chunk.stop] = measure(chunk)
+            bar.update(len(chunk))
     return lengths
+
+
+def _chunks(count: int) -> list[range]:
+    return [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
 
 
 def _processes_for(count: int) -> int:
@@ -100,23 +87,22 @@ def _processes_for(count: int) -> int:
     return min(_MOST_PROCESSES, max(1, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _measure_in_processes(measure: Callable[[int], int], count: int, processes: int) -> np.ndarray:
+def _measure_in_processes(measure: Callable[[range], Sequence[int]], count: int, processes: int) -> np.ndarray:
     # Not forked from here: this process may have threads and a CUDA context, which do not survive a fork.
     context = multiprocessing.get_context("forkserver")
-    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     lengths: list[np.ndarray] = []
     with ProcessPoolExecutor(processes, context, _start_process, (measure,)) as pool, _progress(count) as bar:
-        for found in pool.map(_measure_chunk, chunks):
+        for found in pool.map(_measure_chunk, _chunks(count)):
             lengths.append(found)
             bar.update(len(found))
     return np.concatenate(lengths)
 
 
 # What a process of `_measure_in_processes` measures rows with.
-_measure: Callable[[int], int]
+_measure: Callable[[range], Sequence[int]]
 
 
-def _start_process(measure: Callable[[int], int]) -> None:
+def _start_process(measure: Callable[[range], Sequence[int]]) -> None:
     global _measure
     follow_main()
     torch.set_num_threads(1)
@@ -125,7 +111,7 @@ def _start_process(measure: Callable[[int], int]) -> None:
 
 
 def _measure_chunk(chunk: range) -> np.ndarray:
-    return np.array([_measure(index) for index in chunk], dtype=np.int64)
+    return np.array(_measure(chunk), dtype=np.int64)
 
 
 def _progress(count: int) -> AbstractContextManager[Progress]:

@@ -1,4 +1,4 @@
-"""Measured lengths, kept on disk: rows are rendered for their lengths once, not at every start."""
+"""Measured lengths, kept on disk: rows are tokenized for their lengths once, not at every start."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from llava_mocle.io.cache import cache_root
 from llava_mocle.io.files import written_aside
 
 # Raise this when a change of rendering, tokenizing or measuring gives other lengths than before.
-_VERSION = 1
+_VERSION = 2
 # Lengths that were measured in fewer seconds are not kept.
 WORTH_KEEPING = 1.0
 

@@ -42,7 +42,7 @@ class RowDataset(Dataset):
             images can be read instead, and counts the row.
 
     Attributes:
-        lengths: an estimate of each sample's tokens, for the sampler; int64 (samples,).
+        lengths: of each sample's `input_ids`, for the sampler; int64 (samples,).
         has_image: for each sample, whether it has one; bool (samples,).
         dropped: rows left out for their length, each counted once whatever its repeats.
 
@@ -73,7 +73,7 @@ class RowDataset(Dataset):
         self._work = _WorkLog()
 
     def _choose_samples(self) -> None:
-        """Measure all rows once: which are kept, how long they are about, which have images."""
+        """Measure all rows once: which are kept, how long they are, which have images."""
         mixture = self.mixture
         measures = [self._measures(spec) for spec in mixture.specs]
         images = [_with_image(mixture.rows[name]) for name in mixture.names]
@@ -97,13 +97,23 @@ class RowDataset(Dataset):
     def _measures(self, spec: DatasetSpec) -> np.ndarray:
         """The measure of each row of one dataset."""
         rows = self.mixture.rows[spec.name]
-        measure = partial(measure_rows, partial(self._measure_row, spec), len(rows))
+        measure = partial(measure_rows, partial(self._measure_chunk, spec), len(rows))
         return remembered(rows, self.encoder.measure_key(spec.image_folder), measure)
 
-    def _measure_row(self, spec: DatasetSpec, index: int) -> int:
-        row = self.mixture.rows[spec.name][index]
-        with self._locating(spec.name, index):
-            return self.encoder.measure(row, [image_path(spec.image_folder, path) for path in row_images(row)])
+    def _measure_chunk(self, spec: DatasetSpec, chunk: range) -> list[int]:
+        rows = [self.mixture.rows[spec.name][index] for index in chunk]
+        try:
+            return self._measure(spec, rows)
+        except Exception:
+            # Row by row, so that the one at fault is named.
+            for index, row in zip(chunk, rows, strict=True):
+                with self._locating(spec.name, index):
+                    self._measure(spec, [row])
+            raise
+
+    def _measure(self, spec: DatasetSpec, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+        files = [[image_path(spec.image_folder, image) for image in row_images(row)] for row in rows]
+        return self.encoder.measure(rows, files)
 
     @contextmanager
     def _locating(self, name: str, index: int) -> Iterator[None]:

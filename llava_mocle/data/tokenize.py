@@ -16,6 +16,9 @@ from llava_mocle.errors import ConfigError, DataError
 IGNORE_INDEX = -100
 _SPACE = "▁"
 
+# A text without image tags, and the characters of it that the assistant wrote.
+Piece = tuple[str, Sequence[tuple[int, int]]]
+
 
 class RowTooLong(DataError):
     """Truncation would cut into an image, or leave nothing to learn from."""
@@ -94,17 +97,25 @@ def _encode(rendered: Rendered, template: Template, tokenizer: Any, image: list[
         )
     ids = start_of_text(tokenizer) if template.adds_bos else []
     supervised = [False] * len(ids)
-    start = 0
-    for number, piece in enumerate(rendered.text.split(IMAGE_TOKEN)):
+    for number, (piece, spans) in enumerate(pieces_of(rendered)):
         if number:
             ids += image
             supervised += [False] * len(image)
-        spans = [(max(begin - start, 0), end - start) for begin, end in rendered.assistant_spans if end > start]
         for token, within in encode_piece(piece, spans, tokenizer):
             ids.append(token)
             supervised.append(within)
-        start += len(piece) + len(IMAGE_TOKEN)
     return ids, supervised
+
+
+def pieces_of(rendered: Rendered) -> list[Piece]:
+    """The texts between the image tags, each with the spans that end in it or behind it, counted from its start."""
+    pieces: list[Piece] = []
+    start = 0
+    for piece in rendered.text.split(IMAGE_TOKEN):
+        spans = [(max(begin - start, 0), end - start) for begin, end in rendered.assistant_spans if end > start]
+        pieces.append((piece, spans))
+        start += len(piece) + len(IMAGE_TOKEN)
+    return pieces
 
 
 def encode_piece(
@@ -135,14 +146,21 @@ def encode_piece(
 
 def _tokens_of(piece: str, tokenizer: Any, opening: bool) -> tuple[list[int], list[tuple[int, int]]]:
     """Token ids of a text, and the characters each stands for."""
-    # A Metaspace puts "▁" in front of a text unless the text starts with a space. Sentencepiece puts it there always.
-    lead = _SPACE if opening and piece.startswith((" ", _SPACE)) and _is_llama_metaspace(tokenizer) else ""
+    lead = lead_of(piece, tokenizer) if opening else ""
     encoded = tokenizer(
         lead + piece, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
     )
     shift = len(lead)
     offsets = [(max(begin - shift, 0), max(end - shift, 0)) for begin, end in encoded["offset_mapping"]]
-    return encoded["input_ids"], _extents(offsets)
+    return encoded["input_ids"], extents(offsets)
+
+
+def lead_of(piece: str, tokenizer: Any) -> str:
+    """What has to be put in front of a text of its own before it is tokenized: "▁", or nothing.
+
+    A Metaspace puts "▁" there unless the text starts with a space. Sentencepiece puts it there always.
+    """
+    return _SPACE if piece.startswith((" ", _SPACE)) and _is_llama_metaspace(tokenizer) else ""
 
 
 def _is_llama_metaspace(tokenizer: Any) -> bool:
@@ -158,7 +176,7 @@ def start_of_text(tokenizer: Any) -> list[int]:
     return [bos] if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else []
 
 
-def _extents(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def extents(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The characters each token stands for, none of them empty.
 
     All byte tokens of one character have its offsets. Some tokenizers leave a token's leading space out of its offsets:

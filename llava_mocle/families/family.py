@@ -18,6 +18,10 @@ from llava_mocle.data.template_names import TEMPLATE_NAMES
 from llava_mocle.data.templates import get_template
 from llava_mocle.families.parts import Parts
 
+# Keys of a language model's configuration in transformers that change its logits: Gemma 2's, Granite's, Cohere's and
+# Falcon-H1's.
+_BEHIND_THE_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
+
 
 @dataclass
 class Prefix:
@@ -92,6 +96,19 @@ class Family(ABC):
     @abstractmethod
     def typical_image(cls, config: Any) -> dict[str, Tensor]:
         """What the model's `get_image_features` takes of an image of usual size, for plans."""
+
+    @classmethod
+    def behind_the_head(cls, config: Any) -> str | None:
+        """What a configuration has, as `key value`, that may change logits behind the linear of the last hidden states.
+
+        None: nothing does. So it is in all kinds that are known, but for PaliGemma on Gemma 2, and for InstructBLIP on
+        a language model of that sort.
+        """
+        text = config.get_text_config()
+        for key in _BEHIND_THE_HEAD:
+            if getattr(text, key, None) not in (None, 1):
+                return f"{key} {getattr(text, key)}"
+        return None
 
     # ------ what a folder adds
 

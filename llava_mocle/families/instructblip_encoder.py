@@ -9,6 +9,7 @@ what the Q-Former reads.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,18 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from llava_mocle.data.collator import Collator
-from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, Turn, row_turns
+from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, Rendered, Turn, row_turns
 from llava_mocle.data.dataset import FixedImageEncoder
 from llava_mocle.data.encoder import Batch, Candidates, ImageSource, Sample
-from llava_mocle.data.measure import DROPPED
+from llava_mocle.data.measure import length_within
 from llava_mocle.data.measure_cache import settings_key
-from llava_mocle.data.tokenize import IGNORE_INDEX, RowTooLong, encode_piece, start_of_text
+from llava_mocle.data.token_counts import count_tokens
+from llava_mocle.data.tokenize import IGNORE_INDEX, RowTooLong, encode_piece
 from llava_mocle.errors import DataError
 
 # LAVIS' max_txt_len and max_output_txt_len. Both count the start-of-text token, which is then taken off the answer.
 QUESTION_TOKENS = 128
 ANSWER_TOKENS = 256
-_BYTES_A_TOKEN = 4
 _QFORMER_INPUTS = ("qformer_input_ids", "qformer_attention_mask")
 
 
@@ -51,16 +52,20 @@ class InstructBlipEncoder(FixedImageEncoder):
         question, answer = first_pair(row)
         return self._trained(row, question, answer) | self._qformer_text(question) | self._pixels(images, names)
 
-    def measure(self, row: Mapping[str, Any], images: Sequence[str]) -> int:
-        question, answer = first_pair(row)
-        taken = len(images) * self.image_tokens_per_image
-        if self.max_length is not None and taken + QUESTION_TOKENS >= self.max_length:
-            try:
-                self._trained(row, question, answer)
-            except RowTooLong:
-                return DROPPED
-        texts = ((question, QUESTION_TOKENS), (answer, ANSWER_TOKENS))
-        return taken + sum(min(len(text.encode()) // _BYTES_A_TOKEN, limit) for text, limit in texts)
+    def measure(self, rows: Sequence[Mapping[str, Any]], images: Sequence[Sequence[str]]) -> list[int]:
+        pairs = [first_pair(row) for row in rows]
+        texts = [self._rendered(question, answer) for question, answer in pairs]
+        counts = count_tokens([(text.text, text.assistant_spans) for text in texts], self.tokenizer)
+        start = len(self._start)
+        lengths = []
+        for row, pair, files, count in zip(rows, pairs, images, counts, strict=True):
+            counted = None
+            if count is not None and count.unsupervised is not None:
+                asked = min(count.unsupervised, QUESTION_TOKENS - start)
+                answered = min(count.tokens - count.unsupervised, ANSWER_TOKENS - start)
+                counted = len(files) * self.image_tokens_per_image + start + asked + answered
+            lengths.append(length_within(self.max_length, counted, partial(self._ids, row, *pair)))
+        return lengths
 
     def measure_key(self, image_folder: str) -> str | None:
         limits = (self.image_token_id, self.image_tokens_per_image, self.max_length)
@@ -110,11 +115,17 @@ class InstructBlipEncoder(FixedImageEncoder):
 
     def _parts(self, question: str, answer: str, frames: int) -> tuple[list[int], list[int], list[int]]:
         """The tokens of images and start of text, of the question, and of the answer with its end."""
-        rendered = self.template.render([Turn(HUMAN, question), Turn(ASSISTANT, answer)])
+        rendered = self._rendered(question, answer)
         found = encode_piece(rendered.text, rendered.assistant_spans, self.tokenizer)
         asked = [token for token, answers in found if not answers]
         answered = [token for token, answers in found if answers]
         return self._front(frames), asked, answered
+
+    def _rendered(self, question: str, answer: str) -> Rendered:
+        return self.template.render([Turn(HUMAN, question), Turn(ASSISTANT, answer)])
+
+    def _ids(self, row: Mapping[str, Any], question: str, answer: str) -> Tensor:
+        return self._trained(row, question, answer)["input_ids"]
 
     def _prompt_ids(self, question: str, frames: int) -> list[int]:
         text = self.template.render([Turn(HUMAN, question)], generation_prompt=True).text
@@ -122,11 +133,6 @@ class InstructBlipEncoder(FixedImageEncoder):
 
     def _front(self, frames: int) -> list[int]:
         return [self.image_token_id] * (frames * self.image_tokens_per_image) + self._start
-
-    @property
-    def _start(self) -> list[int]:
-        """The start-of-text token, or none."""
-        return start_of_text(self.tokenizer) if self.template.adds_bos else []
 
     def _asked(self, turns: Sequence[Turn], images: Sequence[ImageSource]) -> str:
         """The question of a request: one turn, about an image or the frames of a video."""

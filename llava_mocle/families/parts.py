@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from llava_mocle.adapter import MlpNames
 from llava_mocle.errors import ConfigError
+
+# As in Llama, and in every other language model that is named in `model_types`.
+LLAMA_MLP = MlpNames()
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Parts:
         connector: the modules between them, which are trained beside the experts.
         parameters: bare parameters that are trained like them.
         targets: the linears of the language model that are adapted where a recipe does not say.
+        mlp: the names in the language model's gated MLPs, W_down (act(W_gate x) * W_up x); None: its MLPs are others.
     """
 
     language_model: str
@@ -25,6 +30,7 @@ class Parts:
     connector: tuple[str, ...]
     parameters: tuple[str, ...] = ()
     targets: tuple[str, ...] = ("up_proj", "down_proj")
+    mlp: MlpNames | None = LLAMA_MLP
 
 
 def target_pattern(parts: Parts, names: str) -> str:

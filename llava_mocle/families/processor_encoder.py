@@ -1,7 +1,7 @@
 """Samples, prompts and batches of models that have a processor: what an image becomes depends on its size."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from llava_mocle.data.conversation import (
 from llava_mocle.data.encoder import Candidates, Encoder, ImageSource, Sample
 from llava_mocle.data.image_limits import ImageUnreadable, check_shape
 from llava_mocle.data.images import image_size, load_image, mean_colour, pad_to_square, source_name
-from llava_mocle.data.measure import DROPPED
+from llava_mocle.data.measure import length_within
 from llava_mocle.data.measure_cache import settings_key
+from llava_mocle.data.token_counts import count_tokens
 from llava_mocle.data.tokenize import IGNORE_INDEX, RowTooLong, encode_piece, start_of_text
 from llava_mocle.errors import DataError
 from llava_mocle.families.processor_types import ModelKind
@@ -35,6 +36,8 @@ _OF_TEXT = frozenset(
 _USUAL_SIZE = (448, 448)
 
 Tokens = list[tuple[int, bool]]
+# A text, the spans of it that the assistant wrote, and the part of it that ends with the last image.
+Filled = tuple[str, Sequence[tuple[int, int]], str]
 
 
 class ProcessorEncoder(Encoder):
@@ -74,20 +77,27 @@ class ProcessorEncoder(Encoder):
         """`input_ids` (T,), `labels` (T,), the tokens' types (T,) if the model takes them, and the image tensors."""
         rendered = self._rendered(row)
         replacements, inputs = self._processed(images, names)
-        tokens = self._cut(row, *self._tokens(rendered, replacements))
+        tokens = self._within(row, *self._filled(rendered, replacements))
         ids = torch.tensor([token for token, _ in tokens], dtype=torch.long)
         supervised = torch.tensor([own for _, own in tokens])
         labels = torch.where(supervised, ids, IGNORE_INDEX)
         return {"input_ids": ids, "labels": labels} | self._types(tokens) | inputs
 
-    def measure(self, row: Mapping[str, Any], images: Sequence[str]) -> int:
-        """A row's tokens, exactly."""
-        rendered = self._rendered(row)
-        tokens, images_end = self._tokens(rendered, self._replacements([_size_of(image) for image in images]))
-        try:
-            return len(self._cut(row, tokens, images_end))
-        except RowTooLong:
-            return DROPPED
+    def measure(self, rows: Sequence[Mapping[str, Any]], images: Sequence[Sequence[str]]) -> list[int]:
+        """The sizes of images are read from their files. One that cannot be read counts as `_USUAL_SIZE`."""
+        sizes = [[_size_of(file) for file in files] for files in images]
+        texts = [
+            self._filled(self._rendered(row), self._replacements(of_row))
+            for row, of_row in zip(rows, sizes, strict=True)
+        ]
+        counts = count_tokens([(text, spans) for text, spans, _ in texts], self.processor.tokenizer)
+        lengths = []
+        for row, text, count in zip(rows, texts, counts, strict=True):
+            counted = None
+            if count is not None and count.unsupervised is not None:
+                counted = len(self._opening(text[0])) + count.tokens
+            lengths.append(length_within(self.max_length, counted, partial(self._within, row, *text)))
+        return lengths
 
     def measure_key(self, image_folder: str) -> str | None:
         processor = self.processor.to_json_string()
@@ -98,18 +108,18 @@ class ProcessorEncoder(Encoder):
 
     def prompt(self, turns: Sequence[Turn], images: Sequence[ImageSource]) -> Sample:
         replacements, inputs = self._loaded(images)
-        tokens, _ = self._tokens(self._prompt(turns, len(images)), replacements)
+        tokens = self._tokens(self._prompt(turns, len(images)), replacements)
         ids = torch.tensor([token for token, _ in tokens], dtype=torch.long)
         return {"input_ids": ids} | self._types(tokens) | inputs
 
     def prompt_length(self, turns: Sequence[Turn], images: Sequence[ImageSource]) -> int:
         replacements = self._replacements([_size_of(image) for image in images])
-        return len(self._tokens(self._prompt(turns, len(images)), replacements)[0])
+        return len(self._tokens(self._prompt(turns, len(images)), replacements))
 
     def candidates(self, turns: Sequence[Turn], images: Sequence[ImageSource], answers: Sequence[str]) -> Candidates:
         """`inputs` has the types of the first row's tokens: cut them where its prefix ends."""
         replacements, inputs = self._loaded(images)
-        made = [self._tokens(rendered, replacements)[0] for rendered in self._answered(turns, answers, len(images))]
+        made = [self._tokens(rendered, replacements) for rendered in self._answered(turns, answers, len(images))]
         rows = []
         for tokens in made:
             ids = torch.tensor([token for token, _ in tokens], dtype=torch.long)
@@ -122,7 +132,7 @@ class ProcessorEncoder(Encoder):
     def candidate_length(self, turns: Sequence[Turn], images: Sequence[ImageSource], answers: Sequence[str]) -> int:
         replacements = self._replacements([_size_of(image) for image in images])
         return max(
-            len(self._tokens(rendered, replacements)[0]) for rendered in self._answered(turns, answers, len(images))
+            len(self._tokens(rendered, replacements)) for rendered in self._answered(turns, answers, len(images))
         )
 
     def collator(self, *, pad_token_id: int | None = None, left: bool = False) -> Collator:
@@ -165,8 +175,8 @@ class ProcessorEncoder(Encoder):
             )
         return rendered
 
-    def _tokens(self, rendered: Rendered, replacements: Sequence[str]) -> tuple[Tokens, str]:
-        """The tokens of a text, and the part of the text that ends with the last image."""
+    def _filled(self, rendered: Rendered, replacements: Sequence[str]) -> Filled:
+        """The text with what stands for its images, the assistant's spans in it, and its part up to the last image."""
         pieces = rendered.text.split(self.processor.image_token)
         text, seen, gained = pieces[0], len(pieces[0]), [(0, 0)]
         images_end = ""
@@ -180,8 +190,14 @@ class ProcessorEncoder(Encoder):
         def moved(position: int) -> int:
             return position + [more for start, more in gained if start <= position][-1]
 
-        spans = [(moved(begin), moved(end)) for begin, end in rendered.assistant_spans]
-        return [*self._opening(text), *encode_piece(text, spans, self.processor.tokenizer)], images_end
+        return text, [(moved(begin), moved(end)) for begin, end in rendered.assistant_spans], images_end
+
+    def _tokens(self, rendered: Rendered, replacements: Sequence[str]) -> Tokens:
+        text, spans, _ = self._filled(rendered, replacements)
+        return self._all_tokens(text, spans)
+
+    def _all_tokens(self, text: str, spans: Sequence[tuple[int, int]]) -> Tokens:
+        return [*self._opening(text), *encode_piece(text, spans, self.processor.tokenizer)]
 
     def _opening(self, text: str) -> Tokens:
         """The start of text that the tokenizer puts in front, unless the template has written it."""
@@ -194,13 +210,14 @@ class ProcessorEncoder(Encoder):
     def _start(self) -> list[int]:
         return start_of_text(self.processor.tokenizer)
 
-    def _cut(self, row: Mapping[str, Any], tokens: Tokens, images_end: str) -> Tokens:
-        """At most `max_length` tokens.
+    def _within(self, row: Mapping[str, Any], text: str, spans: Sequence[tuple[int, int]], images_end: str) -> Tokens:
+        """At most `max_length` tokens of a row's text.
 
         Raises:
             RowTooLong: it falls before the end of the last image, or before the first supervised token.
             DataError: there is nothing to supervise.
         """
+        tokens = self._all_tokens(text, spans)
         name, limit = f"row {row.get('id')!r}", self.max_length
         if not any(own for _, own in tokens):
             raise DataError(f"{name}: no token of it would be supervised; its answers must not be empty")

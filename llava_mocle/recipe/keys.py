@@ -230,6 +230,11 @@ class AdapterArguments:
         "Names of the language model's linears to adapt: a list, or separated by commas; none: up_proj,down_proj, and "
         "q_proj,v_proj in InstructBLIP.",
     )
+    fused_adapter: bool = free(
+        True,
+        "Compute the experts, and gated MLPs that hold them, as one function each: faster, with less memory, and the "
+        "same up to rounding. False: the plain path, for comparisons.",
+    )
     num_experts: int = same(4, "E: task experts a site, besides the universal one.", numbers=FROM_1)
     top_k: int = same(1, "Task experts a sample activates; 2 only without the universal expert.", numbers=Range(1, 2))
     gate_temperature: float = same(0.1, "tau: 0.1 for LLaVA-1.5, 0.05 for InstructBLIP in the paper.", numbers=ABOVE_0)
@@ -267,6 +272,18 @@ class StageArguments:
         False,
         "Resuming a DeepSpeed run on another number of processes (or another ZeRO stage): convert its optimizer state. "
         "Without it the weights and the schedule go on, and the optimizer starts afresh.",
+    )
+    supervised_head: bool = free(
+        True,
+        "Compute head and loss of supervised tokens alone, in training and validation. It needs a head that is a plain "
+        "frozen linear; elsewhere a message says why not. False: logits of all tokens.",
+    )
+    eval_rows: int | None = free(
+        None,
+        "Held-out rows that a validation pass reads, the same each time: chosen by `data_seed`, of each dataset in "
+        "proportion, and at least one of each dataset and cluster. 0: all. None: one for every five that are trained "
+        "between two passes, so that validation takes at most a tenth of the training's time; but at least 32.",
+        numbers=FROM_0,
     )
     vision_feature_cache: int = free(
         0, "Keep this many images' frozen vision features in memory (towers that offer it); 0: off.", numbers=FROM_0

@@ -65,7 +65,7 @@ _FREE = (
     "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
     "include_num_input_tokens_seen", "skip_memory_metrics", "debug",
     # When and how to validate.
-    "do_train", "do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size",
+    "do_train", "do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start",
     "eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object", "prediction_loss_only",
     # What to save, and where.
     "output_dir", "save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end", "metric_for_best_model",
@@ -79,7 +79,7 @@ _RATE = Range(0, 1e29)
 _NUMBERS = {
     "seed": SEED, "data_seed": SEED, "max_steps": Range(-1), "warmup_steps": FROM_0, "adam_beta1": _BELOW_1,
     "adam_beta2": _BELOW_1, "adam_epsilon": ABOVE_0, "max_grad_norm": FROM_0, "neftune_noise_alpha": ABOVE_0,
-    "per_device_train_batch_size": FROM_1, "per_device_eval_batch_size": FROM_1, "gradient_accumulation_steps": FROM_1,
+    "per_device_train_batch_size": FROM_1, "gradient_accumulation_steps": FROM_1,
     "eval_accumulation_steps": FROM_1, "torch_empty_cache_steps": FROM_1, "save_total_limit": FROM_1,
     "eval_steps": ABOVE_0, "save_steps": ABOVE_0, "eval_delay": FROM_0, "dataloader_num_workers": FROM_0,
     "dataloader_prefetch_factor": FROM_1, "ddp_bucket_cap_mb": FROM_1, "ddp_timeout": FROM_1,
@@ -112,6 +112,12 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
         None, "Warm-up as a share of all steps: 0.03.", excludes="warmup_steps", numbers=SHARE
     )
     num_train_epochs: float = same(1.0, "Passes over the mixture.", numbers=ABOVE_0)
+    per_device_eval_batch_size: int | None = free(  # type: ignore[assignment]
+        None,
+        "Rows of a validation batch on each process. None: four times `per_device_train_batch_size`, as no activations "
+        "are kept for a backward; as many as that where logits of all tokens are computed (see `supervised_head`).",
+        numbers=FROM_1,
+    )
     logging_steps: float = free(1, "Log every so many steps.", numbers=ABOVE_0)
     logging_nan_inf_filter: bool = free(False, "Off: a loss of nan is logged as it is.")
     # Not `str | None`: `none` is a value of its own here, and not an unset key.
@@ -143,6 +149,8 @@ class MocleTrainingArguments(TrainingArguments, StageArguments):
             self.greater_is_better = False
         if self.report_to == "auto":
             self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
+        if self.per_device_eval_batch_size is None:
+            self.per_device_eval_batch_size = (4 if self.supervised_head else 1) * self.per_device_train_batch_size
         super().__post_init__()
         if self.activation_checkpointing:
             # Re-entrant checkpointing would recompute outside the forward that set the routing.

@@ -39,7 +39,7 @@ class DeviceTensor(Tensor):
         kwargs = dict(kwargs or {})
         device = kwargs.get("device")
         to_host = device is not None and torch.device(device).type == "cpu"
-        reads = to_host or func in _WAITING
+        reads = to_host or func in WAITING
         if reads:
             cls.reads.append(str(func))
         elif device is not None:
@@ -51,7 +51,7 @@ class DeviceTensor(Tensor):
 
 _aten = torch.ops.aten
 # What needs values of a tensor to go on: numbers, and shapes that depend on values.
-_WAITING = {
+WAITING = {
     _aten._local_scalar_dense.default,
     _aten.nonzero.default,
     _aten.bincount.default,

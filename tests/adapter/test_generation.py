@@ -64,7 +64,7 @@ def test_noise_is_drawn_once_per_generate_call():
     model = tiny_peft(gate_noise_std=5.0).train()
     seen = []
     site = model.get_base_model().get_submodule(model.sites[0]).mocle_experts["default"]
-    handle = site.register_forward_pre_hook(lambda _, args: seen.append(args[1].slots[:, 0]().tolist()))
+    handle = site.register_forward_pre_hook(lambda _, args: seen.append(args[1].slots[:, 0].tolist()))
     model.generate(input_ids=PROMPT, attention_mask=MASK, cluster_ids=IDS, max_new_tokens=6)
     handle.remove()
     assert len(seen) == 6

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llava_mocle.adapter.routing import Gates, Routing, copy_to_host, runs_of
+from llava_mocle.adapter.routing import Gates, Routing, copy_to_host
 
 from .fake_device import DeviceTensor
 
@@ -35,11 +35,6 @@ def test_the_universal_expert_is_the_last_choice():
     assert first.slots.tolist() == first.plan.table.tolist() == [[2, 3], [0, 3], [2, 3], [1, 3]]
     assert torch.equal(first.weight, torch.stack([GATE[0], 1 - GATE[0]], dim=-1))
     assert (first.universal, first.top_k) == (True, 1)
-
-
-def test_neighbours_with_the_same_choices_make_a_run():
-    table = torch.tensor([[2, 4], [2, 4], [0, 4], [2, 4]])
-    assert runs_of(table) == [(0, 2, (2, 4)), (2, 3, (0, 4)), (3, 4, (2, 4))]
 
 
 @pytest.mark.parametrize(("mode", "power"), [("paper", 1), ("released", 2)])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_mocle.analysis.report import describe_clusters, score_difference, write_report
+from llava_mocle.analysis.report import Baseline, describe_clusters, score_difference, write_report
 from llava_mocle.errors import DataError
 from llava_mocle.evaluation.tasks.held_out import evaluate_rows
 from tests.evaluation.fakes import FakePredictor
@@ -127,8 +127,29 @@ def test_scores_difference_and_marks(tmp_path, results, picture):
 
 def test_without_a_before(tmp_path, results, picture):
     text, page = write(tmp_path, results, picture, before=None, samples=(), clusters=(), figures=())
-    assert ">difference</th>" not in text
+    assert "− before" not in text
+    assert ">before<" not in text
     assert "75.0" in page.text
+
+
+def test_a_baseline_has_its_column_its_difference_and_its_answers(tmp_path, results, picture):
+    """The baseline is right on rows 0 to 9, the reported run on rows 0 to 14."""
+    fake = FakePredictor({f"q{i}?": "no" for i in range(10)}, model_id="lora@1")
+    lora = evaluate_rows(fake, {"shapes": (rows(["no"] * 20), "")}, tmp_path / "lora")
+    samples = [{"domain": "text", "prompt": "q?", "reference": "no", "before": "yes", "baseline": "no", "after": "no"}]
+    baseline = Baseline(f"single LoRA {EVIL}", lora, note="One seed decides nothing.")
+    text, page = write(tmp_path, results, picture, name="MoCLE", baseline=baseline, samples=samples)
+    assert "<script" not in text
+    for said in ("50.0", "75.0", "+50.0", "+25.0", f"MoCLE − single LoRA {EVIL}", "MoCLE − before", "lora@1"):
+        assert said in page.text
+    assert '<span class="up">+25.0</span>' in text
+    assert "One seed decides nothing." in page.text
+    assert page.text.count("✓") == 2
+    assert 'class="baseline" style="width:50.0%"' in text
+    # Without one, nothing of it is left.
+    text, _ = write(tmp_path, results, picture)
+    assert 'class="baseline"' not in text
+    assert 'k-baseline"' not in text
 
 
 def test_differences_are_paired_where_the_items_are_the_same(results):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llava_mocle.clustering.encoder import FP32_ERROR
 from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER, find_encoder
 from llava_mocle.errors import AssetError
 
@@ -14,16 +15,18 @@ from llava_mocle.errors import AssetError
 class FakeEncoder:
     """Embeds a text by its hash. The fast path is off by `noise` in norm, another way at every call.
 
-    `calls` holds every text that was asked for, in order, apart from the exact path's, which `exact_calls` holds.
+    `calls` holds every text that was asked for, in order, apart from those of the exact path and of the rough one,
+    which `exact_calls` and `rough_calls` hold. The rough path is off by `roughness` in norm; 0 makes it the fast path.
     """
 
-    def __init__(self, dim: int = 8, noise: float = 0.0, weight_hash: str = "fake") -> None:
+    def __init__(self, dim: int = 8, noise: float = 0.0, weight_hash: str = "fake", roughness: float = 0.0) -> None:
         self.name = f"fake-{weight_hash}"
         self.dim = dim
         self.weight_hash = weight_hash
         self.calls: list[str] = []
         self.exact_calls: list[str] = []
-        self._noise = noise
+        self.rough_calls: list[str] = []
+        self._noise, self._roughness = noise, roughness
         self._generator = np.random.default_rng(0)
 
     def encode(
@@ -33,8 +36,20 @@ class FakeEncoder:
         embeddings = np.stack([self._embed(text) for text in texts]) if len(texts) else np.empty((0, self.dim))
         if exact:
             return embeddings
+        return self._disturbed(embeddings, self._noise)
+
+    def encode_rough(
+        self, texts: Sequence[str], cache_dir: str | Path | None = None, progress: bool = True
+    ) -> tuple[np.ndarray, float]:
+        if not self._roughness:
+            return self.encode(texts, cache_dir, progress), FP32_ERROR
+        self.rough_calls.extend(texts)
+        embeddings = np.stack([self._embed(text) for text in texts])
+        return self._disturbed(embeddings, self._roughness), self._roughness * 1.01
+
+    def _disturbed(self, embeddings: np.ndarray, size: float) -> np.ndarray:
         error = self._generator.standard_normal(embeddings.shape)
-        error *= self._noise / np.maximum(np.linalg.norm(error, axis=1, keepdims=True), 1e-12)
+        error *= size / np.maximum(np.linalg.norm(error, axis=1, keepdims=True), 1e-12)
         return (embeddings + error).astype(np.float32)
 
     def _embed(self, text: str) -> np.ndarray:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from llava_mocle.clustering.encoder import SentenceEncoder
+from llava_mocle.clustering import token_batches
+from llava_mocle.clustering.encoder import FP32_ERROR, SentenceEncoder
 from llava_mocle.errors import AssetError
 from tests.clustering.encoders import make_tiny_encoder, question_texts, real_encoder_folder, record_devices
 
@@ -165,6 +166,68 @@ def test_the_real_encoder():
     assert similarity[0, 1] > 0.8 > 0.4 > similarity[0, 2]
     drift = np.linalg.norm(encoder.encode(texts, progress=False, exact=True) - embeddings, axis=1)
     assert 0 < drift.max() < 5e-6
+
+
+def test_many_texts_are_tokenized_once_and_batched_by_tokens(folder, tmp_path, monkeypatch, forwarded):
+    monkeypatch.setattr("llava_mocle.clustering.encoder._MANY", 100)
+    monkeypatch.setattr("llava_mocle.clustering.encoder._TEXTS_PER_SHARD", 64)
+    encoder = SentenceEncoder(folder, device="cpu")
+    texts = [*question_texts(150), *question_texts(20)]
+    many = encoder.encode(texts, cache_dir=tmp_path, progress=False)
+    assert forwarded == []
+    few = np.concatenate([encoder.encode([text], progress=False) for text in texts])
+    # Other batches: measured about 1e-6.
+    np.testing.assert_allclose(many, few, rtol=0, atol=5e-6)
+    assert (SentenceEncoder(folder).encode(texts, cache_dir=tmp_path, progress=False) == many).all()
+
+
+@pytest.fixture
+def bf16_here(monkeypatch):
+    """A machine that seems to compute in bf16; any machine can, if slowly."""
+    monkeypatch.setattr("llava_mocle.clustering.encoder._MANY", 100)
+    monkeypatch.setattr(token_batches, "computes_bf16", lambda device: True)
+
+
+def test_the_error_of_many_texts_in_bf16_is_known(folder, tmp_path, bf16_here):
+    encoder = SentenceEncoder(folder, device="cpu")
+    texts = question_texts(150)
+    rough, error = encoder.encode_rough(texts, cache_dir=tmp_path, progress=False)
+    assert rough.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rough, axis=1), 1, atol=1e-6)
+    off = np.linalg.norm(rough - encoder.encode(texts, progress=False, exact=True), axis=1)
+    assert 1e-3 < off.max() <= error <= 0.05
+    again, same = SentenceEncoder(folder).encode_rough(texts, cache_dir=tmp_path, progress=False)
+    assert (again == rough).all()
+    assert same == error
+
+
+def test_few_texts_and_those_without_bf16_are_encoded_in_float32(folder, monkeypatch, bf16_here):
+    encoder = SentenceEncoder(folder, device="cpu")
+    texts = question_texts(150)
+    fine, error = encoder.encode_rough(texts[:99], progress=False)
+    assert error == FP32_ERROR
+    assert (fine == encoder.encode(texts[:99], progress=False)).all()
+    monkeypatch.setattr(token_batches, "computes_bf16", lambda device: False)
+    assert SentenceEncoder(folder, device="cpu").encode_rough(texts, progress=False)[1] == FP32_ERROR
+
+
+def test_bf16_that_is_too_rough_is_not_used(folder, monkeypatch, bf16_here, caplog):
+    monkeypatch.setattr("llava_mocle.clustering.encoder._TOO_ROUGH", 1e-3)
+    encoder = SentenceEncoder(folder, device="cpu")
+    texts = question_texts(120)
+    found, error = encoder.encode_rough(texts, progress=False)
+    assert error == FP32_ERROR
+    assert (found == encoder.encode(texts, progress=False)).all()
+    assert "encoding in float32" in caplog.text
+
+
+def test_a_large_result_is_in_a_file(folder, monkeypatch, tmp_path):
+    texts = question_texts(30)
+    expected = SentenceEncoder(folder, device="cpu").encode([*texts, *texts], progress=False)
+    monkeypatch.setattr("llava_mocle.clustering.embedding_cache._IN_MEMORY", 1000)
+    found = SentenceEncoder(folder, device="cpu").encode([*texts, *texts], cache_dir=tmp_path, progress=False)
+    assert isinstance(found, np.memmap)
+    assert (found == expected).all()
 
 
 @pytest.mark.parametrize(("device", "expected"), [(None, "cuda"), ("cpu", "cpu"), (torch.device("cuda", 3), "cuda:3")])

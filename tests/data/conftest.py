@@ -1,5 +1,6 @@
 """Tokenizers small enough to be made while the tests run, of the two kinds real models have; a file of rows."""
 
+import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +78,14 @@ def chatml() -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"
     )
     made.chat_template = CHATML
+    return made
+
+
+@pytest.fixture(scope="session")
+def trimming(chatml: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The same, and a token's offsets leave its spaces out, as Llama 3's do."""
+    made = copy.deepcopy(chatml)
+    made.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     return made
 
 

@@ -70,13 +70,15 @@ def test_samples(image_folder: Path, chatml: PreTrainedTokenizerFast, image_proc
             made[index]
 
 
-def test_lengths_follow_the_tokens(
+def test_lengths_are_those_of_the_samples(
     image_folder: Path, chatml: PreTrainedTokenizerFast, image_processor: CLIPImageProcessorPil
 ) -> None:
-    long = make_row("hello " * 200, "hi")
-    made = dataset(image_folder, chatml, image_processor, [ROWS[1], long, ROWS[0], ROWS[2]])
-    tokens = [len(made[index]["input_ids"]) for index in range(4)]
-    assert sorted(range(4), key=made.lengths.__getitem__) == sorted(range(4), key=tokens.__getitem__)
+    long = make_row("hi", "hello " * 200)
+    for limit in (None, 100):
+        made = dataset(image_folder, chatml, image_processor, [ROWS[1], long, ROWS[0], ROWS[2]], max_length=limit)
+        assert made.lengths.tolist() == [len(made[index]["input_ids"]) for index in range(len(made))]
+        assert made.dropped == 0
+    assert made.lengths.max() == 100
 
 
 def test_too_long_rows_are_left_out_and_counted(
@@ -110,7 +112,7 @@ def test_whether_a_row_fits_is_decided_exactly(
     template: str, image_folder: Path, chatml: PreTrainedTokenizerFast, image_processor: CLIPImageProcessorPil
 ) -> None:
     """For every limit: a row is dropped if and only if tokenizing it in full says so."""
-    # Every byte of these is a token: the quick estimate has nothing to spare.
+    # Every byte of these is a token.
     row = make_row("😀" * 30 + "<image><image>", "no", image=["red.png", "blue.jpg"])
     made = mixture(image_folder, [row])
     style = get_template(template, chatml)
@@ -296,6 +298,24 @@ def test_spawned_workers_open_the_rows_themselves(
     made.corrupt_images = "skip"
     list(loader)
     assert made.skipped_images == 3  # counted across the processes: rows 0 and 2 of the first, row 0 of the second
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (make_row("<image>\nq", "a", row_id="x"), "1 <image> tags for 0 images"),
+        (make_row("q", "a", image="red.png", row_id="x"), "0 <image> tags for 1 images"),
+        (make_row("q", row_id="x"), "the last turn is human"),
+    ],
+)
+def test_a_row_that_makes_no_sample_is_named_among_others(
+    bad: dict, message: str, image_folder: Path, chatml: PreTrainedTokenizerFast, image_processor: CLIPImageProcessorPil
+) -> None:
+    """Rows are measured many at a time; what is given in memory has not been checked."""
+    stored = mixture(image_folder, ROWS)
+    made = Mixture(stored.specs, {"d0": [*ROWS, bad, bad | {"id": "later"}]})
+    with pytest.raises(DataError, match=rf"d0\.json: row 3 \(id 'x'\): .*{message}"):
+        LlavaDataset(made, chatml, image_processor, "vicuna_v1", **IMAGE)
 
 
 def test_rows_may_be_plain_lists(

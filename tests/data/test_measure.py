@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from llava_mocle.data.conversation import Template, row_images, row_turns
-from llava_mocle.data.measure import DROPPED, measure_row, measure_rows
+from llava_mocle.data.conversation import Template, row_images
+from llava_mocle.data.dataset import LlavaEncoder
+from llava_mocle.data.measure import DROPPED, measure_rows
 from llava_mocle.data.templates import get_template
 from llava_mocle.data.tokenize import RowTooLong, tokenize_row
 from llava_mocle.errors import DataError
@@ -77,56 +80,74 @@ TEMPLATES: dict[str, Callable[[PreTrainedTokenizerFast], Template]] = {
 }
 
 
+OTHER_TOKENIZERS = ("trimming", "legacy", "modern")
+CASES = [("chatml", name) for name in TEMPLATES]
+CASES += [(other, name) for other in OTHER_TOKENIZERS for name in ("vicuna_v1", "llama_2", "chat")]
+
+
+@pytest.fixture(scope="module")
+def tokenizers(chatml: PreTrainedTokenizerFast, trimming: PreTrainedTokenizerFast, llama: SimpleNamespace) -> dict:
+    return {"chatml": chatml, "trimming": trimming, "legacy": llama.legacy, "modern": llama.modern}
+
+
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """`measure_row` of each of these rows, as a dataset calls it."""
+    """`LlavaEncoder.measure` of these rows, as a dataset calls it."""
 
     rows: list[dict]
     template: Template
     tokenizer: PreTrainedTokenizerFast
     limit: int | None = None
 
-    def tokenize(self, row: dict) -> dict:
-        return tokenize_row(row, self.template, self.tokenizer, **IMAGE, max_length=self.limit)
+    @cached_property
+    def encoder(self) -> LlavaEncoder:
+        return LlavaEncoder(self.tokenizer, None, self.template, **IMAGE, max_length=self.limit)
 
-    def __call__(self, index: int) -> int:
-        return measure_row(self.rows[index], self.template, self.tokenize, 4, self.limit)
+    def real(self, row: dict) -> int:
+        """The length of the row's sample, or DROPPED where there is none."""
+        try:
+            tokens = tokenize_row(row, self.template, self.tokenizer, **IMAGE, max_length=self.limit)
+        except RowTooLong:
+            return DROPPED
+        return len(tokens["input_ids"])
+
+    def __call__(self, chunk: range) -> list[int]:
+        rows = [self.rows[index] for index in chunk]
+        return self.encoder.measure(rows, [row_images(row) for row in rows])
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_a_row_is_dropped_exactly_if_it_cannot_be_tokenized(name: str, chatml: PreTrainedTokenizerFast) -> None:
-    template = TEMPLATES[name](chatml)
-    rows = random_rows(300, name)
-    # Without a limit no row is dropped, and a length is a quarter of the bytes, and four for each image.
-    bytes_of = [len(template.render(row_turns(row)).text.encode()) for row in rows]
-    tags = [template.render(row_turns(row)).text.count("<image>") for row in rows]
-    lengths = measure_rows(Measure(rows, template, chatml), len(rows))
+@pytest.mark.parametrize(("tokenizer", "name"), CASES)
+def test_a_length_is_that_of_the_sample_and_a_row_is_dropped_exactly_if_it_has_none(
+    tokenizer: str, name: str, tokenizers: dict
+) -> None:
+    core = tokenizers[tokenizer]
+    template = TEMPLATES[name](core)
+    rows = random_rows(60, name)
+    lengths = measure_rows(Measure(rows, template, core), len(rows))
     assert lengths.dtype == np.int64
-    assert lengths.tolist() == [size // 4 + 4 * images for size, images in zip(bytes_of, tags, strict=True)]
-    assert tags == [len(row_images(row)) for row in rows]
-    middle = int(np.median([len(Measure(rows, template, chatml).tokenize(row)["input_ids"]) for row in rows]))
-    for limit in (middle // 2, middle - 1, middle, middle * 2, middle * 20):
-        measure = Measure(rows, template, chatml, limit)
-        expected = lengths.copy()
-        for index, row in enumerate(rows):
-            try:
-                measure.tokenize(row)
-            except RowTooLong:
-                expected[index] = DROPPED
-        assert measure_rows(measure, len(rows)).tolist() == expected.tolist()
-        assert 0 < (expected == DROPPED).sum() < len(rows) or limit >= middle * 2
+    assert lengths.tolist() == [Measure(rows, template, core).real(row) for row in rows]
+    middle = int(np.median(lengths))
+    for limit in (middle // 2, middle, middle * 2):
+        measure = Measure(rows, template, core, limit)
+        found = measure_rows(measure, len(rows))
+        assert found.tolist() == [measure.real(row) for row in rows]
+        assert found.max() <= limit
+        assert 0 < (found == DROPPED).sum() < len(rows) or limit >= middle
 
 
 def test_plain(chatml: PreTrainedTokenizerFast) -> None:
     template = get_template("plain", chatml)
     texts = [("<image>" * (1 + index % 3) + "drop this", "  caption " + "é" * index) for index in range(20)]
     rows = [make_row(*pair, image=["a"] * (1 + index % 3)) for index, pair in enumerate(texts)]
-    # 7 bytes a tag; 10 + 2 bytes of "é" and the line's end.
-    whole = [4 * (1 + index % 3) + (7 * (1 + index % 3) + 10 + 2 * index + 1) // 4 for index in range(20)]
-    assert measure_rows(Measure(rows, template, chatml), 20).tolist() == whole
-    # At most 9 tokens: two images (8) and one token of the caption fit, three do not.
-    fitting = [length if index % 3 < 2 else DROPPED for index, length in enumerate(whole)]
-    assert measure_rows(Measure(rows, template, chatml, 9), 20).tolist() == fitting
+    whole = measure_rows(Measure(rows, template, chatml), 20).tolist()
+    # Four an image, and the caption with its line's end.
+    captions = [len(chatml(f"{caption}\n", add_special_tokens=False).input_ids) for _, caption in texts]
+    start = int(whole[0] - 4 - captions[0])
+    assert start in (0, 1)
+    assert whole == [start + 4 * (1 + index % 3) + caption for index, caption in enumerate(captions)]
+    # Two images (8), the start and one token of the caption fit, three images do not.
+    fitting = [9 + start if index % 3 < 2 else DROPPED for index in range(20)]
+    assert measure_rows(Measure(rows, template, chatml, 9 + start), 20).tolist() == fitting
 
 
 def test_what_a_template_refuses_is_raised(chatml: PreTrainedTokenizerFast) -> None:
@@ -144,7 +165,10 @@ class Numbers:
     folder: Path | None = None
     seconds: float = 0.0
 
-    def __call__(self, index: int) -> int:
+    def __call__(self, chunk: range) -> list[int]:
+        return [self.one(index) for index in chunk]
+
+    def one(self, index: int) -> int:
         if self.folder is not None:
             (self.folder / f"{os.getpid()}.worker").touch()
         time.sleep(self.seconds)
@@ -155,8 +179,8 @@ class Numbers:
 
 @pytest.mark.slow
 def test_several_processes_give_the_same(chatml: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    measure = Measure(random_rows(2500, "chat"), TEMPLATES["chat"](chatml), chatml, 60)
-    assert np.array_equal(measure_rows(measure, 2500, processes=2), measure_rows(measure, 2500, processes=1))
+    measure = Measure(random_rows(800, "chat"), TEMPLATES["chat"](chatml), chatml, 60)
+    assert np.array_equal(measure_rows(measure, 800, processes=2), measure_rows(measure, 800, processes=1))
     # The first bad row is named, whichever process comes to one first.
     with pytest.raises(DataError, match="row 1500 is bad"):
         measure_rows(Numbers(bad=(1500, 2001), folder=tmp_path), 2500, processes=2)
@@ -167,14 +191,16 @@ def test_several_processes_give_the_same(chatml: PreTrainedTokenizerFast, tmp_pa
 
 @pytest.mark.slow
 def test_one_process_measures_where_several_fail(caplog: pytest.LogCaptureFixture) -> None:
-    found = measure_rows(lambda index: 10 * index, 3000, processes=2)  # no lambda can be sent to a process
+    found = measure_rows(
+        lambda chunk: [10 * index for index in chunk], 3000, processes=2
+    )  # no lambda can be sent to a process
     assert np.array_equal(found, 10 * np.arange(3000))
     assert "rows are measured in one process: several failed" in caplog.text
 
 
 def test_few_rows_start_no_process() -> None:
-    assert measure_rows(lambda index: 10 * index, 3).tolist() == [0, 10, 20]
-    assert measure_rows(lambda index: 10 * index, 0).tolist() == []
+    assert measure_rows(lambda chunk: [10 * index for index in chunk], 3).tolist() == [0, 10, 20]
+    assert measure_rows(lambda chunk: [10 * index for index in chunk], 0).tolist() == []
 
 
 MEASURING = """

@@ -79,6 +79,34 @@ def test_batches_are_of_similar_length() -> None:
     assert rank.abs() < 0.5  # lengths don't run in order through the epoch
 
 
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize(("processes", "device_batch", "accumulation"), [(2, 4, 2), (4, 2, 2), (4, 4, 1), (1, 2, 8)])
+def test_ranks_that_step_together_have_similar_lengths(
+    processes: int, device_batch: int, accumulation: int, grouped: bool
+) -> None:
+    """What all ranks wait for in a step is the least that its samples allow: by sorting, as a plain list."""
+    made = sampler(count=1003, batch_size=16)
+    made.grouped = grouped
+    batches = BatchSampler(made, device_batch, drop_last=False)
+    shards = [list(BatchSamplerShard(batches, processes, rank)) for rank in range(processes)]
+    chance = random.Random(1)
+
+    def waited(windows: list[list[int]]) -> int:
+        return sum(max(window) for window in windows)
+
+    for step in range(len(made) // 16):
+        micro = range(step * accumulation, (step + 1) * accumulation)
+        # A filler is as long as its sample.
+        lengths = [[int(made.lengths[max(i, ~i)]) for shard in shards for i in shard[m]] for m in micro]
+        every = sorted((length for window in lengths for length in window), reverse=True)
+        width = processes * device_batch
+        assert waited(lengths) == sum(every[start] for start in range(0, 16, width))
+        # No other deal is better.
+        for _ in range(3):
+            other = chance.sample(every, len(every))
+            assert waited(lengths) <= waited([other[start : start + width] for start in range(0, 16, width)])
+
+
 def test_order_follows_from_seed_and_epoch() -> None:
     first, again, other = sampler(), sampler(), sampler(seed=4)
     orders = []

@@ -12,7 +12,7 @@ from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 from llava_mocle.data.conversation import Turn, place_images, row_turns
 from llava_mocle.data.template_names import TEMPLATE_NAMES
 from llava_mocle.data.templates import get_template
-from llava_mocle.data.tokenize import IGNORE_INDEX, RowTooLong, _extents, tokenize_prompt, tokenize_row
+from llava_mocle.data.tokenize import IGNORE_INDEX, RowTooLong, extents, tokenize_prompt, tokenize_row
 from llava_mocle.errors import ConfigError, DataError
 from tests.data.conftest import make_row
 
@@ -299,7 +299,7 @@ def test_trimmed_offsets_cover_the_same_tokens(name: str, chatml: PreTrainedToke
 
 
 def test_token_of_no_character_stands_at_its_position() -> None:
-    assert _extents([(0, 0), (0, 3), (4, 6), (6, 7), (6, 7), (7, 7)]) == [
+    assert extents([(0, 0), (0, 3), (4, 6), (6, 7), (6, 7), (7, 7)]) == [
         (0, 1),
         (0, 3),
         (3, 6),

@@ -82,7 +82,8 @@ def _adapted(model: Any) -> PeftModel:
     arguments = AdapterArguments(lora_r=2, lora_alpha=4, num_experts=3, gate_noise_std=0.0, lora_dropout=0.0)
     config = adapter_config(arguments, parts_of(model), num_datasets=1, centroids=None, cluster_shape=(2, 8))
     torch.manual_seed(5)
-    adapted = get_peft_model(model, config)
+    parts, adapted = parts_of(model), get_peft_model(model, config)
+    assert adapted.base_model.fuse_mlps(parts.mlp, within=f"{parts.language_model}.") > 0
     randomise(adapted, lambda name: "experts_B" in name or "gate_weight" in name)
     return adapted
 
@@ -143,7 +144,10 @@ def test_lengths_come_from_headers_alone(ready: Ready, tmp_path: Path) -> None:
         row = make_row(f"{tags}what ?", "a circle", image=[files[index] for index in group])
         names = row["image"]
         real = len(ready.encoder.encode(row, [picture(index) for index in group], names)["input_ids"])
-        assert ready.encoder.measure(row, names) == real
+        # Among other rows, of which the last is cut.
+        short = ready.loaded.encoder(real)
+        long = make_row(row["conversations"][0]["value"], "a circle and more", image=names)
+        assert short.measure([row, long, row], [names] * 3) == [real] * 3
         asked = [Turn(HUMAN, f"{tags}what ?")]
         assert ready.encoder.prompt_length(asked, names) == len(ready.encoder.prompt(asked, names)["input_ids"])
         rows = ready.encoder.candidates(asked, names, ["a circle", "left"]).rows
@@ -158,7 +162,7 @@ def test_an_extreme_image_is_refused_when_it_is_measured_or_not_at_all(
     image.save(name)
     row = make_row("<image>\nwhat ?", "a circle", image=name)
     try:
-        measured = ready.encoder.measure(row, [name])
+        (measured,) = ready.encoder.measure([row], [[name]])
     except DataError:
         with pytest.raises(DataError):
             ready.encoder.encode(row, [image], [name])
@@ -214,7 +218,7 @@ def test_an_image_that_cannot_be_read_is_measured_all_the_same(ready: Ready, tmp
     row = make_row("<image>\nwhat ?", "a circle", image="x")
     # It is met when the row is loaded, where `corrupt_images` says what happens then.
     for name in (broken, tmp_path / "missing.png"):
-        assert ready.loaded.encoder(4096).measure(row, [str(name)]) > 0
+        assert ready.loaded.encoder(4096).measure([row], [[str(name)]])[0] > 0
 
 
 def test_cutting_spares_images_and_answers(ready: Ready) -> None:
@@ -228,7 +232,7 @@ def test_cutting_spares_images_and_answers(ready: Ready) -> None:
     assert cut["labels"].tolist() == whole["labels"].tolist()[:-1]
     with pytest.raises(RowTooLong, match="an image ends after"):
         ready.loaded.encoder(image_end).encode(ROW, images, names)
-    assert ready.loaded.encoder(image_end).measure(ROW, names) == DROPPED
+    assert ready.loaded.encoder(image_end).measure([ROW], [names]) == [DROPPED]
     one = make_row("<image>\nwhat is shown here, and where is it ?", "left", image="a")
     sample = ready.encoder.encode(one, images[:1], ["a"])
     first = (sample["labels"] != -100).tolist().index(True)
@@ -246,7 +250,7 @@ def test_rows_that_do_not_fit_are_refused(ready: Ready) -> None:
             ready.encoder.encode(make_row(f"<image>\n{placeholder}", "y", image="a"), [picture(0)], ["a"])
     if not ready.loaded.family.kind.takes_text_only:
         with pytest.raises(DataError, match="has no image"):
-            ready.encoder.measure(TEXT_ROW, [])
+            ready.encoder.measure([TEXT_ROW], [[]])
     with pytest.raises(ConfigError, match="template of its own"):
         ready.loaded.family.template("vicuna_v1")
 
@@ -272,26 +276,28 @@ def test_a_step_reaches_experts_gates_and_the_whole_connector(ready: Ready) -> N
     batch.pop("dataset_ids", None)
     found = {}
     model.train()
-    for checkpointing in (False, True):
-        if checkpointing:
+    for way in ("plain", "fused", "checkpointing"):
+        model.base_model.fused = way != "plain"
+        if way == "checkpointing":
             base.gradient_checkpointing_enable({"use_reentrant": False})
         model.zero_grad()
         output = model(**batch, use_cache=False)
         output.loss.backward()
         trained = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
-        found[checkpointing] = output.loss.item(), trained
+        found[way] = output.loss.item(), trained
     base.gradient_checkpointing_disable()
     model.eval()
     model.zero_grad()
-    plain, again = found[False], found[True]
-    assert plain[0] == pytest.approx(again[0], rel=1e-6)
+    plain = found["plain"]
     connector = connector_parameters(parts_of(base), model)
     trained = {name for name in plain[1] if "mocle" not in name}
     assert trained
     assert trained <= connector
     for name, gradient in plain[1].items():
         assert gradient.any() or "bias" in name or "gate_bias" in name, name
-        torch.testing.assert_close(gradient, again[1][name], atol=1e-6, rtol=1e-4)
+        for loss, gradients in found.values():
+            assert loss == pytest.approx(plain[0], rel=1e-6)
+            torch.testing.assert_close(gradient, gradients[name], atol=1e-6, rtol=1e-4)
 
 
 def test_text_alone_gives_the_connector_a_gradient_of_zero(ready: Ready) -> None:

@@ -96,8 +96,8 @@ def losses_and_norms(unbalanced: Path, folder: Path, *words: str, count: int = 1
 
 @pytest.fixture(scope="session")
 def alone(unbalanced: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[float, float]]:
-    """One process, no DeepSpeed, no accumulation."""
-    return losses_and_norms(unbalanced, tmp_path_factory.mktemp("alone"))
+    """One process, no DeepSpeed, no accumulation, and logits of all tokens; all others compute what is supervised."""
+    return losses_and_norms(unbalanced, tmp_path_factory.mktemp("alone"), "--supervised_head", "false")
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ class AnswersAhead:
         return len(self._file.answers)
 
     def _put_in_order(self) -> None:
-        ready = []
+        ready: list[dict[str, Any]] = []
         while (record := self._waiting.pop(self._done + len(ready), None)) is not None:
             ready.append(record)
         if ready:

@@ -73,9 +73,11 @@ class Preemption(StopEarly):
 
     def requested(self, device: torch.device) -> bool:
         """Whether any rank got a signal. All ranks ask together."""
-        requested = torch.tensor(int(self.signal_name is not None), device=device)
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(requested, op=dist.ReduceOp.MAX)
+        own = self.signal_name is not None
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return own
+        requested = torch.tensor(int(own), device=device)
+        dist.all_reduce(requested, op=dist.ReduceOp.MAX)
         return bool(requested.item())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:

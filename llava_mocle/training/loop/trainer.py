@@ -33,10 +33,12 @@ from llava_mocle.training.checkpoints.writer import CheckpointWriter
 from llava_mocle.training.loop.callbacks import ConsoleLines, ConsoleProgress, OwnBest, OwnIntervals, StopAfterSteps
 from llava_mocle.training.loop.divergence import DivergenceCheck
 from llava_mocle.training.loop.gate_check import warn_of_gates
+from llava_mocle.training.loop.held_out import held_out_pass
 from llava_mocle.training.loop.preemption import Preemption, ValidationCutOff
 from llava_mocle.training.loop.routing_log import RoutingLog
 from llava_mocle.training.loop.sampling import make_sampler
-from llava_mocle.training.loop.validation import LossByGroup, pack_ids, sample_losses
+from llava_mocle.training.loop.supervision import POSITIONS, Supervision
+from llava_mocle.training.loop.validation import LossByGroup, clusters_of
 from llava_mocle.training.processes.loader_workers import isolate_workers, naming_rows
 from llava_mocle.training.setup.data import TrainingData
 from llava_mocle.training.setup.parameter_groups import parameter_groups
@@ -93,12 +95,18 @@ class MocleTrainer(Trainer):
         resumption: Resumption | None = None,
     ) -> None:
         stop = [StopAfterSteps(args.stop_after_steps)] if args.stop_after_steps else []
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.supervision = Supervision(base, args.supervised_head, talks=args.process_index == 0)
+        if self.supervision.head is None and not recipe.trainer.get("per_device_eval_batch_size"):
+            args.per_device_eval_batch_size = args.per_device_train_batch_size  # logits of all tokens take the memory
+        held_out = data.validation
         super().__init__(
             model=model,
             args=args,
             train_dataset=data.train,
-            eval_dataset=data.validation,
-            data_collator=data.train.encoder.collator(),
+            eval_dataset=None if held_out is None else held_out_pass(held_out, args, len(data.train)),
+            data_collator=self.supervision.collator(data.train.encoder.collator()),
+            compute_loss_func=self.supervision.loss_function,
             callbacks=[OwnIntervals(), OwnBest(), *stop, preemption],
         )
         # Some classes of transformers' say that their loss takes no number of supervised tokens. All that can be
@@ -120,7 +128,7 @@ class MocleTrainer(Trainer):
         self.divergence = DivergenceCheck(args, self.accelerator.reduce)
         routed = isinstance(model, PeftModel) and recipe.adapter.adapter != "lora"
         self.routing = RoutingLog(model.base_model) if routed else None
-        self.validation_losses = LossByGroup(data.dataset_names)
+        self.validation_losses = LossByGroup(data.dataset_names, 0 if held_out is None else clusters_of(held_out))
 
     def take_steps(self) -> None:
         """Train until the last step, or until an early stop. With a `resumption`, the first step is the one after it.
@@ -237,35 +245,38 @@ class MocleTrainer(Trainer):
             base.disable_input_require_grads()
         return prepared
 
-    def _model_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
-            return dict(inputs)
-        return {key: value for key, value in inputs.items() if key not in ROUTING_INPUTS}
+    def _model_inputs(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+        """What the model takes of a batch, and the places of its supervised tokens."""
+        routed = isinstance(self.accelerator.unwrap_model(self.model), PeftModel)
+        left_out = {POSITIONS} if routed else {POSITIONS, *ROUTING_INPUTS}
+        return {key: value for key, value in inputs.items() if key not in left_out}, inputs.get(POSITIONS)
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """`Trainer.compute_loss`, which averages over the supervised tokens of the global batch."""
-        result = super().compute_loss(model, self._model_inputs(inputs), *args, **kwargs)
+        inputs, positions = self._model_inputs(inputs)
+        with self.supervision.around(inputs["labels"], positions):
+            result = super().compute_loss(model, inputs, *args, **kwargs)
         if self.routing is not None and model.training:
             self.routing.add()
         return result
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[Tensor, None, None]:
-        """One validation batch: its losses go to `LossByGroup`, its mean back to `Trainer`."""
+    ) -> tuple[None, None, None]:
+        """One validation batch, whose losses go to `LossByGroup`. `Trainer` gets none, and gathers none."""
         inputs = self._prepare_inputs(inputs)
+        taken, positions = self._model_inputs(inputs)
+        labels = taken.pop("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
-            losses, counts = sample_losses(model(**self._model_inputs(inputs)).logits, inputs["labels"])
-        ids = [pack_ids(inputs.get(key), losses) for key in ("dataset_ids", "cluster_ids")]
-        every = self.accelerator.gather_for_metrics((losses, counts, *ids))
-        self.validation_losses.add(*every)
-        return losses.sum() / counts.sum().clamp(min=1), None, None
+            losses, counts = self.supervision.of_samples(model, taken, labels, positions)
+        self.validation_losses.add(losses, counts, inputs.get("dataset_ids"), inputs.get("cluster_ids"))
+        return None, None, None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """`Trainer`'s loop, with the token-weighted loss by dataset and by cluster among its metrics."""
         self.validation_losses.reset()
         output = super().evaluation_loop(*args, **kwargs)
-        output.metrics.update(self.validation_losses.metrics())
+        output.metrics.update(self.validation_losses.metrics(self.accelerator.reduce))
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

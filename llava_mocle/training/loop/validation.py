@@ -1,6 +1,7 @@
 """Validation loss by dataset and by cluster, as a mean over supervised tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,19 +31,22 @@ def sample_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LossByGroup:
-    """Adds up losses by dataset and by cluster over a validation pass.
+    """Adds up losses by dataset and by cluster over a validation pass. The sums stay on the device of the losses.
 
     Args:
         dataset_names: dataset id -> name.
+        clusters: K, the number of clusters; 0 where samples have none.
     """
 
-    def __init__(self, dataset_names: Sequence[str]) -> None:
-        self.dataset_names = list(dataset_names)
+    def __init__(self, dataset_names: Sequence[str], clusters: int = 0) -> None:
+        # The last line is of samples without a cluster.
+        self.names = [LOSS, *map(dataset_loss, dataset_names), *map(cluster_loss, range(clusters)), ""]
+        self._first_cluster = 1 + len(dataset_names)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything added."""
-        self._sums: dict[str, list[float]] = {}
+        self._sums: Tensor | None = None
 
     def add(self, losses: Tensor, counts: Tensor, dataset_ids: Tensor | None, cluster_ids: Tensor | None) -> None:
         """Add a batch of B samples.
@@ -53,25 +57,32 @@ class LossByGroup:
             dataset_ids: (B,), or None.
             cluster_ids: (B,), -1 for a sample that has none, or None.
         """
-        for row, (loss, count) in enumerate(zip(losses.tolist(), counts.tolist(), strict=True)):
-            keys = [LOSS]
-            if dataset_ids is not None:
-                keys.append(dataset_loss(self.dataset_names[int(dataset_ids[row])]))
-            if cluster_ids is not None and int(cluster_ids[row]) >= 0:
-                keys.append(cluster_loss(int(cluster_ids[row])))
-            for key in keys:
-                total = self._sums.setdefault(key, [0.0, 0.0])
-                total[0] += loss
-                total[1] += count
+        values = torch.stack([losses, counts], dim=1).double()
+        if self._sums is None:
+            self._sums = values.new_zeros(len(self.names), 2)
+        self._sums[0] += values.sum(dim=0)
+        if dataset_ids is not None:
+            self._sums.index_add_(0, 1 + dataset_ids.to(values.device), values)
+        if cluster_ids is not None:
+            ids = cluster_ids.to(values.device)
+            self._sums.index_add_(0, torch.where(ids < 0, len(self.names) - 1, self._first_cluster + ids), values)
 
-    def metrics(self) -> Mapping[str, float]:
-        """`eval_loss`, `eval_loss_<dataset>` and `eval_loss_cluster_<c>`, in nats a supervised token."""
-        return {key: total / count for key, (total, count) in sorted(self._sums.items()) if count}
+    def metrics(self, reduce: Callable[..., Any] | None = None) -> Mapping[str, float]:
+        """`eval_loss`, `eval_loss_<dataset>` and `eval_loss_cluster_<c>`, in nats a supervised token.
+
+        Args:
+            reduce: `Accelerator.reduce`, where several processes have added their samples; all of them call together.
+        """
+        if self._sums is None:
+            return {}
+        sums = self._sums if reduce is None else reduce(self._sums, reduction="sum")
+        found = dict(zip(self.names[:-1], sums.tolist(), strict=False))
+        return {key: total / count for key, (total, count) in sorted(found.items()) if count}
 
 
-def pack_ids(ids: Tensor | None, like: Tensor) -> Tensor:
-    """Ids as a tensor shaped like `like`, -1 where there are none, so that every rank gathers the same shape."""
-    return torch.full_like(like, -1, dtype=torch.long) if ids is None else ids.to(like.device)
+def clusters_of(rows: RowDataset) -> int:
+    """The least K that the clusters of these rows fit; 0 where they have none."""
+    return 0 if rows.cluster_ids is None else 1 + max(int(ids.max(initial=-1)) for ids in rows.cluster_ids.values())
 
 
 def metrics_of(rows: RowDataset) -> list[str]:

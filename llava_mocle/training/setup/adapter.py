@@ -42,6 +42,9 @@ def adapt(
         config.base_record = base_record
         # DeepSpeed keeps float32 copies itself, and ZeRO-3 requires one dtype of all trainable parameters.
         model = get_peft_model(model, config, autocast_adapter_dtype=not args.deepspeed)
+        model.base_model.fused = recipe.adapter.fused_adapter
+        if recipe.adapter.fused_adapter and parts.mlp is not None:
+            model.base_model.fuse_mlps(parts.mlp, within=f"{parts.language_model}.")
     if not args.deepspeed:
         # Trainable parameters of a 16-bit model in float32: in 16 bit, updates below a weight's spacing would vanish.
         # Autocast casts them where they are used.

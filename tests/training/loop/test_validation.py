@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from llava_mocle.training.loop.validation import LossByGroup, pack_ids, sample_losses
+from llava_mocle.training.loop.validation import LossByGroup, sample_losses
 
 
 def test_losses_are_summed_over_the_supervised_tokens_of_each_sample() -> None:
@@ -27,7 +27,7 @@ def test_a_sample_without_supervised_tokens_counts_nothing() -> None:
 
 
 def test_losses_by_dataset_and_cluster() -> None:
-    groups = LossByGroup(["a", "b"])
+    groups = LossByGroup(["a", "b"], 6)
     losses, counts = torch.tensor([6.0, 8.0, 3.0]), torch.tensor([2.0, 4.0, 1.0])
     groups.add(losses, counts, torch.tensor([0, 1, 1]), torch.tensor([5, 0, 5]))
     groups.add(torch.tensor([1.0]), torch.tensor([1.0]), torch.tensor([0]), torch.tensor([-1]))
@@ -42,16 +42,17 @@ def test_losses_by_dataset_and_cluster() -> None:
     )
 
 
+def test_the_sums_of_all_processes_are_divided_by_the_counts_of_all() -> None:
+    groups = LossByGroup(["a"])
+    groups.add(torch.tensor([6.0]), torch.tensor([2.0]), torch.tensor([0]), None)
+    other = torch.tensor([[9.0, 1.0], [9.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    metrics = groups.metrics(lambda sums, reduction: {"sum": sums + other}[reduction])
+    assert metrics == {"eval_loss": 5.0, "eval_loss_a": 5.0}
+
+
 def test_a_new_pass_starts_from_nothing() -> None:
     groups = LossByGroup(["a"])
     groups.add(torch.tensor([6.0]), torch.tensor([2.0]), None, None)
     assert groups.metrics() == {"eval_loss": 3.0}
     groups.reset()
     assert groups.metrics() == {}
-
-
-def test_ids_that_are_absent_have_the_shape_of_those_that_are_there() -> None:
-    like = torch.zeros(3)
-    assert pack_ids(None, like).tolist() == [-1, -1, -1]
-    assert pack_ids(None, like).dtype == torch.long
-    assert pack_ids(torch.tensor([4, 5, 6]), like).tolist() == [4, 5, 6]

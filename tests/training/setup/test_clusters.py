@@ -112,7 +112,7 @@ def test_held_out_rows_have_the_clusters_of_their_instructions(
 def test_the_validation_loss_is_filed_under_each_rows_cluster(recipe_file, mixed: list[dict], clusters: Path) -> None:
     keys = {"datasets": mixed, "max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 0.1}
     trainer = train(load_recipe(recipe_file(**keys)))
-    model, dataset = trainer.model.eval(), trainer.eval_dataset
+    model, dataset = trainer.model.eval(), trainer.data.validation
     sums = {cluster: [0.0, 0] for cluster in (0, 1)}
     for index, cluster in enumerate(expected_clusters(mixed, clusters)):
         sample = dataset[index]
