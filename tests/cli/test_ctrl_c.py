@@ -9,11 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from llava_mocle.evaluation.answering.ahead import ahead_file
 from llava_mocle.evaluation.answering.file import read_answers
-from PIL import Image
-
 from tests.clustering.encoders import make_tiny_encoder
 from tests.inference import tiny
 from tests.processes import children, ended
