@@ -1,6 +1,5 @@
 """A gated MLP as one function, against its parts one by one."""
 
-import copy
 import logging
 
 import pytest
@@ -11,7 +10,7 @@ from llava_mocle.adapter import gated_mlp
 from llava_mocle.adapter.gated_mlp import GatedMlp, MlpNames
 
 from .helpers import config, plain_lora, relative_error, tiny_llama, tiny_peft, token_ids
-from .test_fused import gradients
+from .test_fused import assert_same_curve, gradients
 
 
 def fused_peft(**changes):
@@ -115,22 +114,7 @@ def test_the_activation_is_not_kept_for_the_backward_pass(calls):
 
 
 def test_twenty_steps_follow_the_same_curve():
-    fast, curves = fused_peft(), []
-    slow = copy.deepcopy(fast)
-    slow.base_model.fused = False
-    for model in (fast, slow):
-        torch.manual_seed(5)
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
-        losses = []
-        for step in range(20):
-            ids = token_ids(4, seed=step)
-            loss = model(input_ids=ids, labels=ids, cluster_ids=torch.tensor([step % 5, 1, 1, 3])).loss
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.item())
-        curves.append(losses)
-    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+    assert_same_curve(fused_peft())
 
 
 def test_a_second_backward_through_the_first_is_refused():
