@@ -2,7 +2,7 @@
 # make demo-instructblip   InstructBLIP with a new Q-Former on the same parts and domains
 # make test    everything CI runs: format, lint, types, all tests
 # make check   format, lint, types and the fast tests; before each commit
-# make bench   the benchmarks; prints ratios
+# make bench   the benchmarks, about 10 minutes on 2 idle cores; prints ratios
 # make cluster-packages   Debian's SLURM and network tools, which the multi-node tests start (as root); they skip without
 # Each target sets up .venv first. PYTHON=... chooses the interpreter, TORCH=cuda|cpu the build of PyTorch.
 
@@ -48,7 +48,9 @@ cluster-packages:
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CLUSTER_PACKAGES)
 
 bench: setup
-	$(VENV)/python -m benchmarks.adapter_products
+	$(VENV)/python -m playground.prepare
+	@for name in layer step scaling decode cluster length_balance loop; do \
+		echo; echo "== $$name"; OMP_NUM_THREADS=1 $(VENV)/python -m benchmarks.$$name || exit 1; done
 
 clean:
 	rm -rf playground/assets playground/base playground/data playground/runs playground/clusters playground/out \

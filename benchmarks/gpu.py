@@ -4,9 +4,10 @@
     python -m benchmarks.gpu --layers 8 --batch 8         # less memory
     python -m benchmarks.gpu --device cpu --toy           # tries this program out, and measures nothing
 
-The decoder has LLaMA-7B's shape and random weights, frozen in bfloat16; what is trained is float32 under autocast, as in
-`llava-mocle train` without DeepSpeed. PEFT's LoRA of rank r and 2 r wraps the same frozen weights. A step is forward,
-backward, clipping and AdamW. Operations and memory are held against `llava-mocle plan`'s own formulas.
+The decoder has LLaMA-7B's shape and random weights, frozen in bfloat16. What is trained is float32 under autocast, as
+in `llava-mocle train` without DeepSpeed. PEFT's LoRA of rank r and 2 r wraps the same frozen weights. A step is
+forward, backward, clipping and AdamW. MoCLE runs as the trainer runs it: gated MLPs as one function, head and loss on
+supervised tokens alone. Operations and memory are held against `llava-mocle plan`'s own formulas.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import copy
 import statistics
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ from benchmarks.harness import Timing, in_turn, machine, peak_mib, ratios, table
 from llava_mocle.adapter import MocleConfig
 from llava_mocle.adapter.gated_mlp import MlpNames
 from llava_mocle.adapter.kernels import batched, choice
+from llava_mocle.model.supervised_head import SupervisedHead, put_supervised_head, supervised_positions
 from llava_mocle.planning.activations import Batch, activations
 from llava_mocle.planning.compute import training_flops
 from llava_mocle.planning.hardware import GPUS, Gpu
@@ -176,21 +178,31 @@ def step(shapes: Shapes, device: torch.device, rounds: int, args: argparse.Names
     """Ratios, tokens a second, MFU, memory against the plan, launches and synchronizations."""
     wrapped = _wrapped(_decoder(shapes, args.checkpointing, device), shapes.rank, list(TARGETS))
     wrapped["MoCLE"].base_model.fuse_mlps(MlpNames(), within="language_model")
+    heads = {"MoCLE": put_supervised_head(wrapped["MoCLE"].get_base_model())}
     batch = _batch(shapes, args.supervised, device)
+    positions = supervised_positions(batch["labels"])
     runs: dict[str, Callable[[], None]] = {}
+    optimizers: dict[str, torch.optim.Optimizer] = {}
     for name, model in wrapped.items():
         model.train()
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
-        runs[name] = partial(_train, model, optimizer, batch | _routing(name, shapes, device))
+        optimizers[name] = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+        runs[name] = partial(
+            _train, model, optimizers[name], batch | _routing(name, shapes, device), positions, heads.get(name)
+        )
     timings = in_turn(runs, rounds)
     seconds = {name: statistics.median(timing.wall) for name, timing in timings.items()}
     columns = {"tokens/s": {name: f"{shapes.batch * shapes.tokens / value:.0f}" for name, value in seconds.items()}}
     columns |= _columns(runs, device)
     print(f"{100 * args.supervised:.0f} % of the tokens supervised, checkpointing {args.checkpointing}\n")
     _print(timings, "PEFT 2r", columns, also=["PEFT r"])
-    chosen = sorted({way.name for way in choice.chosen().values()})
-    print(f"Chosen for the experts' products: {', '.join(chosen) or 'nothing was asked for (the loop over runs)'}\n")
-    _against_the_plan(wrapped["MoCLE"], runs["MoCLE"], shapes, args.checkpointing, seconds["MoCLE"], gpu)
+    chosen = ", ".join(sorted(choice.chosen())) or "none (the loop over runs)"
+    print(f"Kernels chosen for the experts' products: {chosen}\n")
+    moments = [state for states in optimizers["MoCLE"].state.values() for state in states.values()]
+    resident = sum(tensor.numel() * tensor.element_size() for tensor in [*wrapped["MoCLE"].parameters(), *moments])
+    print("MoCLE's step against `llava-mocle plan`\n")
+    _against_the_plan(wrapped["MoCLE"], shapes, args.checkpointing, resident, peak_mib(runs["MoCLE"]))
+    if gpu is not None:
+        _utilization(wrapped["MoCLE"], shapes, args.checkpointing, seconds["MoCLE"], gpu)
 
 
 def _decoder(shapes: Shapes, checkpointing: bool, device: torch.device) -> nn.Module:
@@ -232,9 +244,20 @@ def _batch(shapes: Shapes, supervised: float, device: torch.device) -> dict[str,
     return {"input_ids": ids, "labels": labels}
 
 
-def _train(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]) -> None:
+def _train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, Tensor],
+    positions: Tensor,
+    head: SupervisedHead | None,
+) -> None:
     with torch.autocast(batch["input_ids"].device.type, dtype=torch.bfloat16):
-        loss = model(**batch).loss
+        if head is None:
+            loss = model(**batch).loss
+        else:
+            inputs = {key: value for key, value in batch.items() if key != "labels"}
+            with head.supervising(batch["labels"], positions):
+                loss = model(**inputs).logits.mean()
     loss.backward()
     del loss
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -242,32 +265,34 @@ def _train(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, 
     optimizer.zero_grad()
 
 
-def _against_the_plan(
-    model: nn.Module, run: Callable[[], None], shapes: Shapes, checkpointing: bool, seconds: float, gpu: Gpu | None
-) -> None:
-    shape = measure_shape(model)
-    precision = Precision.of(deepspeed=False, half=True, weights=2)
-    batch = Batch(shapes.batch, shapes.tokens, 0, padded=False)
-    held = activations(shape, batch, precision, checkpointing=checkpointing)
-    state = model_state(shape, DDP, precision, gpus=1)
-    # Gradients are freed after a step; everything else of the state was there before it.
-    predicted = (state.gradients + max(held.peak, state.step)) / 2**20
-    measured = peak_mib(run)
-    flops = training_flops(shape, samples=shapes.batch, length=shapes.tokens, images=0, checkpointing=checkpointing)
-    print("MoCLE's step against `llava-mocle plan`\n")
-    print("| | measured | plan |\n|---|---|---|")
-    print(
-        f"| memory beyond weights and optimizer, MiB | {measured:.0f} | {predicted:.0f} ({predicted / measured:.2f}) |"
+def _against_the_plan(model: nn.Module, shapes: Shapes, checkpointing: bool, resident: int, peak: float) -> None:
+    """Memory: `resident` bytes of weights and optimizer, and `peak` MiB that a step takes besides."""
+    shape, precision = measure_shape(model), Precision.of(deepspeed=False, half=True, weights=2)
+    held = activations(
+        shape, Batch(shapes.batch, shapes.tokens, 0, padded=False), precision, checkpointing=checkpointing
     )
-    print(f"| weights and optimizer, MiB | | {(state.resident - state.gradients) / 2**20:.0f} |")
-    print(f"| operations of a step, 1e12 | | {flops.total / 1e12:.3f} |")
-    if gpu is not None:
-        reached = {name: part / seconds / gpu.flops for name, part in (
-            ("MFU (nothing recomputed counted)", flops.total - flops.recomputed),
-            ("of the peak, with what is recomputed", flops.total),
-        )}  # fmt: skip
-        for name, share in reached.items():
-            print(f"| {name} | {100 * share:.1f} % | |")
+    state = model_state(shape, DDP, precision, gpus=1)
+    # Gradients are freed after a step, and are no part of what is there before it.
+    rows = {
+        "weights and optimizer": (resident / 2**20, (state.resident - state.gradients) / 2**20),
+        "besides, in a step": (peak, (state.gradients + max(held.peak, state.step)) / 2**20),
+    }
+    print("| MiB | measured | plan | plan over measured |\n|---|---|---|---|")
+    for name, (measured, planned) in rows.items():
+        print(f"| {name} | {measured:.1f} | {planned:.1f} | {planned / measured:.2f} |")
+    print()
+
+
+def _utilization(model: nn.Module, shapes: Shapes, checkpointing: bool, seconds: float, gpu: Gpu) -> None:
+    """Operations a second over the data sheet's; what checkpointing computes again is no part of MFU."""
+    flops = training_flops(
+        measure_shape(model), samples=shapes.batch, length=shapes.tokens, images=0, checkpointing=checkpointing
+    )
+    print(f"Operations of a step: {flops.total / 1e12:.3f} x 1e12, {flops.recomputed / 1e12:.3f} of them recomputed.")
+    for name, counted in (("MFU", flops.total - flops.recomputed), ("with what is recomputed", flops.total)):
+        print(
+            f"{name}: {100 * counted / seconds / gpu.flops:.1f} % of {gpu.flops / 1e12:.0f}e12 a second ({gpu.name})."
+        )
     print()
 
 
@@ -312,7 +337,7 @@ def count_syncs(run: Callable[[], object]) -> int:
     return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
 
 
-def _print(timings: dict[str, Timing], over: str, extra: dict[str, dict[str, str]], also: list[str] = []) -> None:
+def _print(timings: dict[str, Timing], over: str, extra: dict[str, dict[str, str]], also: Sequence[str] = ()) -> None:
     wall = {
         f"wall over {name}": {way: str(ratios(timings, way, name, clock="wall")) for way in timings}
         for name in (over, *also)

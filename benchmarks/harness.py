@@ -110,6 +110,27 @@ def peak_mib(way: Callable[[], object]) -> float:
     return peak / 2**20
 
 
+def operations(way: Callable[[], object]) -> int:
+    """How many operators of torch's own compute something, views not counted: on a GPU each is a kernel or more."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        way()
+    computing = [event for event in profiler.events() if event.name.startswith("aten::") and not _is_view(event.name)]
+    inner = {id(child) for event in computing for child in event.cpu_children}
+    outermost = [event for event in computing if id(event) not in inner]
+    return len(outermost)
+
+
+def _is_view(name: str) -> bool:
+    views = (
+        "view", "reshape", "_unsafe_view", "t", "transpose", "expand", "select", "slice", "narrow", "unsqueeze",
+        "squeeze", "as_strided", "split", "unbind", "detach", "empty", "empty_like", "empty_strided", "new_empty",
+        "numpy_T", "alias", "item", "_local_scalar_dense", "to", "resize_", "result_type", "view_as", "unflatten",
+        "flatten", "_reshape_alias", "expand_as", "lift_fresh", "is_nonzero", "chunk", "permute", "contiguous",
+        "linear", "matmul", "resolve_conj",
+    )  # fmt: skip
+    return name.removeprefix("aten::") in views
+
+
 def machine() -> str:
     """One line: the processor or GPU, threads, the library and the day."""
     if torch.cuda.is_available():

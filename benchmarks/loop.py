@@ -2,10 +2,11 @@
 
 The ways are what a run can choose by keys: logits of all tokens and validation in small batches, the head on supervised
 tokens alone with the same validation, and the defaults. The rows of a pass differ, so compare the time of one; the last
-column is for the demo's schedule: all 300 held-out rows, or by default 224, for 140 steps. Experts are chosen by
-dataset, so that no cluster model is needed. It needs the demo's base and data (`python -m playground.prepare`).
+columns are for the demo's schedule (all 300 held-out rows, or by default 224, for 140 steps) and a run of 30 steps.
+Experts are chosen by dataset, so that no cluster model is needed. It needs the demo's base and data (`python -m
+playground.prepare`).
 
-    OMP_NUM_THREADS=1 python -m benchmarks.loop --steps 6 --rounds 1
+    OMP_NUM_THREADS=1 python -m benchmarks.loop --steps 4 --rounds 1
 """
 
 from __future__ import annotations
@@ -25,20 +26,22 @@ from transformers import TrainerCallback
 from benchmarks.harness import machine
 from llava_mocle.io.libraries import quiet_libraries
 from llava_mocle.recipe.recipe import load_recipe
+from llava_mocle.training.loop.held_out import rows_of_pass
 from llava_mocle.training.loop.trainer import MocleTrainer
 from llava_mocle.training.run import train
 from playground.demo import STAGE_2, bf16_is_fast
 from playground.paths import BASE
 
-SMALL_BATCHES = ["--eval_rows", "64", "--per_device_eval_batch_size", "8"]
+SMALL_BATCHES = ["--eval_rows", "32", "--per_device_eval_batch_size", "8"]
 WAYS = {
     "logits of all tokens, validation by 8": ["--supervised_head", "false", *SMALL_BATCHES],
     "head on supervised tokens, validation by 8": SMALL_BATCHES,
     "defaults": [],
 }
 PARTS = ("forward", "backward", "optimizer", "data", "validation", "logging")
-# The demo validates after so many steps.
-DEMO_EVERY = 140
+# The demo validates after so many steps; a short run at its end.
+HELD_OUT = 300
+SCHEDULES = {"in the demo": 140, "in 30 steps": 30}
 
 
 class _StepEnd(TrainerCallback):
@@ -117,7 +120,7 @@ def one_run(args: argparse.Namespace, words: list[str], folder: str) -> TimedTra
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loop", description=__doc__)
     parser.add_argument("--model", default=str(BASE), help="the demo's base, or its stage 1")
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=1)
     args = parser.parse_args()
     quiet_libraries()
@@ -128,17 +131,18 @@ def main() -> None:
                 runs[way].append(one_run(args, words, str(Path(folder, "run"))))
     parts = [*PARTS, "the rest"]
     print(f"\n{machine()}; {args.steps} steps of 8 rows, then a validation pass; processor seconds, median of rounds\n")
-    print("| | " + " | ".join(parts) + " | ms a trained row | ms a validated row | validation in the demo |")
-    print("|---" * (len(parts) + 4) + "|")
+    shares = " | ".join(f"validation {when}" for when in SCHEDULES)
+    print("| | " + " | ".join(parts) + f" | ms a trained row | ms a validated row | {shares} |")
+    print("|---" * (len(parts) + 3 + len(SCHEDULES)) + "|")
     for way, trainers in runs.items():
         middle = {part: statistics.median(t.seconds[part] for t in trainers) for part in parts}
         trained = sum(middle[part] for part in ("forward", "backward", "optimizer", "data")) / (8 * args.steps)
         validated = middle["validation"] / trainers[0].validated
-        # 300 rows are held out; by default, one is read for every five that are trained.
-        rows = DEMO_EVERY * 8 // 5 if way == "defaults" else 300
-        share = rows * validated / (rows * validated + DEMO_EVERY * 8 * trained)
         cells = [way, *(f"{middle[part]:.1f}" for part in parts), f"{1000 * trained:.0f}", f"{1000 * validated:.0f}"]
-        print("| " + " | ".join([*cells, f"{100 * share:.0f} %"]) + " |", flush=True)
+        for steps in SCHEDULES.values():
+            spent = validated * rows_of_pass(None if way == "defaults" else 0, HELD_OUT, 8 * steps)
+            cells.append(f"{100 * spent / (spent + 8 * steps * trained):.0f} %")
+        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

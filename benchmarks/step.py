@@ -1,7 +1,7 @@
 """A whole training step, forward and backward, over PEFT's LoRA of rank r and 2r on the same model.
 
-The model has the shape of SmolLM2-135M (random weights). MoCLE activates two experts of rank r a token, so PEFT's LoRA of
-rank 2r does the same arithmetic: it is the baseline. A share of the tokens is supervised.
+The model has the shape of SmolLM2-135M (random weights). MoCLE activates two experts of rank r a token, so PEFT's LoRA
+of rank 2r does the same arithmetic: it is the baseline. A share of the tokens is supervised.
 
     OMP_NUM_THREADS=1 python -m benchmarks.step --layers 30 --rank 128 --supervised 0.25
 """

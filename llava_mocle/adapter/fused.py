@@ -13,13 +13,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llava_mocle.adapter import segments
+from llava_mocle.adapter.kernels.choice import segments_for
 from llava_mocle.adapter.routing import Assignment
 
 
 class Experts:
     """A site's experts, and how a batch of B samples mixes them with C choices each.
 
+    On a CPU the products are loops over runs of samples (`segments`). On a GPU the fastest of several kernels computes
+    them (`kernels`), none of which needs to know the choices on the CPU.
+
     Args:
+        x: (B, T, ...), whose device and dtype are those to compute with.
         experts_A: (slots, r, in).
         experts_B: (slots, out, r).
         weight: (B, C), with the adapter's scaling in it.
@@ -27,10 +32,16 @@ class Experts:
         table: `slots` on the CPU.
     """
 
-    def __init__(self, experts_A: Tensor, experts_B: Tensor, weight: Tensor, slots: Tensor, table: Tensor) -> None:
+    def __init__(
+        self, x: Tensor, experts_A: Tensor, experts_B: Tensor, weight: Tensor, slots: Tensor, table: Tensor
+    ) -> None:
         self.down, self.up = experts_A, experts_B.transpose(1, 2)
         self.weight, self.slots = weight, slots
-        self.runs = segments.runs_of(table, experts_A.shape[1])
+        self.kernels = None
+        if x.is_cuda:
+            like_input = x[..., :1].expand(-1, -1, experts_A.shape[2])
+            self.kernels = segments_for(like_input, experts_A, experts_B, slots)
+        self.runs = [] if x.is_cuda else segments.runs_of(table, experts_A.shape[1])
 
     def add_to(self, out: Tensor, x: Tensor) -> Tensor:
         """Add the experts' output for x (B, T, in) to `out` (B, T, out), in place.
@@ -38,8 +49,8 @@ class Experts:
         Returns:
             The hidden states (B, T, C * r) that `backward` needs.
         """
-        hidden = segments.project(x, self.down, self.runs, self.weight.shape[1])
-        segments.combine(self._weighted(hidden), self.up, self.runs, out)
+        hidden = self._project(x, self.down)
+        self._combine(self._weighted(hidden), self.up, out)
         return hidden
 
     def backward(self, gradient: Tensor, x: Tensor, hidden: Tensor, of_x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,18 +62,35 @@ class Experts:
             hidden: what `add_to` returned.
             of_x: (B, T, in), which the gradient of x is added to, in place.
         """
-        change = segments.project(gradient, self.up, self.runs, self.weight.shape[1])
+        change = self._project(gradient, self.up)
         per_choice = (hidden.to(self.weight.dtype) * change.to(self.weight.dtype)).view(
             *hidden.shape[:2], self.weight.shape[1], -1
         )
         weight_gradient = per_choice.sum(dim=(1, 3))
         del per_choice
         gradient_A, gradient_B = torch.empty_like(self.down), torch.empty_like(self.up.transpose(1, 2))
-        segments.outer(self._weighted(hidden), gradient, self.runs, gradient_B.transpose(1, 2))
+        self._outer(self._weighted(hidden), gradient, gradient_B.transpose(1, 2))
         change = self._weighted(change)
-        segments.outer(change, x, self.runs, gradient_A)
-        segments.combine(change, self.down, self.runs, of_x)
+        self._outer(change, x, gradient_A)
+        self._combine(change, self.down, of_x)
         return gradient_A, gradient_B, weight_gradient
+
+    def _project(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.kernels is not None:
+            return self.kernels.project(x, weight, self.slots)
+        return segments.project(x, weight, self.runs, self.slots.shape[1])
+
+    def _combine(self, hidden: Tensor, weight: Tensor, out: Tensor) -> None:
+        if self.kernels is not None:
+            self.kernels.combine(hidden, weight, self.slots, out)
+        else:
+            segments.combine(hidden, weight, self.runs, out)
+
+    def _outer(self, own: Tensor, shared: Tensor, out: Tensor) -> None:
+        if self.kernels is not None:
+            out.copy_(self.kernels.outer(own, shared, self.slots, len(out)))
+        else:
+            segments.outer(own, shared, self.runs, out)
 
     def _weighted(self, hidden: Tensor) -> Tensor:
         """Every choice's columns times its weight."""
@@ -74,7 +102,7 @@ class Experts:
 def _experts(
     out: Tensor, x: Tensor, experts_A: Tensor, experts_B: Tensor, weight: Tensor, slots: Tensor, table: Tensor
 ) -> Tensor:
-    return Experts(experts_A, experts_B, weight, slots, table).add_to(out, x)
+    return Experts(x, experts_A, experts_B, weight, slots, table).add_to(out, x)
 
 
 @_experts.register_fake
@@ -94,7 +122,7 @@ def _experts_backward(
     table: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     of_x = torch.zeros_like(x)
-    experts = Experts(experts_A, experts_B, weight, slots, table)
+    experts = Experts(x, experts_A, experts_B, weight, slots, table)
     return of_x, *experts.backward(gradient, x, hidden, of_x)
 
 
@@ -142,8 +170,12 @@ def fused(
         RuntimeError: in a second backward through the first one, which is not built.
     """
     weight, slots, table = choices(x, assignment, scaling)
-    flat = x.to(base.dtype).reshape(x.shape[0], -1, x.shape[-1]).contiguous()
-    out = _AddExperts.apply(base.reshape(*flat.shape[:2], -1), flat, experts_A, experts_B, weight, slots, table)
+    x = x.to(base.dtype).contiguous()
+    if x.ndim == 3:
+        return cast(Tensor, _AddExperts.apply(base, x, experts_A, experts_B, weight, slots, table))
+    # Autograd copies gradients for what writes into a view, so only other shapes are viewed.
+    flat, flat_base = (part.reshape(len(x), -1, part.shape[-1]) for part in (x, base))
+    out = _AddExperts.apply(flat_base, flat, experts_A, experts_B, weight, slots, table)
     return cast(Tensor, out).view(base.shape)
 
 

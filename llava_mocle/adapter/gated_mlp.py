@@ -168,7 +168,7 @@ def _gated_mlp(
     experts: Sequence[Tensor],
 ) -> list[Tensor]:
     """The output, W_gate x, W_up x (with their experts), and the hidden states of each adapted linear in its order."""
-    sites = _sites(adapted, experts)
+    sites = _sites(x, adapted, experts)
     hiddens: dict[int, Tensor] = {}
 
     def linear(index: int, inputs: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ def _gated_mlp_backward(
     experts: Sequence[Tensor],
 ) -> list[Tensor]:
     """The gradients of x and, for each adapted linear in its order, of experts_A, experts_B and the weights."""
-    sites, hidden = _sites(adapted, experts), dict(zip(adapted, hiddens, strict=True))
+    sites, hidden = _sites(x, adapted, experts), dict(zip(adapted, hiddens, strict=True))
     function, derivative = _ACTIVATIONS[activation]
     of_experts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -237,7 +237,8 @@ def _(gradient, x, gate, up, activation, weights, hiddens, adapted, experts):  #
     return [torch.empty_like(part) for part in [x, *(part for at in starts for part in experts[at : at + 3])]]
 
 
-def _sites(adapted: Sequence[int], experts: Sequence[Tensor]) -> dict[int, Experts]:
+def _sites(x: Tensor, adapted: Sequence[int], experts: Sequence[Tensor]) -> dict[int, Experts]:
+    """The experts of the adapted linears, by the linear's number."""
     return {
-        index: Experts(*experts[_PER_SITE * place : _PER_SITE * (place + 1)]) for place, index in enumerate(adapted)
+        index: Experts(x, *experts[_PER_SITE * place : _PER_SITE * (place + 1)]) for place, index in enumerate(adapted)
     }

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
+from llava_mocle.adapter.collapsed import CollapsedRouting
 from llava_mocle.adapter.routing import Routing
 from llava_mocle.errors import RoutingError
+
+AnyRouting: TypeAlias = Routing | CollapsedRouting
 
 _BATCH_INPUTS = (
     "input_ids", "inputs", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds", "input_features",
@@ -43,14 +47,21 @@ class Generation:
     Args:
         routings: adapter name -> routing of the samples as the caller passed them.
         options: the keywords of the call.
+        collapsed: in place of `routings` in forwards without gradients, for the adapters that are named here.
     """
 
-    def __init__(self, routings: dict[str, Routing], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        routings: dict[str, Routing],
+        options: Mapping[str, Any],
+        collapsed: Mapping[str, CollapsedRouting] = {},
+    ) -> None:
         self.num_samples = next(iter(routings.values())).num_samples
         self.options = options
-        self._by_factor = {1: routings}
+        self._by_factor: dict[tuple[int, bool], dict[str, AnyRouting]]
+        self._by_factor = {(1, True): {**routings}, (1, False): {**routings, **collapsed}}
 
-    def routings(self, rows: int | None, default_config: Any) -> dict[str, Routing]:
+    def routings(self, rows: int | None, default_config: Any) -> dict[str, AnyRouting]:
         """The routing of a forward of `rows` rows: one row a sample, or `expansion` rows in a row for each sample.
 
         Args:
@@ -68,7 +79,9 @@ class Generation:
                 f"sample is repeated {repeats} times (num_beams, num_return_sequences); "
                 "pass exactly one id per sample."
             )
-        factor = 1 if rows is None else factors[rows]
-        if factor not in self._by_factor:
-            self._by_factor[factor] = {name: routing.repeat(factor) for name, routing in self._by_factor[1].items()}
-        return self._by_factor[factor]
+        factor, with_gradients = 1 if rows is None else factors[rows], torch.is_grad_enabled()
+        key = factor, with_gradients
+        if key not in self._by_factor:
+            once = self._by_factor[1, with_gradients]
+            self._by_factor[key] = {name: routing.repeat(factor) for name, routing in once.items()}
+        return self._by_factor[key]

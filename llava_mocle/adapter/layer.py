@@ -9,6 +9,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
+from llava_mocle.adapter.collapsed import Pair
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.fused import fused
 from llava_mocle.adapter.model_routing import RoutingState
@@ -100,7 +101,7 @@ class MocleLinear(nn.Module, BaseTunerLayer):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def _assignment(self, adapter_name: str, rows: int) -> Assignment | None:
+    def _assignment(self, adapter_name: str, rows: int) -> Assignment | Pair | None:
         site = self.site_index[adapter_name]
         return None if site is None else self.routing_state.assignment(adapter_name, site, rows)
 
@@ -118,8 +119,11 @@ class MocleLinear(nn.Module, BaseTunerLayer):
         return cast(StackedExperts, self.mocle_experts[self.active_adapters[0]])
 
     def active_assignment(self, rows: int) -> Assignment | None:
-        """The assignment of the active adapter for an input of `rows` samples; None for a plain LoRA."""
-        return self._assignment(self.active_adapters[0], rows)
+        """The assignment of the active adapter for an input of `rows` samples; None for a plain LoRA.
+
+        Ask for it where there are gradients: only without them `generate` has a pair in its place.
+        """
+        return cast("Assignment | None", self._assignment(self.active_adapters[0], rows))
 
     # ------
 
@@ -136,6 +140,9 @@ class MocleLinear(nn.Module, BaseTunerLayer):
         for adapter_name in self.active_adapters:
             if adapter_name in self.mocle_experts:
                 assignment = self._assignment(adapter_name, x.shape[0])
+                if isinstance(assignment, Pair):
+                    result = result + assignment(x, cast_input)
+                    continue
                 experts = self.mocle_experts[adapter_name]
                 result = experts(x, assignment, result, cast_input, self.routing_state.fused)
         return result.to(dtype)

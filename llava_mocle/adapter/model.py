@@ -13,6 +13,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from llava_mocle.adapter.bare_parameters import check_modules_to_save, find_parameters
+from llava_mocle.adapter.collapsed import CollapsedClusters, CollapsedRouting
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.gated_mlp import GatedMlp, MlpNames, activation_name
 from llava_mocle.adapter.gating import gate_probabilities
@@ -44,7 +45,8 @@ class MocleModel(InPlaceTuner):
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         super()._pre_injection_hook(model, config, adapter_name)
         self.mocle_router = nn.ModuleDict()
-        self._routing = ModelRouting(self._route)
+        self._routing = ModelRouting(self._route, self._collapse)
+        self._collapsed = CollapsedClusters()
         self._site_names: dict[str, list[str]] = {}
 
     def inject_adapter(
@@ -148,8 +150,27 @@ class MocleModel(InPlaceTuner):
             routings[adapter_name] = Routing(gates[adapter_name], config.gate_mode, config.universal_expert, experts)
         return routings
 
+    def _collapse(self, ids: Mapping[str, Any], routings: Mapping[str, Routing]) -> dict[str, CollapsedRouting]:
+        """The routings whose samples all have one cluster, as one pair a site; see `CollapsedClusters`."""
+        collapsed = {}
+        for adapter_name, routing in routings.items():
+            router = self._router(adapter_name)
+            values = set(torch.as_tensor(ids[cast(str, router.id_name)]).tolist())
+            if len(values) > 1 or router.training:
+                continue
+            sites = [
+                cast(StackedExperts, cast(MocleLinear, self.model.get_submodule(name)).mocle_experts[adapter_name])
+                for name in self._site_names[adapter_name]
+            ]
+            found = self._collapsed.collapse(adapter_name, values.pop(), routing, sites, router)
+            if found is not None:
+                collapsed[adapter_name] = found
+        return collapsed
+
     def generate(self, *args: Any, cluster_ids: Any = None, dataset_ids: Any = None, **kwargs: Any) -> Any:
         """The base model's `generate`, with one id per sample; beams and returned sequences follow their sample.
+
+        Samples that all have one cluster are answered with that cluster's plain LoRA, which is kept for the next call.
 
         Raises:
             RoutingError: the ids are missing, of a wrong dtype or length, or out of range.
@@ -264,7 +285,7 @@ class MocleModel(InPlaceTuner):
     def last_routing(self, adapter_name: str | None = None) -> RoutingStatistics | None:
         """The routing of the last forward, detached; None before the first, after `generate` and for router="none"."""
         routing = self._routing.state.routings.get(adapter_name or self.active_adapters[0])
-        return None if routing is None else routing.statistics()
+        return routing.statistics() if isinstance(routing, Routing) else None
 
     @torch.no_grad()
     def clean_gates(self, adapter_name: str = "default") -> Tensor:
@@ -337,6 +358,14 @@ class MocleModel(InPlaceTuner):
         self._routing.state.clear()
         self._sync_starts()
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._collapsed.forget()  # the model moves: what lies beside it would stay behind
+        return super()._apply(fn, recurse)
+
+    def train(self, mode: bool = True) -> Any:
+        self._collapsed.forget()  # before training, which needs the memory; and after it
+        return super().train(mode)
+
     def _sync_starts(self) -> None:
         """Routings start at the model, and at every module in it that holds all sites of a routed adapter."""
         starts = [self.model]
@@ -347,6 +376,7 @@ class MocleModel(InPlaceTuner):
 
     def _sync_grad(self) -> None:
         """Gates, cluster embedding and parameters in place train exactly when the experts of their adapter do."""
+        self._collapsed.forget()
         for adapter_name, router in self.mocle_router.items():
             experts = cast(StackedExperts, self._first_site(adapter_name).mocle_experts[adapter_name])
             trained = experts.experts_A.requires_grad

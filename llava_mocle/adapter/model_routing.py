@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from llava_mocle.adapter.generation import Generation, batch_size
+from llava_mocle.adapter.collapsed import CollapsedRouting, Pair
+from llava_mocle.adapter.generation import AnyRouting, Generation, batch_size
 from llava_mocle.adapter.routing import Assignment, Routing
 from llava_mocle.errors import ConfigError, RoutingError
 
@@ -22,6 +23,8 @@ ROUTING_INPUTS = ("cluster_ids", "dataset_ids")
 # A function that computes the routing of each active adapter, by the adapter's name. It gets the value of each routing
 # input (None: it was not passed) and the number of samples (None: it is not known).
 Route = Callable[[Mapping[str, Any], int | None], dict[str, Routing]]
+# A function that collapses, of the same values and their routings, those whose samples all have one cluster.
+Collapse = Callable[[Mapping[str, Any], Mapping[str, Routing]], dict[str, CollapsedRouting]]
 
 
 def callable_ancestors(model: nn.Module, sites: Sequence[str]) -> list[nn.Module]:
@@ -48,6 +51,7 @@ class ModelRouting:
 
     Args:
         route: computes the routing of a batch.
+        collapse: what becomes of it in `generate`.
 
     Attributes:
         state: the current routing, as the sites read it.
@@ -55,11 +59,12 @@ class ModelRouting:
         merged_clusters: the cluster that each adapter was last merged with, by the adapter's name.
     """
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: Route, collapse: Collapse = lambda _ids, _routings: {}) -> None:
         self.state = RoutingState()
         self.enabled = True
         self.merged_clusters: dict[str, int | None] = {}
         self._route = route
+        self._collapse = collapse
         self._generation: Generation | None = None
         self._starts: dict[nn.Module, tuple[RemovableHandle, ...]] = {}
         self._started_at: nn.Module | None = None
@@ -93,6 +98,7 @@ class ModelRouting:
         without_ids = all(value is None for value in ids.values())
         if self.enabled and not (without_ids and self._is_inside_another(module)):
             rows = batch_size(args, kwargs)
+            routings: Mapping[str, AnyRouting]
             if self._generation is not None and without_ids:
                 routings = self._generation.routings(rows, getattr(module, "generation_config", None))
             else:
@@ -122,8 +128,9 @@ class ModelRouting:
         if self.enabled:
             with torch.no_grad():
                 routings = self._route(ids, rows)
+                collapsed = self._collapse(ids, routings)
             if routings:
-                self._generation = Generation(routings, options)
+                self._generation = Generation(routings, options, collapsed)
         self._started_at = None
         try:
             yield
@@ -191,13 +198,13 @@ class RoutingState:
 
     def __init__(self) -> None:
         self.fused = True
-        self.routings: dict[str, Routing] = {}
+        self.routings: Mapping[str, AnyRouting] = {}
         self.merging: dict[str, Routing | None] = {}
         self._running = False
         self._current: list[weakref.ref[_Pending]] = []
         self._replaced: list[weakref.ref[_Pending]] = []
 
-    def start(self, routings: dict[str, Routing]) -> None:
+    def start(self, routings: Mapping[str, AnyRouting]) -> None:
         """Take over the routing of a forward that begins now."""
         self.routings = routings
         self._running = True
@@ -219,8 +226,8 @@ class RoutingState:
         self.routings = {}
         self._running = False
 
-    def assignment(self, adapter_name: str, site: int, rows: int) -> Assignment:
-        """The assignment of a site for an input of `rows` samples.
+    def assignment(self, adapter_name: str, site: int, rows: int) -> Assignment | Pair:
+        """The assignment of a site for an input of `rows` samples; a pair in `generate` where all have one cluster.
 
         Raises:
             RoutingError: no forward of the whole model is running, the routing belongs to a later forward, or the

@@ -74,7 +74,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--dataset", metavar="NAME", help="for a model routed by dataset: whose expert answers (rows: their own's)"
     )
-    group.add_argument("--batch-size", type=int, default=8)
+    group.add_argument("--batch-size", type=int, default=8, help="of one cluster and of like lengths where possible")
     group.add_argument("--max-new-tokens", type=int, help="default: each benchmark's own; 32 for rows")
     group.add_argument("--num-beams", type=int, help="default: 1; with --prompts instructblip 5")
     add_penalty_flags(group, default=None)

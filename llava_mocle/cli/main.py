@@ -43,6 +43,9 @@ _KEPT = {
     "train": "the same command goes on from the newest checkpoint, if there is one",
 }
 
+# These have everything on the disk when they return. Taking the libraries down again would take a second.
+_END_AT_ONCE = ("generate", "eval")
+
 USAGE_ERROR = 2
 
 
@@ -106,13 +109,15 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 def program(argv: Sequence[str] | None = None) -> None:
     """The `llava-mocle` command: run `main` and exit with its code, also where gloo's threads would abort."""
     code = 1  # Python's own exit code for an exception
+    subcommand = next(iter(sys.argv[1:] if argv is None else argv), "")
 
     def end_at_once() -> None:
         # A thread of gloo that frees its tensors while Python shuts down aborts the process: everything is saved, but
         # the exit code would say that the run failed. What is registered first is called last, so all libraries have
         # cleaned up by then.
         dist = getattr(sys.modules.get("torch"), "distributed", None)
-        if dist is None or not dist.is_available() or not dist.is_initialized():
+        in_a_group = dist is not None and dist.is_available() and dist.is_initialized()
+        if not in_a_group and subcommand not in _END_AT_ONCE:
             return
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
@@ -120,7 +125,11 @@ def program(argv: Sequence[str] | None = None) -> None:
         os._exit(code)
 
     atexit.register(end_at_once)
-    code = main(argv)
+    try:
+        code = main(argv)
+    except SystemExit as stop:  # argparse: --help, or wrong flags
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        raise
     sys.exit(code)
 
 

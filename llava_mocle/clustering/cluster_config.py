@@ -16,7 +16,8 @@ from llava_mocle.io.jsonl import read_json
 
 KIND = "llava_mocle_cluster_model"
 FORMAT_VERSION = 1
-# Increased when a change of the algorithm gives other clusters for the same data.
+# Increased when a change of the algorithm makes an existing clustering of the same data wrong. A change that makes
+# another one as good does not count: a folder that is there stays in use, and runs trained with it go on.
 _FIT_VERSION = 1
 
 

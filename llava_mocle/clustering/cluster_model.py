@@ -1,12 +1,7 @@
 """The artifact: centroids, the encoder they live in, and the rule that says which text to embed.
 
-Same text, same id, forever. Embeddings of the fast path differ from the exact ones by about 1e-6 in norm, depending on
-batch, device and threads, so near a border between two clusters the id would depend on them too. Therefore `assign`
-decides by the fast path only where the nearest centroid leads by more than `TIE_MARGIN`, and by the exact path
-elsewhere: what it returns is always the exact path's answer. (If an embedding moves by d, each distance moves by at
-most d, so a lead above 2 d cannot turn.) That d stays below TIE_MARGIN / 2 is checked on probe texts, once for each
-loaded cluster model. Many texts may be embedded in bfloat16 first; those that such an error could carry over a border
-are then embedded in float32.
+Same text, same id, forever: what `assign` returns is always the exact path's answer (see `deciding`). That holds while
+the fast path is off by at most `FP32_ERROR`, which is checked on probe texts, once for each loaded cluster model.
 """
 
 import logging
@@ -22,10 +17,10 @@ from llava_mocle.clustering import cluster_files, kmeans
 from llava_mocle.clustering.assign import find_stored, read_stored, read_table
 from llava_mocle.clustering.cluster_config import ClusterConfig, Example, fingerprint, fit_request, weigh
 from llava_mocle.clustering.cluster_files import ASSIGNMENTS_FILE
+from llava_mocle.clustering.deciding import decide
 from llava_mocle.clustering.encoder import FP32_ERROR, Encoder, SentenceEncoder
 from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER, find_local_encoder
 from llava_mocle.clustering.instruction import InstructionRule, check_texts
-from llava_mocle.clustering.nearest import border_distances, nearest_exact, nearest_with_margin
 from llava_mocle.errors import AssetError, ClusterModelError, DataError
 
 if TYPE_CHECKING:
@@ -34,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TIE_MARGIN = 2 * FP32_ERROR
 # Case, accents, other scripts, emoji, and a text longer than any encoder's window.
 PROBE_TEXTS = (
     "What is the length of side AB in the given figure?",
@@ -155,7 +149,7 @@ class ClusterModel:
         model = cls(centroids, result.counts, config, probe, [], encoder)
         model._check_drift(encoder, fast_probe)
         model._checked_encoder = encoder
-        ids, distances = model._decide(distinct, embeddings, error, cache_dir, progress)
+        ids, distances = decide(encoder, centroids, distinct, embeddings, error, cache_dir, progress)
         model.counts = np.bincount(ids, weights=mass, minlength=num_clusters).astype(np.float64)
         model._examples = _nearest_examples(distinct, mass, ids, distances, num_clusters, num_examples)
         return model
@@ -226,7 +220,7 @@ class ClusterModel:
             rows = np.arange(len(distinct)) if not found else np.array([place[text] for text in new])
             encoder = self._encoder_for(new)
             embeddings, error = encoder.encode_rough(new, cache_dir=cache_dir, progress=progress)
-            ids[rows], distances[rows] = self._decide(new, embeddings, error, cache_dir, progress)
+            ids[rows], distances[rows] = decide(encoder, self.centroids, new, embeddings, error, cache_dir, progress)
         order = np.fromiter((place[text] for text in texts), dtype=np.int64, count=len(texts))
         return ids[order], distances[order]
 
@@ -317,30 +311,6 @@ class ClusterModel:
             model._check_weights(encoder)
         return model
 
-    def _decide(
-        self,
-        texts: Sequence[str],
-        embeddings: np.ndarray,
-        error: float,
-        cache_dir: str | Path | None,
-        progress: bool,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Cluster ids and distances of texts whose embeddings may be off by `error`; the ids are the exact path's."""
-        ids, distances, margins = nearest_with_margin(embeddings, self.centroids)
-        close = np.flatnonzero(margins < 2 * error)
-        rough = error > FP32_ERROR
-        if rough:
-            close = close[border_distances(embeddings[close], ids[close], self.centroids) <= error]
-        if not len(close):
-            return ids, distances
-        chosen = [texts[index] for index in close.tolist()]
-        finer = self._checked_encoder.encode(chosen, cache_dir=cache_dir, progress=progress, exact=not rough)
-        if rough:
-            ids[close], distances[close] = self._decide(chosen, finer, FP32_ERROR, cache_dir, progress)
-        else:
-            ids[close], distances[close] = nearest_exact(finer, self.centroids)
-        return ids, distances
-
     @cached_property
     def _checked_encoder(self) -> Encoder:
         encoder = self._given_encoder or self._find_encoder()
@@ -389,10 +359,10 @@ class ClusterModel:
 
     def _check_drift(self, encoder: Encoder, fast_probe: np.ndarray) -> None:
         drift = np.linalg.norm(fast_probe - self._probe, axis=1).max()
-        if not drift <= TIE_MARGIN / 2:
+        if not drift <= FP32_ERROR:
             raise ClusterModelError(
                 f"{self._place}: the encoder {encoder.name!r} has the right weights, but its embedding of a probe text "
-                f"is off by {drift:.1e} (at most {TIE_MARGIN / 2:.0e} is allowed): its tokenizer, its settings, a "
+                f"is off by {drift:.1e} (at most {FP32_ERROR:.0e} is allowed): its tokenizer, its settings, a "
                 "library or the arithmetic changed. Restore the encoder's folder and the versions, or run "
                 "`llava-mocle cluster` again"
             )

@@ -55,7 +55,7 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument("--num_beams", type=int, default=1)
     add_penalty_flags(parser, "_")
     parser.add_argument("--max_new_tokens", type=int, default=1024, help="longest answer (LLaVA's default)")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8, help="of one cluster and of like lengths where possible")
     parser.add_argument("--limit", type=int, help="only the first N questions")
     add_skip_flag(parser)
     parser.add_argument("--overwrite", action="store_true", help="start the answers file anew")

@@ -250,6 +250,18 @@ class Predictor:
         scores = log_likelihoods(self.family, self.model, asked.rows, inputs, routing)
         return Ranking(tuple(scores), clusters[0], distances[0])
 
+    def routes(self, requests: Sequence[Request]) -> list[int | None]:
+        """The cluster, or the dataset's index, that chooses each request's experts; None where nothing is chosen.
+
+        Raises:
+            RoutingError: as `predict_batch`.
+        """
+        if self.router == "none":
+            return [None] * len(requests)
+        clusters, _ = self._prompt_router.route(requests)
+        (ids,) = self._routing_inputs(requests, clusters).values()
+        return list(ids.tolist())
+
     def length(self, request: Request, candidates: Sequence[str] = ()) -> int:
         """How many tokens a request takes, those of its images included; with candidates, with the longest of them.
 

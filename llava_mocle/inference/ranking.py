@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from llava_mocle.families.family import Family
@@ -57,15 +56,29 @@ def log_likelihoods(
     ids, own = split_prefix(rows)
     counted = [row["labels"][len(ids) :] != -100 for row in rows]
     prefix = family.prefix(model, ids.to(device), inputs, routing)
-    scores: list[float] = []
+    scores = torch.zeros(len(own), dtype=torch.float32)
+    # Like lengths together, as they are padded to the longest.
+    order = sorted(range(len(own)), key=lambda row: len(own[row]))
     for begin in range(0, len(own), CANDIDATES_AT_ONCE):
-        part = slice(begin, begin + CANDIDATES_AT_ONCE)
-        tokens = pad_sequence(own[part], batch_first=True).to(device)
+        part = order[begin : begin + CANDIDATES_AT_ONCE]
         # Padded on the right, where no counted token attends to it.
-        mask = pad_sequence(counted[part], batch_first=True).to(device)
-        logits = prefix.logits.expand(len(tokens), -1, -1)
+        tokens = pad_sequence([own[row] for row in part], batch_first=True).to(device)
+        mask = pad_sequence([counted[row] for row in part], batch_first=True).to(device)
+        found = torch.zeros(tokens.shape, dtype=torch.float32, device=device)
+        found[:, 0] = _log_probabilities(prefix.logits[0].expand(len(part), -1), tokens[:, 0])
         if tokens.shape[1] > 1:
-            logits = torch.cat([logits, family.extend(model, prefix, tokens[:, :-1], routing)], dim=1)
-        losses = F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none")
-        scores += (-(losses * mask).sum(dim=1)).tolist()
-    return scores
+            logits = family.extend(model, prefix, tokens[:, :-1], routing)
+            later = mask[:, 1:]
+            found[:, 1:][later] = _log_probabilities(logits[later], tokens[:, 1:][later])
+        scores[part] = (found * mask).sum(dim=1).cpu()
+    return scores.tolist()
+
+
+def _log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Of tokens (N,), for logits (N, V).
+
+    By `logsumexp`, as `cross_entropy` sums fifty thousand terms less exactly: it errs by 2e-5, and by 1e-4 where V is
+    not the last dimension; `logsumexp` by 2e-6.
+    """
+    logits = logits.float()
+    return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=1)

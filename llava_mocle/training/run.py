@@ -23,11 +23,11 @@ from llava_mocle.training.setup.warm_start import doubts, find_warm_start, start
 logger = logging.getLogger(__name__)
 
 
-def train(recipe: Recipe, trainer_class: type[MocleTrainer] = MocleTrainer) -> MocleTrainer:
+def train(recipe: Recipe, trainer_class: type[MocleTrainer] | None = None) -> MocleTrainer:
     """Run a recipe to its end, or to `stop_after_steps`.
 
     Args:
-        trainer_class: one that measures what it does, for benchmarks.
+        trainer_class: another one than `MocleTrainer`, such as one that measures what it does.
 
     Raises:
         UserError: the recipe, the data, the cluster model or the checkpoint is wrong, which is noticed before the first
@@ -47,7 +47,7 @@ def train(recipe: Recipe, trainer_class: type[MocleTrainer] = MocleTrainer) -> M
         model = adapt(recipe, args, loaded.model, len(data.dataset_names), loaded.base_record)
         if recipe.model.warm_start and resumption is None:
             _start_warm(recipe, args, model)
-        trainer = trainer_class(recipe, args, loaded, data, model, preemption, resumption)
+        trainer = (trainer_class or MocleTrainer)(recipe, args, loaded, data, model, preemption, resumption)
         if args.world_size > 1:
             set_seed(args.seed + args.process_index)  # each rank draws its own gate noise and dropout
         gates = describe_start(trainer.routing.tuner) if trainer.routing and not resumption else None

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from llava_mocle.adapter import segments
-from llava_mocle.adapter.fused import fused
+from llava_mocle.adapter.fused import Experts, fused
+from llava_mocle.adapter.kernels import batched
 from llava_mocle.adapter.product import grouped
 from llava_mocle.adapter.routing import Gates, Routing
 
@@ -75,6 +76,22 @@ def test_a_plain_lora_is_the_only_expert(rank):
     x, base, A, B, _ = leaves(2, (3,), rank, False)
     expected = base + 2.0 * (x @ A[0].T @ B[0].T)
     assert relative_error(fused(base.clone(), x, A[:1], B[:1], None, 2.0), expected) < 1e-13
+
+
+@pytest.mark.parametrize("rank", RANKS.values(), ids=RANKS)
+def test_a_gpus_kernels_take_the_place_of_the_loops(rank):
+    """Here the batched GEMM takes it, which runs on a CPU too. It adds up in float32."""
+    x, base, A, B, gate = (part.detach() for part in leaves(4, (9,), rank, True))
+    assignment = site([0, 1, 0, 3], 1, gate, True)
+    results = []
+    for kernels in (None, batched.SEGMENTS):
+        experts = Experts(x, A, B, assignment.weight, assignment.slots, assignment.plan.table)
+        experts.kernels = kernels
+        out, of_x = base.clone(), torch.ones_like(x)
+        hidden = experts.add_to(out, x)
+        results.append([out, hidden, of_x, *experts.backward(base, x, hidden, of_x)])
+    for mine, theirs in zip(*results, strict=True):
+        assert relative_error(mine, theirs) < 1e-6
 
 
 def test_an_expert_that_nobody_chose_has_a_gradient_of_zeros():

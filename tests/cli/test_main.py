@@ -83,8 +83,8 @@ class Work:
         {last}
 
 cli.import_module = lambda name: Work
-cli.SUBCOMMANDS["train"] = ("work", "")
-sys.argv = ["llava-mocle", "train"]
+cli.SUBCOMMANDS[{name!r}] = ("work", "")
+sys.argv = ["llava-mocle", {name!r}, *{flags!r}]
 cli.program()
 """
 
@@ -99,7 +99,7 @@ cli.program()
 )
 def test_a_process_of_several_ends_with_its_own_exit_code(last: str, expected: int) -> None:
     def end(group: bool) -> subprocess.CompletedProcess:
-        code = ENDING.format(group=group, last=last)
+        code = ENDING.format(group=group, last=last, name="train", flags=[])
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     result = end(group=True)
@@ -108,6 +108,25 @@ def test_a_process_of_several_ends_with_its_own_exit_code(last: str, expected: i
     assert ("broken" in result.stderr) == (expected == 1)
     # The other way round: without a process group Python takes everything down, and what aborts then is seen.
     assert end(group=False).returncode == -6
+
+
+@pytest.mark.parametrize(
+    ("last", "flags", "expected"),
+    [
+        ("return 0", [], 0),
+        ("raise RuntimeError('broken')", [], 1),
+        ("", ["--help"], 0),
+        ("", ["--wrong"], 2),
+    ],
+)
+def test_commands_that_only_answer_end_at_once(last: str, flags: list[str], expected: int) -> None:
+    """With the exit code that Python would give, and all that was said."""
+    code = ENDING.format(group=False, last=last, name="generate", flags=flags)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == expected, result.stderr
+    if not flags:
+        assert result.stdout.splitlines() == ["said at the end", "tidied up"]
+        assert ("broken" in result.stderr) == (expected == 1)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ class FakePredictor:
             for r in requests
         ]
 
+    def routes(self, requests: Sequence[Request]) -> list[int | None]:
+        return [len(request.prompt) % 3 for request in requests]
+
     def length(self, request: Request, candidates: Sequence[str] = ()) -> int:
         """A letter is a token, and an image ten."""
         longest = max((len(candidate) for candidate in candidates), default=0)

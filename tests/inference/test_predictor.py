@@ -4,6 +4,8 @@ from PIL import Image
 
 from llava_mocle.data.images import load_image, process_image
 from llava_mocle.errors import CheckpointError, ConfigError, DataError, RoutingError
+from llava_mocle.evaluation.answering.order import batches
+from llava_mocle.evaluation.answering.question import Question, request_of
 from llava_mocle.inference import Predictor, Request
 from tests.inference import tiny
 
@@ -199,3 +201,27 @@ def test_a_picture_of_pillow_that_cannot_be_decoded_is_named(predictor, images, 
 
 def test_no_requests_no_answers(predictor):
     assert predictor.predict_batch([]) == []
+
+
+def test_the_order_of_the_questions_changes_no_answer(predictor, images) -> None:
+    """Batches of one cluster and like lengths against the questions' own order, in float32."""
+    questions = [
+        Question(n, f"{tiny.QUESTIONS[n % 6]} {'Please. ' * (n * 5 % 7)}{n}", (images[n % 6],) if n % 3 else ())
+        for n in range(30)
+    ]
+    requests = [request_of(question) for question in questions]
+    in_order = [
+        prediction
+        for begin in range(0, 30, 4)
+        for prediction in predictor.predict_batch(requests[begin : begin + 4], max_new_tokens=6)
+    ]
+    found = {}
+    order = batches(predictor, questions, 4)
+    for batch in order:
+        found |= dict(zip(batch, predictor.predict_batch([requests[n] for n in batch], max_new_tokens=6), strict=True))
+    assert sorted(found) == list(range(30))
+    assert [found[n].text for n in range(30)] == [prediction.text for prediction in in_order]
+    routes = predictor.routes(requests)
+    assert routes == [prediction.cluster_id for prediction in in_order]
+    full = sum(routes.count(cluster) // 4 for cluster in set(routes))
+    assert sum(len({routes[n] for n in batch}) == 1 for batch in order[:full]) == full > 0

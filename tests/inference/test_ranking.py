@@ -7,7 +7,7 @@ from llava_mocle.data.conversation import ASSISTANT, HUMAN
 from llava_mocle.data.tokenize import tokenize_row
 from llava_mocle.errors import DataError
 from llava_mocle.inference import Request
-from llava_mocle.inference.ranking import CANDIDATES_AT_ONCE, split_prefix
+from llava_mocle.inference.ranking import CANDIDATES_AT_ONCE, _log_probabilities, split_prefix
 from tests.inference import tiny
 
 CANDIDATES = ["yes", "no", "a red circle", "A", "circle", "circles", "ünïcode", "yes and no, three of them"]
@@ -44,6 +44,22 @@ def test_scores_equal_one_candidate_at_a_time(predictor, images, question, with_
     expected = one_at_a_time(predictor, request, CANDIDATES, ranking.cluster_id)
     assert ranking.scores == pytest.approx(expected, rel=1e-5)
     assert ranking.best == expected.index(max(expected))
+
+
+def test_log_probabilities_of_a_real_vocabulary() -> None:
+    """Against float64. Rounding the result alone costs 1e-6; float32 `cross_entropy` misses 2e-5."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(40, 49152, generator=generator)
+    tokens = torch.randint(0, 49152, (40,), generator=generator)
+    expected = torch.log_softmax(logits.double(), dim=-1)[torch.arange(40), tokens]
+    assert (_log_probabilities(logits, tokens).double() - expected).abs().max() < 5e-6
+
+
+def test_candidates_of_all_lengths_keep_their_places(predictor) -> None:
+    candidates = [f"{'very ' * (n * 7 % 11)}good {n}" for n in range(CANDIDATES_AT_ONCE + 3)]
+    request = Request(tiny.QUESTIONS[1], cluster_id=2)
+    expected = one_at_a_time(predictor, request, candidates, 2)
+    assert predictor.rank(request, candidates).scores == pytest.approx(expected, rel=1e-5)
 
 
 def test_more_candidates_than_fit_at_once(predictor, images) -> None:

@@ -9,7 +9,7 @@ from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.checks import refuse_unsupported
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.recipe.trainer_keys import policies
-from llava_mocle.training import run
+from llava_mocle.training.loop.trainer import MocleTrainer
 from llava_mocle.training.run import train
 
 
@@ -138,17 +138,15 @@ class Stop(TrainerCallback):
         return control
 
 
-def test_only_a_chosen_stop_speaks_of_its_key(recipe_file, tmp_path: Path, caplog, monkeypatch) -> None:
+def test_only_a_chosen_stop_speaks_of_its_key(recipe_file, tmp_path: Path, caplog) -> None:
     train(load_recipe(recipe_file(), ["--stop_after_steps", "1"]))
     assert "stopped at step 1 of 4; the same command without stop_after_steps goes on" in caplog.text
     caplog.clear()
-    make = run.MocleTrainer
 
-    def with_stop(*args, **kwargs):
-        trainer = make(*args, **kwargs)
-        trainer.add_callback(Stop())
-        return trainer
+    class Stopping(MocleTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.add_callback(Stop())
 
-    monkeypatch.setattr(run, "MocleTrainer", with_stop)
-    train(load_recipe(recipe_file(output_dir=str(tmp_path / "other"))))
+    train(load_recipe(recipe_file(output_dir=str(tmp_path / "other"))), Stopping)
     assert "stopped at step 1 of 4; the same command goes on" in caplog.text

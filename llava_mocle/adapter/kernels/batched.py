@@ -30,11 +30,11 @@ def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor, fresh: bool =
 
 def outer(h: Tensor, x: Tensor, table: Tensor, slots: int) -> Tensor:
     """See `Segments`; the result is float32."""
-    samples, choices = table.shape
-    each = _float32_bmm(h.mT, x).view(samples * choices, -1)
     # A product with ones and zeros sums the samples of a slot in a fixed order, which adding at an index does not.
     chosen = table.flatten() == torch.arange(slots, device=table.device)[:, None]
-    return (chosen.to(each.dtype) @ each).view(slots, -1, x.shape[-1])
+    with torch.autocast(x.device.type, enabled=False):  # which would round the sums
+        each = _float32_bmm(h.mT, x).view(table.numel(), -1)
+        return (chosen.to(each.dtype) @ each).view(slots, -1, x.shape[-1])
 
 
 def _gathered(weight: Tensor, table: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,6 +11,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,10 +26,14 @@ _ROUNDS = 5
 # rounding of each part differ by. A kernel that is wrong differs by about 1.
 _AGREEMENT = 0.05
 
-_chosen: dict[tuple[object, ...], Segments] = {}
+# The name of the way, by device, dtype and sizes.
+_chosen: dict[tuple[object, ...], str] = {}
+_ways: dict[str, Segments] = {}
 
 
-def segments_for(x: Tensor, experts_A: Tensor, experts_B: Tensor, table: Tensor) -> Segments:
+def segments_for(
+    x: Tensor, experts_A: Tensor, experts_B: Tensor, table: Tensor, others: Sequence[Segments] = ()
+) -> Segments:
     """The way to take for these operands, measured when such sizes are met for the first time.
 
     Args:
@@ -36,24 +41,28 @@ def segments_for(x: Tensor, experts_A: Tensor, experts_B: Tensor, table: Tensor)
         experts_A: (slots, r, in).
         experts_B: (slots, out, r).
         table: (B, C), see `Segments`.
+        others: further ways for this batch, such as one that knows on the CPU which samples share their experts.
+            They are told from each other, and remembered, by their names.
     """
     rank = experts_A.shape[1]
     sizes = (experts_A.shape[2], experts_B.shape[1], rank, experts_A.shape[0], table.shape[1])
-    key = (x.device, x.dtype, *sizes, *(_power_of_two(size) for size in x.shape[:2]))
+    names = tuple(way.name for way in others)
+    key = (x.device, x.dtype, *sizes, *(_power_of_two(size) for size in x.shape[:2]), names)
     if key not in _chosen:
         # A graph that is being captured takes no measuring, and is no reason to measure less later.
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             return batched.SEGMENTS
         ways = [batched.SEGMENTS]
         if not torch.are_deterministic_algorithms_enabled():
-            ways += available(x.device, x.dtype, (rank, experts_A.shape[2], experts_B.shape[1]))
-        _chosen[key] = fastest(ways, x, sizes, table)
-    return _chosen[key]
+            ways += [*others, *available(x.device, x.dtype, (rank, experts_A.shape[2], experts_B.shape[1]))]
+        _ways.update((way.name, way) for way in ways if way.name not in names)
+        _chosen[key] = fastest(ways, x, sizes, table).name
+    return next((way for way in others if way.name == _chosen[key]), None) or _ways[_chosen[key]]
 
 
-def chosen() -> dict[tuple[object, ...], Segments]:
-    """What was chosen until now, by device, dtype and sizes."""
-    return dict(_chosen)
+def chosen() -> set[str]:
+    """The names of the ways that were chosen until now."""
+    return set(_chosen.values())
 
 
 def available(device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...]) -> list[Segments]:
@@ -96,7 +105,7 @@ def fastest(ways: Sequence[Segments], x: Tensor, sizes: tuple[int, int, int, int
     seconds: dict[str, list[float]] = {way.name: [] for way in sound}
     for _ in range(_ROUNDS):
         for way in sound:
-            seconds[way.name].append(_seconds(lambda way=way: site.run(way), x.device))
+            seconds[way.name].append(_seconds(partial(site.run, way), x.device))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     best = min(sound, key=lambda way: medians[way.name])
     logger.info(

@@ -13,8 +13,8 @@ class Segments(NamedTuple):
 
     A batch has B samples of T tokens. Each sample has C choices: its top-k task experts, then the universal expert if
     there is one. `table` (B, C) int64, on the device, names the slot of each choice. A batch's hidden states h are
-    (B, T, C * r): choice c has the columns c r to (c + 1) r. A stack of weights is (slots, r, n), with any strides: A as
-    it is, B transposed. Products are computed in the dtype of x and h. T, n and r may be any numbers from 1.
+    (B, T, C * r): choice c has the columns c r to (c + 1) r. A stack of weights is (slots, r, n), with any strides: A
+    as it is, B transposed. Products are computed in the dtype of x and h. T, n and r may be any numbers from 1.
 
         project(x (B, T, n), weight, table) -> h
             h[b, t, c] = weight[table[b, c]] x[b, t]

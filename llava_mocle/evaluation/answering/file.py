@@ -58,7 +58,7 @@ def read_answers(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     )
     for place, value in parse_jsonl(_complete_lines(Path(path)), path, remedy):
         record = _checked(value, place)
-        question = (str(record["question_id"]), record["prompt"], *_key(record["metadata"]))
+        question = question_of(record)
         if question in answered:
             raise DataError(
                 f"{place}: question_id {record['question_id']!r} was already answered on {answered[question]}. Each "
@@ -110,27 +110,37 @@ class AnswerRun:
             DataError: the answers are not those of the first questions, in order.
         """
         for number, (record, question) in enumerate(zip(records, questions, strict=False), start=1):
-            used = record["metadata"].get("dataset", question.dataset)
-            if used != question.dataset:
-                raise DataError(
-                    f"{path}, answer {number}: given by the expert of dataset {used!r}, but this run takes that of "
-                    f"{question.dataset!r}. Choose another answers file, or pass --overwrite to start anew."
-                )
-            asked = (question.question_id, question.prompt, *_key({"key": question.key}))
-            answered = (record["question_id"], record["prompt"], *_key(record["metadata"]))
-            if answered == (question.unique_id, question.prompt) != asked:
-                raise DataError(
-                    f"{path}, answer {number}: has the question_id {answered[0]!r} of an earlier version, which is now "
-                    f"{question.question_id!r} as in LLaVA's files. `llava-mocle eval --answers {path}` scores these "
-                    "answers as they are; to answer anew, choose another answers file, or pass --overwrite."
-                )
-            if answered != asked:
-                raise DataError(
-                    f"{path}, answer {number}: answers question {record['question_id']!r} ({record['prompt']!r}), but "
-                    f"question {number} is now {question.question_id!r} ({question.prompt!r}). The questions have "
-                    "changed since the file was written: choose another answers file, or pass --overwrite."
-                )
+            self.check_answer(path, number, record, question)
         return min(len(records), len(questions))
+
+    def check_answer(
+        self, path: str | os.PathLike[str], number: int, record: Mapping[str, Any], question: "Question"
+    ) -> None:
+        """Check that an answer is to this question, by the expert that it asks for.
+
+        Raises:
+            DataError: it is not.
+        """
+        used = record["metadata"].get("dataset", question.dataset)
+        if used != question.dataset:
+            raise DataError(
+                f"{path}, answer {number}: given by the expert of dataset {used!r}, but this run takes that of "
+                f"{question.dataset!r}. Choose another answers file, or pass --overwrite to start anew."
+            )
+        asked = (question.question_id, question.prompt, *_key({"key": question.key}))
+        answered = (record["question_id"], record["prompt"], *_key(record["metadata"]))
+        if answered == (question.unique_id, question.prompt) != asked:
+            raise DataError(
+                f"{path}, answer {number}: has the question_id {answered[0]!r} of an earlier version, which is now "
+                f"{question.question_id!r} as in LLaVA's files. `llava-mocle eval --answers {path}` scores these "
+                "answers as they are; to answer anew, choose another answers file, or pass --overwrite."
+            )
+        if answered != asked:
+            raise DataError(
+                f"{path}, answer {number}: answers question {record['question_id']!r} ({record['prompt']!r}), but "
+                f"question {number} is now {question.question_id!r} ({question.prompt!r}). The questions have "
+                "changed since the file was written: choose another answers file, or pass --overwrite."
+            )
 
 
 class AnswerFile:
@@ -169,7 +179,7 @@ class AnswerFile:
             self._file.truncate(0)
         self.answers = read_answers(self.path)
         self.run.check(self.path, self.answers)
-        os.truncate(self.path, len(_complete_lines(self.path).encode()))
+        cut_half_line(self.path)
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Add answers. If the process dies meanwhile, the first of them may be there, and the last line may be cut."""
@@ -208,6 +218,17 @@ def _key(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     """The key of the question that an answer is to, as text; nothing where it has none."""
     key = metadata.get("key")
     return () if key is None else (str(key),)
+
+
+def question_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """What tells the question of an answer from all others: its id as text, the prompt, and the key if it has one."""
+    return str(record["question_id"]), record["prompt"], *_key(record["metadata"])
+
+
+def cut_half_line(path: Path) -> None:
+    """Cut off what a killed run has left of a last line."""
+    if path.exists():
+        os.truncate(path, len(_complete_lines(path).encode()))
 
 
 def _complete_lines(path: Path) -> str:

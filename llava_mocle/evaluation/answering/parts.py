@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mocle.errors import ConfigError, DataError
+from llava_mocle.evaluation.answering.ahead import ahead_file
 from llava_mocle.evaluation.answering.file import AnswerRun, read_answers
 from llava_mocle.evaluation.answering.question import Question
 from llava_mocle.io.jsonl import write_jsonl
@@ -130,6 +131,7 @@ class Division:
         """`join_parts`, and remove the part files of `whole`. Returns and raises as `join_parts`."""
         joined = join_parts(self.whole, self.files, questions, run, start=self.start, replace=self.replaces != "")
         remove_parts(self.whole)
+        ahead_file(self.whole).unlink(missing_ok=True)
         return joined
 
 
@@ -151,7 +153,8 @@ def remove_parts(whole: Path, index: int | None = None) -> None:
     for division in find_divisions(whole):
         for number, file in enumerate(division.files):
             if index in (None, number):
-                file.unlink(missing_ok=True)
+                for path in (file, ahead_file(file)):
+                    path.unlink(missing_ok=True)
 
 
 def join_earlier_parts(whole: Path, questions: Sequence[Question], run: AnswerRun, count: int) -> None:

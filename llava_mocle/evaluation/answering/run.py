@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.errors import ConfigError, DataError
+from llava_mocle.evaluation.answering.ahead import AnswersAhead, ahead_file
 from llava_mocle.evaluation.answering.file import AnswerFile, AnswerRun, make_answer
 from llava_mocle.evaluation.answering.lengths import check_lengths
+from llava_mocle.evaluation.answering.order import batches
 from llava_mocle.evaluation.answering.question import (
     GenerationSettings,
     Question,
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from llava_mocle.inference import Predictor
 
 _SCORE_DIGITS = 5
+# Questions that are put into an order of their own: many enough for full batches, and their clusters found in seconds.
+_ORDERED_TOGETHER = 4096
 
 
 def answer_run(predictor: "Predictor", settings: GenerationSettings) -> AnswerRun:
@@ -38,10 +42,14 @@ def answer_questions(
     overwrite: bool = False,
     skip_unaskable: bool = False,
     description: str = "answers",
+    others: Sequence[Path] = (),
 ) -> list[dict[str, Any]]:
-    """Answer `questions` in order into `answers_file`, from where an earlier run stopped.
+    """Answer `questions` into `answers_file`, from where an earlier run stopped.
+
+    The file has the questions' order. They are answered in another one, see `batches`, a few thousand at a time.
 
     Args:
+        others: further answers files; what an earlier run left beside them is taken over (`AnswersAhead`).
         skip_unaskable: a question that is too long for the model, or has an image that cannot be read, gets an empty
             answer, whose `metadata.skipped` says why.
 
@@ -58,13 +66,20 @@ def answer_questions(
     check_questions(questions, shared_ids=True)
     check_lengths(predictor, questions, settings.max_new_tokens, skip=skip_unaskable)
     with AnswerFile(answers_file, answer_run(predictor, settings), overwrite=overwrite) as file:
-        done = file.check_prefix(questions)
-        with progress(len(questions), description, "question", initial=done) as bar:
-            while done < len(questions):
-                batch = questions[done : done + batch_size]
-                file.append(_answer_or_skip(predictor, batch, settings, skip_unaskable))
-                done += len(batch)
-                bar.update(len(batch))
+        if overwrite:
+            ahead_file(file.path).unlink(missing_ok=True)
+        file.check_prefix(questions)
+        ahead = AnswersAhead(file, questions, others)
+        missing = ahead.missing
+        with progress(len(questions), description, "question", initial=len(questions) - len(missing)) as bar:
+            for begin in range(0, len(missing), _ORDERED_TOGETHER):
+                part = missing[begin : begin + _ORDERED_TOGETHER]
+                for places in batches(predictor, [questions[index] for index in part], batch_size):
+                    batch = [part[place] for place in places]
+                    asked = [questions[index] for index in batch]
+                    ahead.add(batch, _answer_or_skip(predictor, asked, settings, skip_unaskable))
+                    bar.update(len(batch))
+        ahead.close()
         return file.answers[: len(questions)]
 
 
@@ -80,7 +95,7 @@ def _answer_or_skip(
         (question,) = batch
         if not skip:
             raise DataError(
-                f"{name_of(question)} cannot be asked: {error}. The answers before it are kept. Mend it, or pass "
+                f"{name_of(question)} cannot be asked: {error}. The answers so far are kept. Mend it, or pass "
                 "--skip-unaskable, which gives it an empty answer; the same command goes on."
             ) from error
         # No candidate is likelier than another.

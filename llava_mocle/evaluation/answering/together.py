@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llava_mocle.errors import ConfigError, DataError, UserError
+from llava_mocle.evaluation.answering.ahead import ahead_file
 from llava_mocle.evaluation.answering.parts import (
     Division,
     check_part,
@@ -170,7 +171,8 @@ def answer_together(
         if overwrite:
             remove_parts(whole, None if part.joins else part.index)
         if overwrite and part.joins:
-            whole.unlink(missing_ok=True)
+            for file in (whole, ahead_file(whole)):
+                file.unlink(missing_ok=True)
         elif part.joins:
             join_earlier_parts(whole, questions, run, part.count)
 
@@ -181,7 +183,8 @@ def answer_together(
             division = divide(whole, questions, run, part.count, part.index)
         if division.start < len(questions):
             own = part_of(questions[division.start :], part.count, part.index)
-            answer_questions(predictor, own, division.file(part.index), **options)
+            begun_alone = [] if division.replaces else [whole]
+            answer_questions(predictor, own, division.file(part.index), others=begun_alone, **options)
         return division
 
     part.together(prepare)

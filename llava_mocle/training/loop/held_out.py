@@ -23,12 +23,11 @@ _FEWEST = 32
 def held_out_pass(rows: RowDataset, args: MocleTrainingArguments, trained: int) -> Subset:
     """The rows of a validation pass, longest first, so that batches hold rows of one length; the same in every pass.
 
-    The last batches are filled up with fillers (see `RowDataset`), so that all processes have the same number of
-    batches, and no row counts twice.
+    All processes have the same number of full batches, and no row counts twice. So `args.per_device_eval_batch_size` is
+    made smaller, as far as that takes no more batches, and fillers (see `RowDataset`) come last for what is missing.
 
     Args:
         rows: all that are held out.
-        args: `per_device_eval_batch_size` is final.
         trained: samples of an epoch, fillers not counted.
     """
     between = rows_between(args, trained)
@@ -37,8 +36,15 @@ def held_out_pass(rows: RowDataset, args: MocleTrainingArguments, trained: int) 
     if args.process_index == 0:
         _announce(count, len(rows), between, args)
     order = chosen[np.argsort(-rows.lengths[chosen], kind="stable")]
-    missing = -len(order) % (args.eval_batch_size * args.world_size)
+    args.per_device_eval_batch_size = batch = even_batch(len(order), args.eval_batch_size, args.world_size)
+    missing = -len(order) % (batch * args.world_size)
     return Subset(rows, [*order.tolist(), *[~int(order[-1])] * missing])
+
+
+def even_batch(count: int, most: int, processes: int) -> int:
+    """The smallest batch on each process with which `count` rows take as many batches as with `most` rows in one."""
+    batches = math.ceil(count / (most * processes))
+    return math.ceil(count / (batches * processes))
 
 
 def rows_of_pass(wanted: int | None, held_out: int, between: int) -> int:

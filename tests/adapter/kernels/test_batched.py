@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from llava_mocle.adapter.kernels import batched
-from tests.adapter.kernels.loops import ALIGNED, ODD, check, close, combine, dtypes, operands, reads
+from tests.adapter.kernels.loops import ALIGNED, ODD, check, close, combine, dtypes, operands, outer, reads
 
 ALL = ODD | ALIGNED
 
@@ -19,6 +19,13 @@ def test_adds_to_a_result_of_another_dtype_with_one_rounding():
     batched.combine(h, A, table, found)
     combine(h.double(), A.double(), table, expected)
     close(found, expected, 2.0**-8)
+
+
+def test_sums_are_float32_under_autocast_too():
+    x, h, _, _, table = operands(ODD["universal"], torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = batched.outer(h, x, table, 4)
+    close(found, outer(h.double(), x.double(), table, 4), 2e-6)
 
 
 def test_reads_nothing_back():

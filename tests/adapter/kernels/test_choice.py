@@ -116,3 +116,13 @@ def test_triton_is_imported_only_when_it_is_asked_for(monkeypatch):
     for name in ("choice", "batched", "grouped_mm", "products"):
         spec = importlib.util.find_spec(f"llava_mocle.adapter.kernels.{name}")
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_another_way_is_that_of_the_batch_at_hand(monkeypatch):
+    monkeypatch.setattr(batched, "SEGMENTS", slow(batched.SEGMENTS, 0.05, batched.SEGMENTS.name))
+    monkeypatch.setattr(choice, "available", lambda *_: [])
+    # Ways that are made for one batch: the same name each time.
+    first, second = (slow(LOOPS, 0.0, "loops") for _ in range(2))
+    assert choice.segments_for(*inputs(), others=[first]) is first
+    assert choice.segments_for(*inputs(), others=[second]) is second
+    assert choice.chosen() == {"loops"}

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from llava_mocle.training.loop.held_out import choose_rows, held_out_pass, rows_between, rows_of_pass
+from llava_mocle.training.loop.held_out import choose_rows, even_batch, held_out_pass, rows_between, rows_of_pass
 
 SIZES = {"a": 60, "b": 30, "c": 3}
 
@@ -103,15 +103,31 @@ def test_the_choice_follows_from_the_seed() -> None:
     assert choose_rows(Rows(), 93, 1).tolist() == list(range(93))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_the_order_is_by_length_in_whole_batches_of_all_processes(processes: int, capsys) -> None:
-    rows = Rows()
-    found = held_out_pass(rows, arguments(eval_rows=0, world_size=processes), 98).indices
-    assert len(found) % (8 * processes) == 0
+@pytest.mark.parametrize(
+    ("count", "most", "processes", "expected"),
+    [
+        (48, 32, 1, 24),  # two batches either way
+        (10, 16, 1, 10),
+        (10, 3, 2, 3),  # two batches on each process
+        (9, 8, 2, 5),
+        (64, 8, 2, 8),
+        (1, 8, 4, 1),
+    ],
+)
+def test_batches_of_one_size(count: int, most: int, processes: int, expected: int) -> None:
+    assert even_batch(count, most, processes) == expected
+
+
+@pytest.mark.parametrize(("processes", "batch"), [(1, 8), (2, 8), (5, 7)])
+def test_the_order_is_by_length_in_whole_batches_of_all_processes(processes: int, batch: int, capsys) -> None:
+    rows, args = Rows(), arguments(eval_rows=0, world_size=processes)
+    found = held_out_pass(rows, args, 98).indices
+    assert args.per_device_eval_batch_size == batch
+    assert len(found) % (batch * processes) == 0
     read, fillers = found[:93], found[93:]
+    assert len(fillers) < batch * processes
     assert sorted(read) == list(range(93))
-    lengths = rows.lengths[read]
-    assert (np.diff(lengths) <= 0).all()
+    assert (np.diff(rows.lengths[read]) <= 0).all()
     assert fillers == [~read[-1]] * len(fillers)
     assert capsys.readouterr().out == ""
 
