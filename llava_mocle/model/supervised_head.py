@@ -32,6 +32,11 @@ def supervised_positions(labels: Tensor) -> Tensor:
     return (next_tokens(labels) != IGNORE_INDEX).flatten().nonzero().flatten()
 
 
+def tokens_at_a_time(kind: str, vocab: int) -> int:
+    """Of how many tokens a device of this kind (`cpu`, `cuda`) holds logits over `vocab` entries at a time."""
+    return max(1, _CHUNK_BYTES.get(kind, 2**26) // (4 * vocab))
+
+
 class SupervisedHead(nn.Linear):
     """A head that can give losses in place of logits. It takes the place of a model's output embeddings.
 
@@ -99,7 +104,7 @@ def token_losses(
         chunk: how many tokens at a time; None: as many as suit the device.
     """
     if chunk is None:
-        chunk = max(1, _CHUNK_BYTES.get(hidden.device.type, 2**26) // (4 * len(weight)))
+        chunk = tokens_at_a_time(hidden.device.type, len(weight))
     return _TokenLosses.apply(
         hidden, weight, bias, positions, targets, chunk, hidden.requires_grad and torch.is_grad_enabled()
     )

@@ -5,19 +5,22 @@ T tokens, N = B T, in one layer of a Llama-like decoder:
 
     both RMSNorms       their input in float32, and one value a token
     attention           queries, keys, values and output; a value a token and head; the mask, widened in every layer
-    gate_proj, SiLU, x  three tensors of the intermediate width
-    experts of a site   the site's input (shared by the sites that have the same), a copy of it in expert order, and
-                        the rank-wide product before and after its gate, for each expert that a sample takes
+    gated MLP           as one function: its input and two tensors of the intermediate width; else three of these
+    experts of a site   the site's input (shared by the sites that have the same), and the rank-wide product for each
+                        expert that a sample takes; on the plain path also a copy of the input in expert order, and the
+                        product after its gate
 """
 
 from dataclasses import dataclass
 
+from llava_mocle.model.supervised_head import tokens_at_a_time
 from llava_mocle.planning.precision import FLOAT32, Precision
 from llava_mocle.planning.shapes import Experts, ModelShape, Site
 
 # Which tensor of the layer a linear reads. Only `eager` attention does not keep its output itself.
 _INPUT_OF = {"q_proj": "norm1", "k_proj": "norm1", "v_proj": "norm1", "o_proj": "attention"}
 _INPUT_OF |= {"gate_proj": "norm2", "up_proj": "norm2", "down_proj": "product"}
+_MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Batch:
         length: T, the longest sample, image tokens included; every sample is padded to it.
         images: images of all samples together.
         padded: whether any sample is shorter, so that there is a mask.
+        supervised: tokens that head and loss are computed of, some at a time; None: of all tokens, at once.
     """
 
     samples: int
     length: int
     images: int
     padded: bool = True
+    supervised: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -42,23 +47,74 @@ class Batch:
         return self.samples * self.length
 
 
-def layer_bytes(shape: ModelShape, sites: tuple[Site, ...], batch: Batch, precision: Precision, attention: str) -> int:
-    """Kept by one decoder layer with these sites.
+def layer_bytes(shape: ModelShape, index: int, batch: Batch, precision: Precision, attention: str, fused: bool) -> int:
+    """Kept by one decoder layer.
 
     Args:
+        index: which layer.
         attention: `eager` keeps every probability; `sdpa` keeps a widened mask; `flash_attention_2` neither.
+        fused: whether its MLP runs as one function of autograd (see `_is_one_function`).
     """
-    tokens, size = batch.tokens, precision.compute
+    tokens, size, sites = batch.tokens, precision.compute, shape.layer_sites[index]
     norms = 2 * tokens * (shape.hidden + 1) * FLOAT32
+    if fused:
+        mlp = tokens * (shape.hidden + 2 * shape.intermediate) * size
+        mlp += sum(_hidden_bytes(shape.experts, batch, size) for site in sites if site.name in _MLP)
+        sites = tuple(site for site in sites if site.name not in _MLP)
+    else:
+        mlp = 3 * tokens * shape.intermediate * precision.stream
+    adapters = 0
+    if shape.experts is not None:
+        by_path = _fused_sites_bytes if shape.experts.fused else _plain_sites_bytes
+        adapters = by_path(shape.experts, sites, batch, precision, attention)
+    return norms + _attention_bytes(shape, batch, size, attention) + mlp + adapters
+
+
+def _is_one_function(shape: ModelShape, index: int, precision: Precision, partitioned: bool) -> bool:
+    """Whether a layer's gated MLP runs as one function; with dropout, quantized or partitioned weights it cannot."""
+    experts = shape.experts
+    if experts is None or not shape.gated_mlps[index]:
+        return False
+    return experts.fused and not experts.dropout and not precision.quantized and not partitioned
+
+
+def _hidden_bytes(experts: Experts | None, batch: Batch, size: int) -> int:
+    """The rank-wide products of one site."""
+    return 0 if experts is None else batch.tokens * experts.active * experts.rank * size
+
+
+def _fused_sites_bytes(
+    experts: Experts, sites: tuple[Site, ...], batch: Batch, precision: Precision, attention: str
+) -> int:
+    """Sites that run as one function each: their inputs in the dtype of the linear's output, and the hidden states."""
+    # Norms beside float32 weights give float32, of which every site makes a copy of its own.
+    copies = precision.autocast and not precision.quantized and precision.weights > precision.compute
+    hidden = 0
+    inputs: dict[str, int] = {}
+    for site in sites:
+        read = _INPUT_OF.get(site.name, site.name)
+        size = precision.compute if read == "attention" else precision.stream
+        hidden += _hidden_bytes(experts, batch, size)
+        if experts.dropout:
+            inputs[site.name] = site.in_features * (size + 1)
+        elif copies and read.startswith("norm"):
+            inputs[site.name] = site.in_features * size
+        elif read != "attention" or attention == "eager":
+            inputs[read] = site.in_features * size
+    return batch.tokens * sum(inputs.values()) + hidden
+
+
+def _plain_sites_bytes(
+    experts: Experts, sites: tuple[Site, ...], batch: Batch, precision: Precision, attention: str
+) -> int:
+    """Sites on the plain path: their inputs, where an expert reads them as they are, and what each of them keeps."""
     shared = {_INPUT_OF.get(site.name, site.name): site.in_features for site in sites}
     if attention != "eager":
         shared.pop("attention", None)
-    if precision.autocast or not _reads_shared(shape.experts, batch):
+    if precision.autocast or experts.dropout or not _reads_shared(experts, batch):
         shared = {}  # what the experts read instead, casts or copies, is counted as theirs
-    inputs = tokens * size * sum(shared.values())
-    mlp = 3 * tokens * shape.intermediate * precision.stream
-    adapters = sum(_site_bytes(shape.experts, site, batch, precision) for site in sites if shape.experts)
-    return norms + _attention_bytes(shape, batch, size, attention) + inputs + mlp + adapters
+    inputs = batch.tokens * precision.compute * sum(shared.values())
+    return inputs + sum(_plain_site_bytes(experts, site, batch, precision) for site in sites)
 
 
 def _attention_bytes(shape: ModelShape, batch: Batch, size: int, attention: str) -> int:
@@ -78,26 +134,27 @@ def _moves(experts: Experts, batch: Batch) -> bool:
     return experts.routed and batch.samples * experts.top_k > 1
 
 
-def _reads_shared(experts: Experts | None, batch: Batch) -> bool:
+def _reads_shared(experts: Experts, batch: Batch) -> bool:
     """Whether any expert reads a site's input itself: the universal one, or all where nothing is moved."""
-    return experts is None or experts.universal or not _moves(experts, batch)
+    return experts.universal or not _moves(experts, batch)
 
 
-def _site_bytes(experts: Experts | None, site: Site, batch: Batch, precision: Precision) -> int:
-    if experts is None:
-        return 0
+def _plain_site_bytes(experts: Experts, site: Site, batch: Batch, precision: Precision) -> int:
     size, rows = precision.compute, batch.tokens * experts.active
     middle = rows * experts.rank * size * (2 if experts.routed else 1)
     if precision.autocast:
         inputs = rows * site.in_features
     else:
         inputs = batch.tokens * experts.top_k * site.in_features if _moves(experts, batch) else 0
-    dropout = batch.tokens * site.in_features * (size + 1) if experts.dropout else 0
+    dropped = 0
+    if experts.dropout:  # its mask, and its output where an expert reads that itself
+        read = not precision.autocast and _reads_shared(experts, batch)
+        dropped = batch.tokens * site.in_features * (1 + (size if read else 0))
     casts = 0
     if precision.autocast:
         used = min(experts.slots, experts.top_k * batch.samples + int(experts.universal))
         casts = used * experts.rank * (site.in_features + site.out_features) * size
-    return middle + inputs * size + dropout + casts
+    return middle + inputs * size + dropped + casts
 
 
 @dataclass(frozen=True)
@@ -106,7 +163,7 @@ class Activations:
 
     Attributes:
         kept: saved for backward, the loss left out.
-        loss: logits in float32: their log-softmax, its gradient, and the gradient of the logits, at the same time.
+        loss: needed by head and loss, forward and backward, besides `kept`.
         layer: the most that backward through one layer needs besides `kept`: what is recomputed, and gradients.
     """
 
@@ -130,25 +187,59 @@ def _inputs_of_linears(shape: ModelShape, tokens: int, precision: Precision) -> 
 
 
 def activations(
-    shape: ModelShape, batch: Batch, precision: Precision, *, checkpointing: bool, attention: str = "sdpa"
+    shape: ModelShape,
+    batch: Batch,
+    precision: Precision,
+    *,
+    checkpointing: bool,
+    attention: str = "sdpa",
+    partitioned: bool = False,
+    device: str = "cuda",
 ) -> Activations:
-    """What one micro-batch needs, with every decoder layer checkpointed or none."""
+    """What one micro-batch needs, with every decoder layer checkpointed or none.
+
+    Args:
+        partitioned: whether ZeRO-3 divides the frozen weights over the GPUs.
+        device: the kind, `cuda` or `cpu`.
+    """
     tokens, size = batch.tokens, precision.compute
-    layers = [layer_bytes(shape, sites, batch, precision, attention) for sites in shape.layer_sites]
+    fused = [_is_one_function(shape, index, precision, partitioned) for index in range(shape.layers)]
+    layers = [layer_bytes(shape, index, batch, precision, attention, one) for index, one in enumerate(fused)]
     casts = 0
     if precision.weights > precision.compute and not precision.quantized:  # frozen weights are cast as well, and kept
         casts = size * shape.layer_linear
     if checkpointing:
-        kept = shape.layers * tokens * shape.hidden * precision.stream
+        # The embeddings have the weights' dtype; what a layer adds to them may be wider, or narrower.
+        later = max(precision.weights, precision.stream)
+        kept = tokens * shape.hidden * (precision.weights + (shape.layers - 1) * later)
         recomputed = max(layers) + casts // shape.layers
     else:
         kept = sum(layers) + casts
         recomputed = 0
     kept += tokens * (shape.hidden + 1) * FLOAT32  # the last norm
     kept += batch.images * shape.connector.kept * size
-    working = 4 * tokens * shape.intermediate * precision.stream + 2 * tokens * shape.hidden * FLOAT32
+    # The function frees its product before it makes the gradients of both factors.
+    wide = 3 if all(fused) else 4
+    working = wide * tokens * shape.intermediate * precision.stream + 2 * tokens * shape.hidden * FLOAT32
     if precision.quantized:
         working += shape.hidden * shape.intermediate * size  # the largest linear, dequantized
     if precision.bits == 8:
         kept += shape.layers * _inputs_of_linears(shape, tokens, precision)
-    return Activations(kept=kept, loss=3 * tokens * shape.vocab * FLOAT32, layer=recomputed + working)
+    return Activations(kept=kept, loss=_loss_bytes(shape, batch, precision, device), layer=recomputed + working)
+
+
+def _loss_bytes(shape: ModelShape, batch: Batch, precision: Precision, device: str) -> int:
+    """Head and loss. Of all tokens: the log-softmax in float32, its gradient, and the gradient of the logits.
+
+    Of supervised tokens, some at a time: in the forward their hidden states and the gradients of these, and for the
+    tokens at hand logits and log-softmax; in the backward the gradients, scaled in float32, and those of all tokens.
+    """
+    size = precision.compute
+    if batch.supervised is None:
+        return 3 * batch.tokens * shape.vocab * FLOAT32
+    states = batch.supervised * shape.hidden
+    at_a_time = min(tokens_at_a_time(device, shape.vocab), batch.supervised)
+    head = shape.vocab * shape.hidden * size if precision.weights > size else 0  # cast
+    forward = 2 * states * size + at_a_time * shape.vocab * (size + FLOAT32) + head
+    backward = states * (2 * size + FLOAT32) + batch.tokens * shape.hidden * size
+    return max(forward, backward)

@@ -3,7 +3,8 @@
 A linear takes 2 x parameters x tokens forward. Backward, a frozen one needs the gradient of its input (the same again),
 a trained one that of its weights as well (twice the forward). Attention (scores and values, the whole square, as it is
 usually counted) takes 4 T^2 x width a layer forward, twice that backward. Gradient checkpointing runs the layers'
-forward once more. The gates' products (S E D a sample) are too small to count.
+forward once more. The head may run for supervised tokens alone. The gates' products (S E D a sample) are too small to
+count.
 """
 
 from dataclasses import astuple, dataclass
@@ -42,24 +43,38 @@ def reached_mfu(mfu: float, tokens: float, gpu: Gpu) -> float:
     return mfu * tokens / (tokens + gpu.balance)
 
 
-def forward_flops(shape: ModelShape, *, samples: float, length: float, images: float) -> Flops:
-    """One forward of `samples` samples of `length` tokens, with `images` images among them."""
+def forward_flops(
+    shape: ModelShape, *, samples: float, length: float, images: float, supervised: float | None = None
+) -> Flops:
+    """One forward of `samples` samples of `length` tokens, with `images` images among them.
+
+    Args:
+        supervised: tokens of all samples that the head runs for; None: for every token.
+    """
     tokens = samples * length
     tower = shape.tower.linear_flops + shape.tower.attention_flops + shape.tower.other_flops
     return Flops(
         layers=round(2 * shape.layer_linear * tokens),
         attention=round(4 * samples * length**2 * shape.query_width * shape.layers),
         experts=round(_expert_flops(shape) * tokens),
-        head=round(2 * shape.hidden * shape.vocab * tokens),
+        head=round(2 * shape.hidden * shape.vocab * (tokens if supervised is None else supervised)),
         projector=round(shape.connector.forward_flops * images),
         vision=round(tower * images),
         recomputed=0,
     )
 
 
-def training_flops(shape: ModelShape, *, samples: float, length: float, images: float, checkpointing: bool) -> Flops:
-    """Forward and backward of `samples` samples of `length` tokens, with `images` images among them."""
-    once = forward_flops(shape, samples=samples, length=length, images=images)
+def training_flops(
+    shape: ModelShape,
+    *,
+    samples: float,
+    length: float,
+    images: float,
+    checkpointing: bool,
+    supervised: float | None = None,
+) -> Flops:
+    """Forward and backward of the same; see `forward_flops`."""
+    once = forward_flops(shape, samples=samples, length=length, images=images, supervised=supervised)
     recomputed = once.layers + once.attention + once.experts if checkpointing else 0
     return Flops(
         layers=2 * once.layers,

@@ -6,10 +6,12 @@ from typing import Any
 from torch import nn
 
 from llava_mocle.adapter.config import MocleConfig
+from llava_mocle.adapter.gated_mlp import GatedMlp
 from llava_mocle.adapter.layer import MocleLinear
 from llava_mocle.errors import ConfigError
 from llava_mocle.families.parts import Parts, connector_parameters
 from llava_mocle.families.registry import family_of
+from llava_mocle.model.supervised_head import why_not
 from llava_mocle.planning.image_cost import measure_image
 from llava_mocle.planning.shapes import Counts, Experts, ModelShape, Site
 from llava_mocle.training.setup.adapter import count_parameters
@@ -43,6 +45,7 @@ def measure_shape(model: nn.Module) -> ModelShape:
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
         vocab=text.vocab_size,
         layer_sites=sites,
+        gated_mlps=_gated_mlps(base, parts, text.num_hidden_layers),
         layer_linear=linear,
         layer_rows=rows,
         experts=_experts(model),
@@ -51,12 +54,13 @@ def measure_shape(model: nn.Module) -> ModelShape:
         counts=_counts(model, parts),
         usual_length=min(family.usual_length, getattr(text, "max_position_embeddings", None) or family.usual_length),
         small=sum(p.numel() for p in model.parameters() if p.numel() <= _PERSISTENT_HIDDENS * text.hidden_size),
+        supervised_head=why_not(base) is None,
     )
 
 
 def _layers(base: nn.Module, parts: Parts, layers: int) -> tuple[tuple[tuple[Site, ...], ...], int, int]:
     """The sites of each layer, and of all frozen linears in the layers the parameters and the output features."""
-    layer = re.compile(rf"{re.escape(parts.language_model)}\.(?:.*\.)?layers\.(\d+)\.(.*)")
+    layer = _inside_a_layer(parts)
     sites: list[list[Site]] = [[] for _ in range(layers)]
     linear = rows = 0
     for name, module in base.named_modules():
@@ -72,8 +76,21 @@ def _layers(base: nn.Module, parts: Parts, layers: int) -> tuple[tuple[tuple[Sit
     return tuple(map(tuple, sites)), linear, rows
 
 
+def _inside_a_layer(parts: Parts) -> re.Pattern[str]:
+    """What finds, in a module's name, the number of the language model's layer that it stands in."""
+    return re.compile(rf"{re.escape(parts.language_model)}\.(?:.*\.)?layers\.(\d+)\.")
+
+
+def _gated_mlps(base: nn.Module, parts: Parts, layers: int) -> tuple[bool, ...]:
+    layer = _inside_a_layer(parts)
+    matches = [layer.search(name) for name, module in base.named_modules() if isinstance(module, GatedMlp)]
+    found = {int(match[1]) for match in matches if match}
+    return tuple(index in found for index in range(layers))
+
+
 def _experts(model: nn.Module) -> Experts | None:
     configs: dict[str, MocleConfig] = getattr(model, "peft_config", {})
+    tuner: Any = getattr(model, "base_model", None)
     for config in configs.values():
         return Experts(
             rank=config.r,
@@ -82,6 +99,7 @@ def _experts(model: nn.Module) -> Experts | None:
             universal=config.universal_expert,
             routed=config.router != "none",
             dropout=config.lora_dropout > 0,
+            fused=tuner.fused,
         )
     return None
 

@@ -1,7 +1,7 @@
 """Which configuration fits and is fastest."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llava_mocle.planning.activations import Activations, Batch, activations
 from llava_mocle.planning.communication import Traffic, traffic
@@ -72,6 +72,11 @@ class Problem:
         """Those that can run the recipe, from the simplest to the most involved."""
         return strategies_for(self.settings.bits)
 
+    @property
+    def supervised_head(self) -> bool:
+        """Whether head and loss are computed of supervised tokens alone."""
+        return self.settings.supervised_head and self.shape.supervised_head
+
 
 def evaluate(
     problem: Problem, strategy: Strategy, micro_batch: int, accumulation: int, checkpointing: bool
@@ -90,7 +95,16 @@ def evaluate(
     # Of the longest samples, every one has at least the average number of images.
     images = max(1, round(problem.workload.images)) if problem.workload.images else 0
     batch = Batch(micro_batch, problem.longest, micro_batch * images, padded=micro_batch > 1)
-    held = activations(shape, batch, precision, checkpointing=checkpointing, attention=settings.attention)
+    if problem.supervised_head:
+        batch = replace(batch, supervised=batch.tokens)  # the most that there can be
+    held = activations(
+        shape,
+        batch,
+        precision,
+        checkpointing=checkpointing,
+        attention=settings.attention,
+        partitioned=strategy.stage == 3,
+    )
     state = model_state(shape, strategy, precision, gpus=cluster.size, gpus_per_node=cluster.gpus_per_node)
     flops = training_flops(
         shape,
@@ -98,6 +112,7 @@ def evaluate(
         length=problem.workload.tokens,
         images=samples * problem.workload.images,
         checkpointing=checkpointing,
+        supervised=samples * problem.workload.supervised if problem.supervised_head else None,
     )
     moved = traffic(
         shape, strategy, precision, gpus=cluster.size, accumulation=accumulation, checkpointing=checkpointing

@@ -32,6 +32,7 @@ class Settings:
         epochs, max_steps: as in the recipe; max_steps 0: none.
         max_length: the longest sample.
         bits, double_quant: how the linears of the language model are stored.
+        supervised_head: whether head and loss are computed of supervised tokens alone, if the model allows it.
     """
 
     micro_batch: int
@@ -47,6 +48,7 @@ class Settings:
     max_length: int
     bits: int = 16
     double_quant: bool = True
+    supervised_head: bool = True
 
 
 def read_settings(recipe: Recipe, usual_length: int = USUAL_LENGTH) -> Settings:
@@ -81,6 +83,7 @@ def read_settings(recipe: Recipe, usual_length: int = USUAL_LENGTH) -> Settings:
         max_length=recipe.data.model_max_length or usual_length,
         bits=recipe.model.bits,
         double_quant=recipe.model.double_quant,
+        supervised_head=recipe.stage.supervised_head,
     )
 
 

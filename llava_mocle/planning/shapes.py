@@ -23,6 +23,7 @@ class Experts:
         universal: whether every sample takes the universal expert as well.
         routed: False for a plain LoRA, whose only expert has weight 1.
         dropout: whether there is dropout in front of the experts.
+        fused: whether a site's experts are one function of autograd; else the plain path.
     """
 
     rank: int
@@ -31,6 +32,7 @@ class Experts:
     universal: bool
     routed: bool
     dropout: bool = False
+    fused: bool = True
 
     @property
     def active(self) -> int:
@@ -98,12 +100,14 @@ class ModelShape:
     Attributes:
         hidden, intermediate, heads, kv_heads, head_dim, vocab: of the language model.
         layer_sites: the adapted linears of each layer; its length is the number of layers.
+        gated_mlps: for each layer, whether its MLP is one function of autograd where that can run.
         layer_linear: parameters of all frozen linears in the layers together.
         layer_rows: output features of all frozen linears in the layers together.
         experts: None in stage 1.
         counts: numbers of parameters.
         usual_length: the longest sample in tokens where a recipe says nothing.
         small: parameters in tensors of at most 10 x hidden values, which ZeRO-3 leaves whole on every GPU.
+        supervised_head: whether head and loss can be computed of supervised tokens alone.
     """
 
     hidden: int
@@ -113,6 +117,7 @@ class ModelShape:
     head_dim: int
     vocab: int
     layer_sites: tuple[tuple[Site, ...], ...]
+    gated_mlps: tuple[bool, ...]
     layer_linear: int
     layer_rows: int
     experts: Experts | None
@@ -121,6 +126,7 @@ class ModelShape:
     counts: Counts
     usual_length: int
     small: int
+    supervised_head: bool
 
     @property
     def layers(self) -> int:

@@ -74,7 +74,7 @@ def _print_work(plan: Plan, console: Console) -> None:
     say(
         console,
         f"an epoch       {work.samples:,} samples, {work.samples * work.tokens:,.0f} tokens: {work.tokens:,.0f} a "
-        f"sample, {work.images:.2f} images ({work.origin})",
+        f"sample ({work.supervised:,.0f} supervised), {work.images:.2f} images ({work.origin})",
         f"global batch   {plan.global_batch:,} on {_count(problem.cluster.size, 'GPU')}; the recipe's own "
         f"{own.micro_batch} x {own.accumulation} makes {own_batch:,} (--global-batch keeps another)",
         f"steps          {plan.steps_per_epoch:,} an epoch, {plan.steps:,} in all",
@@ -104,7 +104,7 @@ def _print_memory(plan: Plan, console: Console) -> None:
     row("optimizer state", lambda item: item.state.optimizer)
     row("buffers, gathered", lambda item: item.state.buckets)
     row("optimizer's step", lambda item: item.state.step)
-    row("logits, gradients", lambda item: item.activations.loss)
+    row("head and loss", lambda item: item.activations.loss)
     row("reserve", lambda _: CONTEXT + FRAGMENTATION * gpu.memory)
     for on in (False, True):
         table.add_section()
@@ -124,7 +124,7 @@ def _print_memory(plan: Plan, console: Console) -> None:
     print_table(console, table)
     say(
         console,
-        "Logits, backward of a layer and the optimizer's step are never there together: the peak has the largest. "
+        "Head and loss, backward of a layer, optimizer's step: never there together, so the peak has the largest. "
         f"The recipe as it is ({own.strategy.title}, {_WITH[own.checkpointing]} checkpointing) "
         f"{'fits' if own.fits else 'does not fit'}.",
     )
@@ -161,6 +161,7 @@ def _print_assumptions(plan: Plan, console: Console) -> None:
         f"- links: {gpu.link / GB:g} GB/s a GPU and direction inside a node{network}, of which "
         f"{cluster.link_efficiency:.0%} are reached",
         f"- reserve: {CONTEXT / GIB:g} GiB for CUDA and NCCL, and {FRAGMENTATION:.0%} of the memory for fragmentation",
+        _head_of(plan),
         "- memory: a whole micro-batch of the longest samples; numbers from data sheets and formulas (docs/plan.md), "
         "not checked on a GPU",
     )
@@ -170,6 +171,17 @@ def _print_assumptions(plan: Plan, console: Console) -> None:
             f"- {plan.problem.settings.bits} bit: the time to dequantize weights is left out; ZeRO-3 cannot divide "
             "quantized weights, so it is not considered",
         )
+
+
+def _head_of(plan: Plan) -> str:
+    problem = plan.problem
+    if problem.supervised_head:
+        return (
+            "- head and loss of supervised tokens alone, some at a time; for the operations as many as above, for the "
+            "memory all tokens"
+        )
+    reason = "this model's head cannot do with less" if problem.settings.supervised_head else "supervised_head is false"
+    return f"- logits of all tokens, supervised or not: {reason}"
 
 
 def _mfu_of(plan: Plan) -> str:

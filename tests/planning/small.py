@@ -5,6 +5,10 @@ from peft import get_peft_model
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from llava_mocle.adapter import MocleConfig
+from llava_mocle.model.supervised_head import SupervisedHead, put_supervised_head
+from llava_mocle.planning.activations import Batch
+from llava_mocle.recipe.keys import AdapterArguments
+from llava_mocle.training.setup.adapter import choose_products, parts_of
 
 IMAGE_TOKENS = 16
 
@@ -22,9 +26,14 @@ def make_model(
     adapter="mocle",
     attention="sdpa",
     checkpointing=False,
+    dropout=0.0,
+    fused=True,
     seed=0,
 ):
-    """On the CPU, float32, in training mode. `adapter`: mocle, top2 (no universal expert) or lora."""
+    """On the CPU, float32, in training mode. `adapter`: mocle, top2 (no universal expert) or lora.
+
+    `fused`: head and adapter as training has them by default; else the plain paths.
+    """
     torch.manual_seed(seed)
     config = LlavaConfig(
         text_config=LlamaConfig(
@@ -60,9 +69,13 @@ def make_model(
             target_modules=rf".*language_model\..*\.({targets})",
             modules_to_save=["multi_modal_projector"],
             r=rank,
+            lora_dropout=dropout,
             **routing,
         ),
     )
+    choose_products(AdapterArguments(fused_adapter=fused), parts_of(model.get_base_model()), model)
+    if fused:
+        put_supervised_head(model.get_base_model())
     if checkpointing:
         model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
         model.get_base_model().disable_input_require_grads()  # as the trainer does
@@ -86,3 +99,20 @@ def make_batch(model, samples, length, padded=False):
     if model.peft_config["default"].router == "cluster":
         batch["cluster_ids"] = torch.arange(samples) % 4
     return batch
+
+
+def loss_of(model, batch):
+    """The mean loss as the trainer computes it with this head."""
+    head = model.get_base_model().get_output_embeddings()
+    if not isinstance(head, SupervisedHead):
+        return model(**batch).loss
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with head.supervising(batch["labels"]):
+        return model(**inputs).logits.mean()
+
+
+def batch_shape(model, samples, length, padded=False):
+    """The planner's `Batch` of `make_batch`, in which every token but the first of a sample is supervised."""
+    head = model.get_base_model().get_output_embeddings()
+    supervised = samples * (length - 1) if isinstance(head, SupervisedHead) else None
+    return Batch(samples, length, samples, padded, supervised)

@@ -39,7 +39,7 @@ def adapted(config: Any, device: str) -> Any:
     parts = family.parts(config)
     with torch.device(device):
         model = family.model_class(config)._from_config(config, attn_implementation="eager")
-        return get_peft_model(
+        model = get_peft_model(
             model,
             MocleConfig(
                 task_type="CAUSAL_LM",
@@ -52,6 +52,8 @@ def adapted(config: Any, device: str) -> Any:
                 cluster_dim=8,
             ),
         )
+    model.base_model.fused = False  # torch's counter does not see into functions of autograd
+    return model
 
 
 @cache

@@ -20,6 +20,7 @@ SHAPE = ModelShape(
     head_dim=5,
     vocab=30,
     layer_sites=((), ()),
+    gated_mlps=(False, False),
     layer_linear=400,
     layer_rows=30,
     experts=Experts(rank=2, slots=5, top_k=1, universal=True, routed=True),
@@ -28,6 +29,7 @@ SHAPE = ModelShape(
     counts=Counts(language_model=800, vision_tower=160, frozen_projector=40, experts=60, router=3, projector=40),
     usual_length=2048,
     small=7,
+    supervised_head=True,
 )
 HALF = Precision.of(deepspeed=True, half=True, weights=2)
 AUTOCAST = Precision.of(deepspeed=False, half=True, weights=2)

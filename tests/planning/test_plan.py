@@ -184,9 +184,16 @@ def test_rows_are_counted_and_tokens_estimated(tmp_path):
     assert found.images == pytest.approx(30 / 50)
     # (120 + 40) / 4 and (360 + 40) / 4 of text, give or take the line breaks between turns.
     assert found.tokens == pytest.approx((30 * (576 + 40) + 20 * 100) / 50, rel=0.005)
+    # 40 characters of answer and its end of turn.
+    assert found.supervised == pytest.approx(11)
     assert find_workload(load_recipe(recipe), 576, samples=7).samples == 7
+    told = load_recipe(RECIPE)
+    assert find_workload(told, 576, samples=7).supervised == 128
+    assert find_workload(told, 576, samples=7, tokens=700).supervised == 700 - 576
+    assert find_workload(told, 576, samples=7, tokens=500).supervised == 500
     cut = find_workload(load_recipe(recipe, ["--model_max_length", "90"]), 576)
     assert cut.tokens == 90
+    assert find_workload(load_recipe(recipe), 576, tokens=7).supervised == 7
 
 
 def test_weights_decide_what_a_sample_is_on_average(tmp_path):
@@ -259,3 +266,40 @@ def test_printed_and_written(tmp_path, capsys):
 def test_flags_of_the_command_are_no_recipe_keys():
     own = {"gpus", "gpu", "nodes", "mfu", "samples", "tokens_per_sample", "longest", "global_batch", "network_gbit"}
     assert not (own | {"json"}) & set(known_keys())
+
+
+@pytest.mark.parametrize("key", ["fused_adapter", "supervised_head"])
+def test_the_plain_paths_take_more(key):
+    """By the formulas of docs/plan.md, for the recipe's 16 samples of 2048 tokens, without DeepSpeed."""
+    default, plain = plan_of(tokens=700), plan_of(tokens=700, overrides=(f"--{key}", "false"))
+    tokens, hidden, wide, vocab, rank = 16 * 2048, 4096, 11008, 32064, 128
+    less, more = (
+        next(item for item in plan.as_written if item.strategy == DDP and not item.checkpointing)
+        for plan in (default, plain)
+    )
+    if key == "fused_adapter":
+        assert less.flops == more.flops
+        assert less.activations.loss == more.activations.loss
+        # A third factor, both experts' inputs and the products twice; against the MLP's input and the products once.
+        saved = 2 * tokens * (wide + 2 * (hidden + wide) + 2 * 2 * 2 * rank - hidden - 2 * 2 * rank)
+        casts = 2 * 2 * 5 * rank * (hidden + wide)
+        assert more.activations.kept - less.activations.kept == 32 * (saved + casts)
+    else:
+        assert more.activations.loss == 12 * tokens * vocab
+        # Gradients of hidden states: in 16 bit before and after they are scaled, in float32, and of all tokens.
+        assert less.activations.loss == tokens * hidden * (2 * 2 + 4 + 2)
+        # 124 tokens of text in 700, forward and backward.
+        assert less.flops.head / more.flops.head == pytest.approx(124 / 700)
+        assert less.activations.kept == more.activations.kept
+
+
+def test_an_mlp_runs_linear_by_linear_where_it_must():
+    """Under ZeRO-3, with dropout and with quantized weights it keeps the activation and the product as well."""
+    plan = plan_of(tokens=700)
+    kept = {item.strategy.key: item.activations.kept for item in plan.as_written if not item.checkpointing}
+    tokens, wide, hidden = 16 * 2048, 11008, 4096
+    assert kept["zero3"] - kept["zero2"] == 32 * 2 * tokens * 2 * wide
+    assert kept["zero2"] == kept["ddp"]
+    dropped = plan_of(tokens=700, overrides=("--lora_dropout", "0.1")).as_written[0].activations.kept
+    # Both sites have a dropped copy in place of their inputs, and a mask of bytes.
+    assert dropped - kept["ddp"] == 32 * tokens * (2 * (2 * wide) + hidden + wide)

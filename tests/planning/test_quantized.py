@@ -7,15 +7,15 @@ from torch import nn
 
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.quantization import prepare_for_training
-from llava_mocle.planning.activations import Batch, activations
+from llava_mocle.planning.activations import activations
 from llava_mocle.planning.hardware import Cluster, find_gpu
 from llava_mocle.planning.measure import measure_shape
 from llava_mocle.planning.memory import DDP, ZERO2, model_state
 from llava_mocle.planning.plan import make_plan
 from llava_mocle.planning.precision import Precision, quantized_bytes
 from llava_mocle.recipe.recipe import load_recipe
-from tests.planning.small import make_batch, make_model
-from tests.planning.test_activations import saved_bytes
+from tests.planning.small import batch_shape, loss_of, make_batch, make_model
+from tests.planning.test_activations import saved_by_loss, saved_bytes
 from tests.planning.test_plan import RECIPE
 
 KINDS = [(4, True), (4, False), (8, True)]
@@ -108,15 +108,17 @@ def inputs_held(loss: torch.Tensor, known: set[int]) -> int:
 
 
 def kept_by(model: nn.Module, precision: Precision, checkpointing: bool) -> int:
-    held = activations(measure_shape(model), Batch(6, 96, 6, False), precision, checkpointing=checkpointing)
-    return held.kept + held.loss // 3  # a forward has saved one of the three tensors of the logits' size
+    shape, batch = measure_shape(model), batch_shape(model, 6, 96)
+    held = activations(shape, batch, precision, checkpointing=checkpointing)
+    return held.kept + saved_by_loss(shape, batch, precision)
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("half", [False, True])
-def test_activations_in_4_bit(half: bool, checkpointing: bool) -> None:
+def test_activations_in_4_bit(half: bool, checkpointing: bool, fused: bool) -> None:
     """Float32 throughout; and a run with `bf16` and no DeepSpeed, whose norms and stream are float32."""
-    model = make_model(checkpointing=checkpointing, **BODY)
+    model = make_model(checkpointing=checkpointing, fused=fused, **BODY)
     precision = Precision.of(deepspeed=False, half=half, weights=2 if half else 4, bits=4)
     predicted = kept_by(model, precision, checkpointing)
     batch = make_batch(model, 6, 96)
@@ -139,7 +141,7 @@ def test_8_bit_products_keep_their_inputs_under_checkpointing_too(checkpointing:
     kinds = {bits: Precision.of(deepspeed=False, half=False, weights=4, bits=bits) for bits in (4, 8)}
     predicted = {bits: kept_by(model, precision, checkpointing) for bits, precision in kinds.items()}
     quantize(model, 8)
-    loss = model(**make_batch(model, 6, 96)).loss
+    loss = loss_of(model, make_batch(model, 6, 96))
     measured = inputs_held(loss, {tensor.untyped_storage().data_ptr() for tensor in model.parameters()})
     # Queries, keys and values read one tensor, gate and up another.
     assert predicted[8] - predicted[4] == measured

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from llava_mocle.planning.activations import Batch, activations
+from llava_mocle.planning.activations import activations
 from llava_mocle.planning.measure import measure_shape
 from llava_mocle.planning.memory import DDP, model_state
 from llava_mocle.planning.precision import Precision
-from tests.planning.small import make_batch, make_model
+from tests.planning.small import batch_shape, loss_of, make_batch, make_model
 
 
 def resident():
@@ -28,7 +28,7 @@ def resident():
 def train(model, samples, length, steps):
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     for _ in range(steps):
-        loss = model(**make_batch(model, samples, length)).loss
+        loss = loss_of(model, make_batch(model, samples, length))
         loss.backward()
         del loss
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -52,7 +52,8 @@ def main():
     peak = 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
     shape = measure_shape(model)
     precision = Precision.of(deepspeed=False, half=False, weights=4)
-    held = activations(shape, Batch(samples, length, samples, padded=False), precision, checkpointing=checkpointing)
+    batch = batch_shape(model, samples, length)
+    held = activations(shape, batch, precision, checkpointing=checkpointing, device="cpu")
     state = model_state(shape, DDP, precision, gpus=1)
     result = {
         "parameters": shape.counts.all,

@@ -1,6 +1,7 @@
 """What each stage trains: the projector alone, or projector and adapter, whose `MocleConfig` comes from the recipe."""
 
 from math import prod
+from typing import Any
 
 from peft import get_peft_model
 from torch import nn
@@ -42,9 +43,7 @@ def adapt(
         config.base_record = base_record
         # DeepSpeed keeps float32 copies itself, and ZeRO-3 requires one dtype of all trainable parameters.
         model = get_peft_model(model, config, autocast_adapter_dtype=not args.deepspeed)
-        model.base_model.fused = recipe.adapter.fused_adapter
-        if recipe.adapter.fused_adapter and parts.mlp is not None:
-            model.base_model.fuse_mlps(parts.mlp, within=f"{parts.language_model}.")
+        choose_products(recipe.adapter, parts, model)
     if not args.deepspeed:
         # Trainable parameters of a 16-bit model in float32: in 16 bit, updates below a weight's spacing would vanish.
         # Autocast casts them where they are used.
@@ -52,6 +51,13 @@ def adapt(
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     return model
+
+
+def choose_products(adapter: AdapterArguments, parts: Parts, model: Any) -> None:
+    """Let an adapted model compute its experts, and the MLPs around them, as the key `fused_adapter` says."""
+    model.base_model.fused = adapter.fused_adapter
+    if adapter.fused_adapter and parts.mlp is not None:
+        model.base_model.fuse_mlps(parts.mlp, within=f"{parts.language_model}.")
 
 
 def parts_of(model: nn.Module) -> Parts:

@@ -19,7 +19,13 @@ from llava_mocle.model.folders import PROJECTOR_CONFIG, is_original
 from llava_mocle.model.load import find_base
 from llava_mocle.recipe.keys import ModelArguments
 from llava_mocle.recipe.recipe import Recipe
-from llava_mocle.training.setup.adapter import adapter_config, check_targets, freeze_all_but_projector, parts_of
+from llava_mocle.training.setup.adapter import (
+    adapter_config,
+    check_targets,
+    choose_products,
+    freeze_all_but_projector,
+    parts_of,
+)
 
 # D of all-MiniLM-L6-v2; a dry run loads no encoder to ask.
 DEFAULT_ENCODER_DIM = 384
@@ -42,14 +48,17 @@ def meta_model(recipe: Recipe) -> nn.Module:
             freeze_all_but_projector(model)
             return model
         check_targets(recipe.adapter, model)
+        parts = parts_of(model)
         config = adapter_config(
             recipe.adapter,
-            parts_of(model),
+            parts,
             num_datasets=len(recipe.data.dataset_specs()),
             centroids=None,
             cluster_shape=_cluster_shape(recipe),
         )
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
+        choose_products(recipe.adapter, parts, adapted)
+        return adapted
 
 
 def _cluster_shape(recipe: Recipe) -> tuple[int, int]:
