@@ -63,7 +63,8 @@ def test_the_card_of_a_run(adapter: str, recipe_file, mix, base: Path, tmp_path:
 
 def test_the_card_tells_the_best_steps_losses(recipe_file, tmp_path: Path) -> None:
     """A loss that rises makes step 2 the best of 4, and the result has its weights."""
-    rising = {"max_steps": 4, "learning_rate": 0.5, "lr_scheduler_type": "constant", "load_best_model_at_end": True}
+    rising = {"max_steps": 4, "learning_rate": 2.0, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 4}
+    rising |= {"seed": 42, "load_best_model_at_end": True}
     steps = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
     trainer = train(load_recipe(recipe_file(**rising, **steps)))
     losses = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}

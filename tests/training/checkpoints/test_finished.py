@@ -15,8 +15,11 @@ from tests.training.checkpoints.test_best import losses, same, weights
 # The loss rises after the first checkpoint.
 RISING = {
     "max_steps": 4,
-    "learning_rate": 0.5,
-    "lr_scheduler_type": "constant",
+    # A rate that grows with every step: the loss at step 4 is about a fifth above that at step 2.
+    "learning_rate": 2.0,
+    "lr_scheduler_type": "constant_with_warmup",
+    "warmup_steps": 4,
+    "seed": 42,
     "save_strategy": "steps",
     "save_steps": 2,
     "eval_strategy": "steps",
