@@ -136,8 +136,9 @@ class _TokenLosses(torch.autograd.Function):
             logs = F.linear(chosen[part], weight, bias).log_softmax(dim=1, dtype=torch.float32)
             losses[part] = -logs.gather(1, target).flatten()
             if gradient is not None:
-                scores = logs.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=torch.float32))
-                gradient[part] = scores.to(dtype) @ weight
+                logs.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=torch.float32))
+                gradient[part] = logs.to(dtype) @ weight
+            del logs  # not to be there beside those of the next tokens
         ctx.save_for_backward(gradient, positions)
         ctx.like = hidden.shape, hidden.dtype
         return losses
