@@ -137,8 +137,9 @@ class _AddExperts(torch.autograd.Function):
         ctx: Any, base: Tensor, x: Tensor, experts_A: Tensor, experts_B: Tensor, weight: Tensor, slots: Tensor,
         table: Tensor,
     ) -> Tensor:  # fmt: skip
-        if torch.compiler.is_compiling() or not base.is_contiguous():
-            # Autograd functions that write into their inputs cannot be compiled.
+        if torch.compiler.is_compiling() or base._is_view() or not base.is_contiguous():
+            # Autograd functions that write into their inputs cannot be compiled. What writes into a view makes autograd
+            # copy gradients, and is refused where another such function made the view: a quantized linear with a bias.
             out = base.clone(memory_format=torch.contiguous_format)
         else:
             out = base
@@ -173,7 +174,7 @@ def fused(
     x = x.to(base.dtype).contiguous()
     if x.ndim == 3:
         return cast(Tensor, _AddExperts.apply(base, x, experts_A, experts_B, weight, slots, table))
-    # Autograd copies gradients for what writes into a view, so only other shapes are viewed.
+    # A view of the base is copied, so only other shapes are viewed.
     flat, flat_base = (part.reshape(len(x), -1, part.shape[-1]) for part in (x, base))
     out = _AddExperts.apply(flat_base, flat, experts_A, experts_B, weight, slots, table)
     return cast(Tensor, out).view(base.shape)

@@ -129,6 +129,38 @@ def test_inputs_that_are_not_contiguous():
     assert relative_error(fused(turned_base, turned, A, B, assignment, 1.0), expected) < 1e-13
 
 
+class _QuantizedLinear(torch.autograd.Function):
+    """As bitsandbytes writes one: with a bias, the output is a view that is made inside the function."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient @ ctx.saved_tensors[0], None, None
+
+
+@pytest.mark.parametrize("linear", [F.linear, _QuantizedLinear.apply], ids=["torch's", "a quantized one"])
+@pytest.mark.parametrize("differentiated", [True, False])
+def test_a_base_with_a_bias(linear, differentiated):
+    x, base, A, B, gate = leaves(3, (4,), 2, True)
+    x.requires_grad_(differentiated)
+    weight, bias = torch.randn(5, 7, dtype=torch.float64), base.detach()[0, 0]
+    assignment, wanted = site([1, 0, 1], 1, gate, True), [A, B, gate, *([x] if differentiated else [])]
+    viewed = linear(x, weight, bias)
+    assert viewed._is_view()
+    found = fused(viewed, x, A, B, assignment, 0.7)
+    expected = F.linear(x, weight, bias) + reference(x, A, B, assignment, 0.7)
+    # float64, sums of some tens of terms.
+    assert relative_error(found, expected) < 1e-13
+    found, expected = (
+        torch.autograd.grad(output.square().sum(), wanted, retain_graph=True) for output in (found, expected)
+    )
+    assert all(relative_error(mine, theirs) < 1e-13 for mine, theirs in zip(found, expected, strict=True))
+
+
 def test_a_second_backward_through_the_first_is_refused():
     x, base, A, B, gate = leaves(2, (3,), 2, True)
     output = fused(base.clone(), x, A, B, site([1, 0], 1, gate, True), 1.0)
