@@ -121,11 +121,12 @@ class CollapsedClusters:
                 logger.info("generate mixes the experts of every token, as %s.", reason)
             return None
         tensors = [*router.parameters(), *(tensor for site in sites for tensor in (site.experts_A, site.experts_B))]
+        trained = any(tensor.requires_grad for tensor in tensors)
         kept = self._kept.get(adapter_name)
-        if kept is None or not kept.weights.are(tensors):
+        if kept is None or trained or not kept.weights.are(tensors):
             kept = self._kept[adapter_name] = _Adapter(_Weights(tensors), OrderedDict())
         pairs = kept.clusters.get(cluster) or [_pair(site, routing, index) for index, site in enumerate(sites)]
-        if any(tensor.requires_grad for tensor in tensors):
+        if trained:
             del self._kept[adapter_name]
         else:
             kept.clusters[cluster] = pairs

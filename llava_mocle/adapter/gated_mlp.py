@@ -80,7 +80,7 @@ class GatedMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         sites = [getattr(self, name) for name in (self.names.gate, self.names.up, self.names.down)]
         activation = getattr(self, self.names.activation)
-        if x.ndim != 3 or not torch.is_grad_enabled() or _cannot(sites):
+        if x.ndim != 3 or not torch.is_grad_enabled() or _cannot(sites, x):
             gate, up, down = sites
             return down(activation(gate(x)) * up(x))
         kind = x.device.type
@@ -102,7 +102,7 @@ def _say(reason: str) -> None:
     logger.warning("gated MLPs are computed linear by linear, not as one function: %s", reason)
 
 
-def _cannot(sites: Sequence[nn.Module]) -> bool:
+def _cannot(sites: Sequence[nn.Module], x: Tensor) -> bool:
     """Whether these linears cannot run as one function at this moment. Says once what a user may want to change."""
     adapted = [site for site in sites if isinstance(site, MocleLinear)]
     if not adapted or not all(site.is_fused for site in adapted):
@@ -112,12 +112,11 @@ def _cannot(sites: Sequence[nn.Module]) -> bool:
         if type(linear) is not nn.Linear:
             _say(f"a frozen linear is a {type(linear).__name__}")
             return True
-        if linear.weight.shape != (linear.out_features, linear.in_features):
-            _say("the frozen weights are partitioned over the processes (ZeRO-3)")
-            return True
         if linear.weight.requires_grad:
             return True
     for site in adapted:
+        if not torch.is_autocast_enabled(x.device.type) and site.active_experts.experts_A.dtype != x.dtype:
+            return True  # experts kept wider than the model computes in are computed in their own dtype
         if site.training and isinstance(site.active_experts.dropout, nn.Dropout):
             _say("the experts have dropout (lora_dropout)")
             return True

@@ -70,12 +70,12 @@ def layer_bytes(shape: ModelShape, index: int, batch: Batch, precision: Precisio
     return norms + _attention_bytes(shape, batch, size, attention) + mlp + adapters
 
 
-def _is_one_function(shape: ModelShape, index: int, precision: Precision, partitioned: bool) -> bool:
-    """Whether a layer's gated MLP runs as one function; with dropout, quantized or partitioned weights it cannot."""
+def _is_one_function(shape: ModelShape, index: int, precision: Precision) -> bool:
+    """Whether a layer's gated MLP runs as one function; with dropout or quantized weights it cannot."""
     experts = shape.experts
     if experts is None or not shape.gated_mlps[index]:
         return False
-    return experts.fused and not experts.dropout and not precision.quantized and not partitioned
+    return experts.fused and not experts.dropout and not precision.quantized
 
 
 def _hidden_bytes(experts: Experts | None, batch: Batch, size: int) -> int:
@@ -193,17 +193,15 @@ def activations(
     *,
     checkpointing: bool,
     attention: str = "sdpa",
-    partitioned: bool = False,
     device: str = "cuda",
 ) -> Activations:
     """What one micro-batch needs, with every decoder layer checkpointed or none.
 
     Args:
-        partitioned: whether ZeRO-3 divides the frozen weights over the GPUs.
         device: the kind, `cuda` or `cpu`.
     """
     tokens, size = batch.tokens, precision.compute
-    fused = [_is_one_function(shape, index, precision, partitioned) for index in range(shape.layers)]
+    fused = [_is_one_function(shape, index, precision) for index in range(shape.layers)]
     layers = [layer_bytes(shape, index, batch, precision, attention, one) for index, one in enumerate(fused)]
     casts = 0
     if precision.weights > precision.compute and not precision.quantized:  # frozen weights are cast as well, and kept

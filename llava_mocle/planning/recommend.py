@@ -103,7 +103,6 @@ def evaluate(
         precision,
         checkpointing=checkpointing,
         attention=settings.attention,
-        partitioned=strategy.stage == 3,
     )
     state = model_state(shape, strategy, precision, gpus=cluster.size, gpus_per_node=cluster.gpus_per_node)
     flops = training_flops(

@@ -181,9 +181,8 @@ def test_other_mlps_are_left_alone():
     [
         (lambda model: None, "dropout"),
         (lambda model: _quantize(model), "Other"),
-        (lambda model: _partition(model), "ZeRO-3"),
     ],
-    ids=["dropout", "another linear", "partitioned"],
+    ids=["dropout", "another linear"],
 )
 def test_it_says_once_why_it_cannot_run(prepare, message, calls, caplog):
     model = fused_peft(lora_dropout=0.5 if message == "dropout" else 0.0)
@@ -202,23 +201,6 @@ class Other(torch.nn.Linear):
 def _quantize(model):
     for layer in model.get_base_model().model.layers:
         layer.mlp.gate_proj.__class__ = Other
-
-
-def _partition(model):
-    """As ZeRO-3 leaves the weights outside their own module's forward: empty, and gathered by its hooks."""
-    for layer in model.get_base_model().model.layers:
-        linear = layer.mlp.gate_proj
-        whole = linear.weight.data
-        linear.weight.data = torch.empty(0)
-
-        def gather(module, _, whole=whole):
-            module.weight.data = whole
-
-        def release(module, *_):
-            module.weight.data = torch.empty(0)
-
-        linear.register_forward_pre_hook(gather)
-        linear.register_forward_hook(release)
 
 
 @pytest.mark.parametrize("state", ["disabled", "merged", "no gradient", "switched off"])
@@ -240,3 +222,13 @@ def test_it_steps_aside_without_a_word(state, calls, caplog):
                 model(input_ids=ids, cluster_ids=clusters)
     assert calls == []
     assert caplog.records == []
+
+
+def test_experts_kept_wider_than_the_base_are_computed_linear_by_linear(calls):
+    model = fused_peft()
+    model.get_base_model().to(torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        if "experts_" in name:
+            parameter.data = parameter.data.float()
+    model(input_ids=token_ids(2), cluster_ids=torch.tensor([0, 1]))
+    assert calls == []

@@ -15,6 +15,7 @@ import pytest
 import torch
 from peft import get_peft_model, get_peft_model_state_dict
 
+from llava_mocle.adapter import MlpNames
 from tests.processes import free_port
 
 from .helpers import config, tiny_llama, token_ids
@@ -64,6 +65,8 @@ def make_model(kind, checkpointing=False):
         options |= {"target_modules": TARGETS, "modules_to_save": MODULES, "parameters_to_save": PARAMETERS}
     torch.manual_seed(1)
     model = get_peft_model(base, config(**options), autocast_adapter_dtype=False).train()
+    if kind == "llama":
+        assert model.base_model.fuse_mlps(MlpNames()) == 2
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -80,6 +83,7 @@ def optimizer(model):
 
 def one_process(kind):
     model, batch, seen = make_model(kind), make_batch(kind), []
+    model.base_model.fused = False  # the ranks' fused products are held against the plain path
     steps = optimizer(model)
     for _ in range(STEPS):
         loss = model(**batch).loss

@@ -294,12 +294,11 @@ def test_the_plain_paths_take_more(key):
 
 
 def test_an_mlp_runs_linear_by_linear_where_it_must():
-    """Under ZeRO-3, with dropout and with quantized weights it keeps the activation and the product as well."""
+    """With dropout and with quantized weights it keeps the activation and the product as well."""
     plan = plan_of(tokens=700)
     kept = {item.strategy.key: item.activations.kept for item in plan.as_written if not item.checkpointing}
     tokens, wide, hidden = 16 * 2048, 11008, 4096
-    assert kept["zero3"] - kept["zero2"] == 32 * 2 * tokens * 2 * wide
-    assert kept["zero2"] == kept["ddp"]
+    assert kept["zero3"] == kept["zero2"] == kept["ddp"]
     dropped = plan_of(tokens=700, overrides=("--lora_dropout", "0.1")).as_written[0].activations.kept
     # Both sites have a dropped copy in place of their inputs, and a mask of bytes.
     assert dropped - kept["ddp"] == 32 * tokens * (2 * (2 * wide) + hidden + wide)

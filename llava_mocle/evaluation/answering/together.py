@@ -183,7 +183,7 @@ def answer_together(
             division = divide(whole, questions, run, part.count, part.index)
         if division.start < len(questions):
             own = part_of(questions[division.start :], part.count, part.index)
-            begun_alone = [] if division.replaces else [whole]
+            begun_alone = [] if overwrite or division.replaces else [whole]
             answer_questions(predictor, own, division.file(part.index), others=begun_alone, **options)
         return division
 
