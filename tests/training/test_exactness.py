@@ -40,11 +40,13 @@ def write_rows(folder: Path) -> tuple[Path, list[dict]]:
     rows = []
     for number in range(19):
         row = {"id": f"r{number}"}
-        question = f"What is number {number} about?"
+        # A batch is dealt out by falling length: rows with a picture are the longer ones, so that they come first.
+        question, words = f"What is {number}?", 1 + number % 3
         if number < 12:
             Image.new("RGB", (28, 28), (20 * number, 255 - 20 * number, 90)).save(folder / f"{number}.png")
             row["image"], question = f"{number}.png", f"<image>\nWhich colour is it, {number}?"
-        answer = " ".join(["word"] * (1 + 2 * (number % 5)))
+            words = 4 + 2 * (number % 5)
+        answer = " ".join(["word"] * words)
         row["conversations"] = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
         rows.append(row)
     path = folder / "rows.json"
