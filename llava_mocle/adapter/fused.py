@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from llava_mocle.adapter import segments
+from llava_mocle.adapter.kernels import loops
 from llava_mocle.adapter.kernels.choice import segments_for
 from llava_mocle.adapter.routing import Assignment
 
@@ -20,8 +20,8 @@ from llava_mocle.adapter.routing import Assignment
 class Experts:
     """A site's experts, and how a batch of B samples mixes them with C choices each.
 
-    On a CPU the products are loops over runs of samples (`segments`). On a GPU the fastest of several kernels computes
-    them (`kernels`), none of which needs to know the choices on the CPU.
+    On a CPU the products are loops over runs of samples. On a GPU the fastest of several kernels computes them, none of
+    which needs to know the choices on the CPU.
 
     Args:
         x: (B, T, ...), whose device and dtype are those to compute with.
@@ -37,11 +37,11 @@ class Experts:
     ) -> None:
         self.down, self.up = experts_A, experts_B.transpose(1, 2)
         self.weight, self.slots = weight, slots
-        self.kernels = None
         if x.is_cuda:
             like_input = x[..., :1].expand(-1, -1, experts_A.shape[2])
-            self.kernels = segments_for(like_input, experts_A, experts_B, slots)
-        self.runs = [] if x.is_cuda else segments.runs_of(table, experts_A.shape[1])
+            self.way = segments_for(like_input, experts_A, experts_B, slots)
+        else:
+            self.way = loops.segments_of(table, experts_A.shape[1])
 
     def add_to(self, out: Tensor, x: Tensor) -> Tensor:
         """Add the experts' output for x (B, T, in) to `out` (B, T, out), in place.
@@ -49,8 +49,8 @@ class Experts:
         Returns:
             The hidden states (B, T, C * r) that `backward` needs.
         """
-        hidden = self._project(x, self.down)
-        self._combine(self._weighted(hidden), self.up, out)
+        hidden = self.way.project(x, self.down, self.slots)
+        self.way.combine(self._weighted(hidden), self.up, self.slots, out)
         return hidden
 
     def backward(self, gradient: Tensor, x: Tensor, hidden: Tensor, of_x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,35 +62,18 @@ class Experts:
             hidden: what `add_to` returned.
             of_x: (B, T, in), which the gradient of x is added to, in place.
         """
-        change = self._project(gradient, self.up)
+        change = self.way.project(gradient, self.up, self.slots)
         per_choice = (hidden.to(self.weight.dtype) * change.to(self.weight.dtype)).view(
             *hidden.shape[:2], self.weight.shape[1], -1
         )
         weight_gradient = per_choice.sum(dim=(1, 3))
         del per_choice
         gradient_A, gradient_B = torch.empty_like(self.down), torch.empty_like(self.up.transpose(1, 2))
-        self._outer(self._weighted(hidden), gradient, gradient_B.transpose(1, 2))
+        self.way.outer(self._weighted(hidden), gradient, self.slots, gradient_B.transpose(1, 2))
         change = self._weighted(change)
-        self._outer(change, x, gradient_A)
-        self._combine(change, self.down, of_x)
+        self.way.outer(change, x, self.slots, gradient_A)
+        self.way.combine(change, self.down, self.slots, of_x)
         return gradient_A, gradient_B, weight_gradient
-
-    def _project(self, x: Tensor, weight: Tensor) -> Tensor:
-        if self.kernels is not None:
-            return self.kernels.project(x, weight, self.slots)
-        return segments.project(x, weight, self.runs, self.slots.shape[1])
-
-    def _combine(self, hidden: Tensor, weight: Tensor, out: Tensor) -> None:
-        if self.kernels is not None:
-            self.kernels.combine(hidden, weight, self.slots, out)
-        else:
-            segments.combine(hidden, weight, self.runs, out)
-
-    def _outer(self, own: Tensor, shared: Tensor, out: Tensor) -> None:
-        if self.kernels is not None:
-            out.copy_(self.kernels.outer(own, shared, self.slots, len(out)))
-        else:
-            segments.outer(own, shared, self.runs, out)
 
     def _weighted(self, hidden: Tensor) -> Tensor:
         """Every choice's columns times its weight."""

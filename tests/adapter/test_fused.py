@@ -7,9 +7,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from llava_mocle.adapter import segments
 from llava_mocle.adapter.fused import Experts, fused
-from llava_mocle.adapter.kernels import batched
+from llava_mocle.adapter.kernels import batched, loops
 from llava_mocle.adapter.product import grouped
 from llava_mocle.adapter.routing import Gates, Routing
 
@@ -17,7 +16,7 @@ from .helpers import relative_error, tiny_peft, token_ids
 from .reference_product import reference
 
 # A rank whose experts are joined to one product, and one whose experts are not.
-RANKS = {"joined": 3, "choice by choice": segments._JOINED_RANK + 1}
+RANKS = {"joined": 3, "choice by choice": loops._JOINED_RANK + 1}
 ROUTINGS = {
     "mixed": ([2, 0, 3, 0, 1], 1),
     "all share": ([1, 1, 1], 1),
@@ -86,7 +85,7 @@ def test_a_gpus_kernels_take_the_place_of_the_loops(rank):
     results = []
     for kernels in (None, batched.SEGMENTS):
         experts = Experts(x, A, B, assignment.weight, assignment.slots, assignment.plan.table)
-        experts.kernels = kernels
+        experts.way = kernels or experts.way
         out, of_x = base.clone(), torch.ones_like(x)
         hidden = experts.add_to(out, x)
         results.append([out, hidden, of_x, *experts.backward(base, x, hidden, of_x)])

@@ -17,24 +17,22 @@ def project(x: Tensor, weight: Tensor, table: Tensor) -> Tensor:
     return torch.bmm(x, _gathered(weight, table, x.dtype).mT)
 
 
-def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor, fresh: bool = False) -> None:
+def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor) -> None:
     """See `Segments`."""
     stacked = _gathered(weight, table, h.dtype)
     if out.dtype == h.dtype:
-        out.baddbmm_(h, stacked, beta=0 if fresh else 1)
-    elif fresh:
-        out.copy_(torch.bmm(h, stacked))
+        out.baddbmm_(h, stacked)
     else:
         out.add_(torch.bmm(h, stacked))
 
 
-def outer(h: Tensor, x: Tensor, table: Tensor, slots: int) -> Tensor:
-    """See `Segments`; the result is float32."""
+def outer(h: Tensor, x: Tensor, table: Tensor, out: Tensor) -> None:
+    """See `Segments`; the sums are float32."""
     # A product with ones and zeros sums the samples of a slot in a fixed order, which adding at an index does not.
-    chosen = table.flatten() == torch.arange(slots, device=table.device)[:, None]
+    chosen = table.flatten() == torch.arange(len(out), device=table.device)[:, None]
     with torch.autocast(x.device.type, enabled=False):  # which would round the sums
         each = _float32_bmm(h.mT, x).view(table.numel(), -1)
-        return (chosen.to(each.dtype) @ each).view(slots, -1, x.shape[-1])
+        out.copy_((chosen.to(each.dtype) @ each).view(out.shape))
 
 
 def _gathered(weight: Tensor, table: Tensor, dtype: torch.dtype) -> Tensor:

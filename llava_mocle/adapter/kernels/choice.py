@@ -137,16 +137,16 @@ class Site:
         self.B = drawn(self.slots, out_features, rank).div_(rank**0.5)
 
     def run(self, way: Segments) -> list[Tensor]:
-        """What a forward and backward compute: y, dx, dA and dB transposed."""
+        """What a forward and backward compute: y, dx, dA and dB."""
         B = self.B.mT
         h = way.project(self.x, self.A, self.table)
         y = self.dy.clone()
         way.combine(h, B, self.table, y)
         dh = way.project(self.dy, B, self.table)
-        dx = torch.empty_like(self.x)
-        way.combine(dh, self.A, self.table, dx, fresh=True)
-        dA = way.outer(dh, self.x, self.table, self.slots)
-        dB = way.outer(h, self.dy, self.table, self.slots)
+        dx, dA, dB = torch.zeros_like(self.x), torch.empty_like(self.A), torch.empty_like(self.B)
+        way.combine(dh, self.A, self.table, dx)
+        way.outer(dh, self.x, self.table, dA)
+        way.outer(h, self.dy, self.table, dB.mT)
         return [y, dx, dA, dB]
 
 

@@ -45,27 +45,25 @@ def project(x: Tensor, weight: Tensor, table: Tensor) -> Tensor:
     return h.index_select(0, groups.places).view(samples, choices, tokens, rank).transpose(1, 2).flatten(2)
 
 
-def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor, fresh: bool = False) -> None:
+def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor) -> None:
     """See `Segments`."""
     tokens, width = out.shape[1:]
     groups = _groups(table, weight.shape[0], tokens)
     products = F.grouped_mm(_choices_in_order(h, table, groups), _matrices(weight, h.dtype), offs=groups.ends)
     products = products.view(table.numel(), tokens, width)
-    if fresh:
-        out.zero_()
     for place in groups.places.view(table.shape).unbind(1):
         out.add_(products.index_select(0, place))
 
 
-def outer(h: Tensor, x: Tensor, table: Tensor, slots: int) -> Tensor:
-    """See `Segments`; the result has the dtype of h."""
-    groups = _groups(table, slots, x.shape[1])
+def outer(h: Tensor, x: Tensor, table: Tensor, out: Tensor) -> None:
+    """See `Segments`; a sum is rounded to the dtype of h."""
+    groups = _groups(table, len(out), x.shape[1])
     left = _choices_in_order(h, table, groups)
     right = x.index_select(0, groups.order // table.shape[1]).flatten(0, 1)
     result = F.grouped_mm(left.mT, right, offs=groups.ends)
     # The kernel need not write a group without rows.
     empty = groups.ends.diff(prepend=groups.ends.new_zeros(1)) == 0
-    return result.masked_fill_(empty[:, None, None], 0)
+    out.copy_(result.masked_fill_(empty[:, None, None], 0))
 
 
 class _Groups(NamedTuple):

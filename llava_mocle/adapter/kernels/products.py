@@ -18,14 +18,13 @@ class Segments(NamedTuple):
 
         project(x (B, T, n), weight, table) -> h
             h[b, t, c] = weight[table[b, c]] x[b, t]
-        combine(h, weight, table, out (B, T, n), fresh=False) -> None
+        combine(h, weight, table, out (B, T, n)) -> None
             out[b, t] += sum over c of h[b, t, c] weight[table[b, c]]
-        outer(h, x (B, T, n), table, slots) -> (slots, r, n)
-            result[e] = sum over t and the b, c with table[b, c] == e of h[b, t, c]^T x[b, t]
+        outer(h, x (B, T, n), table, out (slots, r, n)) -> None
+            out[e] = sum over t and the b, c with table[b, c] == e of h[b, t, c]^T x[b, t]
 
-    `combine` adds in place; `fresh`: it writes over what is there. A slot that nobody chose has a result of exact zeros
-    in `outer`, which is in float32 or in the dtype of h. Sums are taken in float32, in a fixed order: the same call
-    gives the same bits.
+    `combine` adds in place. `outer` writes over `out`, of any strides and dtype, with exact zeros in a slot that nobody
+    chose. Sums are taken in a fixed order: the same call gives the same bits. On a GPU they are taken in float32.
 
     With y = W0 x + B (w * (A x)): project(x, A), then combine(h * w, B). Backward: project(dy, B), then combine(., A)
     for dx, outer(., x) for dA, and outer(h * w, dy) for dB transposed.
@@ -36,5 +35,5 @@ class Segments(NamedTuple):
 
     name: str
     project: Callable[[Tensor, Tensor, Tensor], Tensor]
-    combine: Callable[..., None]
-    outer: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+    combine: Callable[[Tensor, Tensor, Tensor, Tensor], None]
+    outer: Callable[[Tensor, Tensor, Tensor, Tensor], None]

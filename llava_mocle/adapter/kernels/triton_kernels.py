@@ -91,7 +91,7 @@ def _combine(
     h_sample, h_token, h_rank,
     weight_slot, weight_rank, weight_feature,
     out_sample, out_token, out_feature,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, ADDED: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A block of ROWS tokens and COLUMNS features of one sample."""
     block = tl.program_id(0)
@@ -116,8 +116,7 @@ def _combine(
         total = _added(a, b, total, PRECISION)
     places = out + sample * out_sample + t[:, None] * out_token + n[None, :] * out_feature
     inside = here[:, None] & wanted[None, :]
-    if ADDED:
-        total += tl.load(places, mask=inside, other=0.0).to(tl.float32)
+    total += tl.load(places, mask=inside, other=0.0).to(tl.float32)
     tl.store(places, total.to(out.dtype.element_ty), mask=inside)
 
 
@@ -180,7 +179,7 @@ def project(x: Tensor, weight: Tensor, table: Tensor) -> Tensor:
     return h
 
 
-def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor, fresh: bool = False) -> None:
+def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor) -> None:
     """See `Segments`."""
     weight = weight.to(h.dtype)
     samples, tokens, width = out.shape
@@ -194,14 +193,14 @@ def combine(h: Tensor, weight: Tensor, table: Tensor, out: Tensor, fresh: bool =
             h, weight, table.contiguous(), out,
             tokens, width, rank, choices, _length_class(tokens),
             *h.stride(), *weight.stride(), *out.stride(),
-            ADDED=not fresh, PRECISION=_precision(),
+            PRECISION=_precision(),
         )  # fmt: skip
 
 
-def outer(h: Tensor, x: Tensor, table: Tensor, slots: int) -> Tensor:
-    """See `Segments`; the result is float32."""
+def outer(h: Tensor, x: Tensor, table: Tensor, out: Tensor) -> None:
+    """See `Segments`; the sums are float32."""
     samples, tokens, width = x.shape
-    choices = table.shape[1]
+    slots, choices = len(out), table.shape[1]
     rank = h.shape[2] // choices
     parts = _parts_of_the_sum(samples, rank * width, x.device)
     sums = torch.empty(parts, slots, rank, width, dtype=torch.float32, device=x.device)
@@ -216,7 +215,7 @@ def outer(h: Tensor, x: Tensor, table: Tensor, slots: int) -> Tensor:
             *h.stride(), *x.stride(),
             PRECISION=_precision(),
         )  # fmt: skip
-    return sums[0] if parts == 1 else sums.sum(dim=0)
+    out.copy_(sums[0] if parts == 1 else sums.sum(dim=0))
 
 
 def _parts(size: int, block: int) -> int:

@@ -1,16 +1,18 @@
-"""The three products that a site's experts are made of, each a few plain products over runs of samples.
+"""Each product a few plain ones, over runs of neighbouring samples that share their experts. What a CPU runs.
 
-Sample b has C choices, `table[b]` (C,): the slots of its task experts and, last, of the universal expert. Hidden states
-h are (B, T, C * r), the columns c * r to (c + 1) * r those of choice c.
+The runs are Python numbers, so the choices have to be known on the CPU.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from llava_mocle.adapter.kernels.products import Segments
 
 # Up to this rank a sample's experts are joined to one product of rank C * r. A product of a few columns takes as long
 # as one of several times as many. From there on, copying the experts beside each other costs more than it saves.
@@ -44,13 +46,15 @@ def _runs(slots: list[tuple[int, ...]], choice: int) -> list[Run]:
     return runs
 
 
-def project(x: Tensor, weight: Tensor, runs: list[Run], choices: int) -> Tensor:
-    """h[b, t, choice c] = weight[table[b, c]] x[b, t], for C = `choices`.
+def segments_of(table: Tensor, rank: int) -> Segments:
+    """The products for samples with these choices (B, C), on the CPU. They do not look at the table they are given."""
+    runs = runs_of(table, rank)
+    return Segments(
+        "loops over runs", partial(_project, runs, table.shape[1]), partial(_combine, runs), partial(_outer, runs)
+    )
 
-    Args:
-        x: (B, T, k).
-        weight: (slots, r, k) of any strides and dtype; computed in the dtype of x.
-    """
+
+def _project(runs: list[Run], choices: int, x: Tensor, weight: Tensor, _table: Tensor) -> Tensor:
     rank = weight.shape[1]
     hidden = x.new_empty(*x.shape[:2], choices * rank)
     for run in runs:
@@ -58,38 +62,23 @@ def project(x: Tensor, weight: Tensor, runs: list[Run], choices: int) -> Tensor:
     return hidden
 
 
-def combine(hidden: Tensor, weight: Tensor, runs: list[Run], out: Tensor) -> None:
-    """out[b, t] += sum over c of h[b, t, choice c] weight[table[b, c]], in place.
-
-    Args:
-        hidden: (B, T, C * r).
-        weight: (slots, r, n) of any strides and dtype; computed in the dtype of `hidden`.
-        out: (B, T, n), contiguous.
-    """
+def _combine(runs: list[Run], hidden: Tensor, weight: Tensor, _table: Tensor, out: Tensor) -> None:
     rank = weight.shape[1]
     for run in runs:
         _rows(out, run).addmm_(_columns(hidden, run, rank), _joined(weight, run, hidden.dtype))
 
 
-def outer(own: Tensor, shared: Tensor, runs: list[Run], out: Tensor) -> None:
-    """out[e] = sum over (b, c) with table[b, c] == e, and over t, of own[b, t, choice c] (outer) shared[b, t].
-
-    Args:
-        own: (B, T, C * r).
-        shared: (B, T, n).
-        out: (slots, r, n) of any strides and dtype, written over; zero in the slots that no sample chose.
-    """
+def _outer(runs: list[Run], hidden: Tensor, x: Tensor, _table: Tensor, out: Tensor) -> None:
     rank = out.shape[1]
     written: set[int] = set()
     for run in runs:
-        left, right = _columns(own, run, rank).t(), _rows(shared, run)
-        if len(run.slots) == 1 and out.dtype == own.dtype:
+        left, right = _columns(hidden, run, rank).t(), _rows(x, run)
+        if len(run.slots) == 1 and out.dtype == hidden.dtype:
             _product_into(out[run.slots[0]], left, right, run.slots[0] in written)
         else:
             product = torch.mm(left, right).split(rank)
             for slot, part in zip(run.slots, product, strict=True):
                 out[slot].add_(part) if slot in written else out[slot].copy_(part)
-                written.add(slot)
         written.update(run.slots)
     for slot in set(range(len(out))) - written:
         out[slot].zero_()
