@@ -80,12 +80,12 @@ class GatedMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         sites = [getattr(self, name) for name in (self.names.gate, self.names.up, self.names.down)]
         activation = getattr(self, self.names.activation)
-        if x.ndim != 3 or not torch.is_grad_enabled() or _cannot(sites, x):
+        if x.ndim != 3 or not torch.is_grad_enabled() or _runs_part_by_part(sites, x):
             gate, up, down = sites
             return down(activation(gate(x)) * up(x))
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        linears = [site.get_base_layer() if isinstance(site, MocleLinear) else site for site in sites]
+        linears = [_frozen(site) for site in sites]
         weights = [linear.weight.to(dtype) for linear in linears]
         biases = [None if linear.bias is None else linear.bias.to(dtype) for linear in linears]
         experts: list[Tensor] = []
@@ -97,20 +97,24 @@ class GatedMlp(nn.Module):
         return cast(Tensor, _GatedMlp.apply(x.to(dtype).contiguous(), name, weights, biases, adapted, *experts))
 
 
+def _frozen(site: nn.Module) -> Any:
+    """The linear itself, without what adapts it."""
+    return site.get_base_layer() if isinstance(site, MocleLinear) else site
+
+
 @functools.cache
-def _say(reason: str) -> None:
+def _say_once(reason: str) -> None:
     logger.warning("gated MLPs are computed linear by linear, not as one function: %s", reason)
 
 
-def _cannot(sites: Sequence[nn.Module], x: Tensor) -> bool:
+def _runs_part_by_part(sites: Sequence[nn.Module], x: Tensor) -> bool:
     """Whether these linears cannot run as one function at this moment. Says once what a user may want to change."""
     adapted = [site for site in sites if isinstance(site, MocleLinear)]
     if not adapted or not all(site.is_fused for site in adapted):
         return True
-    for site in sites:
-        linear = site.get_base_layer() if isinstance(site, MocleLinear) else site
+    for linear in map(_frozen, sites):
         if type(linear) is not nn.Linear:
-            _say(f"a frozen linear is a {type(linear).__name__}")
+            _say_once(f"a frozen linear is a {type(linear).__name__}")
             return True
         if linear.weight.requires_grad:
             return True
@@ -118,7 +122,7 @@ def _cannot(sites: Sequence[nn.Module], x: Tensor) -> bool:
         if not torch.is_autocast_enabled(x.device.type) and site.active_experts.experts_A.dtype != x.dtype:
             return True  # experts kept wider than the model computes in are computed in their own dtype
         if site.training and isinstance(site.active_experts.dropout, nn.Dropout):
-            _say("the experts have dropout (lora_dropout)")
+            _say_once("the experts have dropout (lora_dropout)")
             return True
     return False
 

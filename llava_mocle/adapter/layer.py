@@ -125,7 +125,7 @@ class MocleLinear(nn.Module, BaseTunerLayer):
         """
         return cast("Assignment | None", self._assignment(self.active_adapters[0], rows))
 
-    # ------
+    # ------ its own forward
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters:

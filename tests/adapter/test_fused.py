@@ -247,8 +247,7 @@ def test_experts_kept_wider_than_the_base_take_the_plain_path():
     assert torch.equal(found, model(input_ids=ids, cluster_ids=clusters).logits)
 
 
-def test_gradient_checkpointing_recomputes_the_same():
-    model = tiny_peft().train()
+def assert_checkpointing_changes_nothing(model):
     ids, clusters = token_ids(3), torch.tensor([2, 0, 3])
     expected_loss, expected = gradients(model, ids, clusters)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -256,6 +255,10 @@ def test_gradient_checkpointing_recomputes_the_same():
     assert found_loss == expected_loss
     for name in expected:
         assert relative_error(found[name], expected[name]) < 1e-6, name
+
+
+def test_gradient_checkpointing_recomputes_the_same():
+    assert_checkpointing_changes_nothing(tiny_peft().train())
 
 
 def assert_same_curve(fast):

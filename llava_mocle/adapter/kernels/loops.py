@@ -58,7 +58,7 @@ def _project(runs: list[Run], choices: int, x: Tensor, weight: Tensor, _table: T
     rank = weight.shape[1]
     hidden = x.new_empty(*x.shape[:2], choices * rank)
     for run in runs:
-        torch.mm(_rows(x, run), _joined(weight, run, x.dtype).t(), out=_columns(hidden, run, rank))
+        torch.mm(_tokens(x, run), _joined(weight, run, x.dtype).t(), out=_columns(hidden, run, rank))
     return hidden
 
 
@@ -72,13 +72,14 @@ def _outer(runs: list[Run], hidden: Tensor, x: Tensor, _table: Tensor, out: Tens
     rank = out.shape[1]
     written: set[int] = set()
     for run in runs:
-        left, right = _columns(hidden, run, rank).t(), _rows(x, run)
+        left, right = _columns(hidden, run, rank).t(), _tokens(x, run)
         if len(run.slots) == 1 and out.dtype == hidden.dtype:
             _product_into(out[run.slots[0]], left, right, run.slots[0] in written)
         else:
             product = torch.mm(left, right).split(rank)
             for slot, part in zip(run.slots, product, strict=True):
                 out[slot].add_(part) if slot in written else out[slot].copy_(part)
+                written.add(slot)
         written.update(run.slots)
     for slot in set(range(len(out))) - written:
         out[slot].zero_()
@@ -93,8 +94,13 @@ def _product_into(out: Tensor, left: Tensor, right: Tensor, add: bool) -> None:
         torch.mm(left, right, out=out)
 
 
+def _tokens(x: Tensor, run: Run) -> Tensor:
+    """The tokens of a run's samples in x (B, T, n) of any strides, as a matrix to read."""
+    return x[run.first : run.last].flatten(0, 1)
+
+
 def _rows(x: Tensor, run: Run) -> Tensor:
-    """The tokens of a run's samples in x (B, T, n), as a matrix."""
+    """The same of x without gaps, as a matrix to write into."""
     return x[run.first : run.last].view(-1, x.shape[-1])
 
 
