@@ -97,13 +97,7 @@ def evaluate(
     batch = Batch(micro_batch, problem.longest, micro_batch * images, padded=micro_batch > 1)
     if problem.supervised_head:
         batch = replace(batch, supervised=batch.tokens)  # the most that there can be
-    held = activations(
-        shape,
-        batch,
-        precision,
-        checkpointing=checkpointing,
-        attention=settings.attention,
-    )
+    held = activations(shape, batch, precision, checkpointing=checkpointing, attention=settings.attention)
     state = model_state(shape, strategy, precision, gpus=cluster.size, gpus_per_node=cluster.gpus_per_node)
     flops = training_flops(
         shape,

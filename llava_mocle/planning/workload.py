@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.clustering.instruction import IMAGE_TOKEN
-from llava_mocle.data.conversation import ASSISTANT, Turn, row_images, row_turns
+from llava_mocle.data.conversation import ASSISTANT, IMAGE_TOKEN, Turn, row_images, row_turns
 from llava_mocle.data.mixture import DatasetSpec, Mixture
 from llava_mocle.errors import ConfigError
 from llava_mocle.model.processing import has_tokenizer, load_tokenizer

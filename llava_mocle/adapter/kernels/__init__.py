@@ -1,1 +1,1 @@
-"""A site's products on a GPU, by the table of slots that is there: several ways to compute them, and the choice."""
+"""A site's products, by the table of slots that is there: loops on a CPU, kernels on a GPU and the choice among them."""
