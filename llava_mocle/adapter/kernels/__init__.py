@@ -1,1 +1,1 @@
-"""A site's products, by the table of slots that is there: loops on a CPU, kernels on a GPU and the choice among them."""
+"""A site's products by the table of slots: loops on a CPU, kernels on a GPU, and the choice among them."""
