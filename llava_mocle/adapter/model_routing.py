@@ -18,7 +18,7 @@ from llava_mocle.adapter.routing import Assignment, Routing
 from llava_mocle.errors import ConfigError, RoutingError
 
 # What `forward` and `generate` take besides the base model's own inputs.
-ROUTING_INPUTS = ("cluster_ids", "dataset_ids")
+ROUTING_INPUTS = ("cluster_ids", "dataset_ids", "instruction_ids")
 
 # A function that computes the routing of each active adapter, by the adapter's name. It gets the value of each routing
 # input (None: it was not passed) and the number of samples (None: it is not known).
