@@ -226,8 +226,8 @@ class MocleConfig(PeftConfig):
         if self.router in LEARNED_ROUTERS:
             what = "token" if self.router == "token" else "instruction"
             raise RoutingError(
-                f"this adapter has router={self.router!r}: it decides for every {what} anew, so it has no clusters, and "
-                "none of its gates is a constant that could be shown, collapsed or merged. Use it as it is."
+                f"this adapter has router={self.router!r}: it decides for every {what} anew, so it has no clusters, "
+                "and none of its gates is a constant that could be shown, collapsed or merged. Use it as it is."
             )
         if self.router == "none":
             if cluster is not None:

@@ -1,4 +1,4 @@
-"""What the token and the sentence router have in common: gates that see what a model sees, not a cluster's embedding."""
+"""What the token and the sentence router have in common: gates that see what the model sees, and no cluster."""
 
 from __future__ import annotations
 

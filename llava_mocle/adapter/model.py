@@ -26,6 +26,7 @@ from llava_mocle.adapter.router import ClusterRouter, Router, build_router, chec
 from llava_mocle.adapter.routing import Gates, Routing, RoutingStatistics, copy_to_host
 from llava_mocle.adapter.sentence import SentenceRouter, SentenceRouting, embedding_dim
 from llava_mocle.adapter.targets import find_targets
+from llava_mocle.adapter.token_gates import TokenRouting, TokenStatistics
 from llava_mocle.errors import ConfigError, RoutingError
 
 
@@ -75,6 +76,8 @@ class MocleModel(InPlaceTuner):
         parameters = list(find_parameters(model, config))
         embedding = initial_embedding(config)
         words = embedding_dim(model) if config.router == "sentence" else None
+        tokens = TokenRouting(config, sites) if config.router == "token" else None
+        self._sites_with_gates = set() if tokens is None else tokens.with_gates
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
         config.sites = sites
         self._site_names[adapter_name] = sites
@@ -82,6 +85,8 @@ class MocleModel(InPlaceTuner):
         for index, name in enumerate(sites):
             layer = cast(MocleLinear, model.get_submodule(name))
             layer.site_index[adapter_name] = None if config.router == "none" else index
+            if tokens is not None:
+                layer.token_routing[adapter_name] = self._routing.state.tokens[adapter_name] = tokens
         with init_empty_weights() if low_cpu_mem_usage else nullcontext():
             router = SentenceRouter(config, sites, words) if words else build_router(config, len(sites), embedding)
             self.mocle_router[adapter_name] = router.train(model.training)
@@ -99,10 +104,11 @@ class MocleModel(InPlaceTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        config, has_gate = cast(MocleConfig, peft_config), current_key in self._sites_with_gates
         if isinstance(target, MocleLinear):
-            target.update_layer(adapter_name, cast(MocleConfig, peft_config))
+            target.update_layer(adapter_name, config, has_gate)
             return
-        layer = MocleLinear(cast(nn.Linear, target), adapter_name, cast(MocleConfig, peft_config), self._routing.state)
+        layer = MocleLinear(cast(nn.Linear, target), adapter_name, config, self._routing.state, has_gate)
         if adapter_name not in self.active_adapters:
             # An additional adapter is not trainable until it is activated.
             layer.requires_grad_(False)
@@ -221,7 +227,8 @@ class MocleModel(InPlaceTuner):
         Returns:
             How many there are. An MLP whose activation cannot be recomputed is left alone.
         """
-        owners = {site.rpartition(".")[0] for sites in self._site_names.values() for site in sites}
+        routed = {name: sites for name, sites in self._site_names.items() if self._config(name).router != "token"}
+        owners = {site.rpartition(".")[0] for sites in routed.values() for site in sites}
         for owner in sorted(owner for owner in owners if within in owner):
             module = self.model.get_submodule(owner)
             children = dict(module.named_children())
@@ -300,9 +307,15 @@ class MocleModel(InPlaceTuner):
         """Names of the active adapter's adapted modules, in the order of S."""
         return list(self._site_names[self.active_adapters[0]])
 
-    def last_routing(self, adapter_name: str | None = None) -> RoutingStatistics | None:
-        """The routing of the last forward, detached; None before the first, after `generate` and for router="none"."""
-        routing = self._routing.state.routings.get(adapter_name or self.active_adapters[0])
+    def last_routing(self, adapter_name: str | None = None) -> RoutingStatistics | TokenStatistics | None:
+        """The routing of the last forward, detached; None before the first, after `generate` and for router="none".
+
+        For router="token" it is what all tokens chose together.
+        """
+        name = adapter_name or self.active_adapters[0]
+        if name in self._routing.state.tokens:
+            return self._routing.state.tokens[name].statistics()
+        routing = self._routing.state.routings.get(name)
         return routing.statistics() if isinstance(routing, Routing) else None
 
     def balance_losses(
@@ -324,6 +337,8 @@ class MocleModel(InPlaceTuner):
             None where the balance loss has no weight, or there was no forward in training.
         """
         name = adapter_name or self.active_adapters[0]
+        if name in self._routing.state.tokens:
+            return self._routing.state.tokens[name].balance_losses()
         routing = self._routing.state.routings.get(name)
         if not self._config(name).balance_loss_weight or not isinstance(routing, SentenceRouting):
             return None
@@ -407,6 +422,7 @@ class MocleModel(InPlaceTuner):
         self._train_in_place(adapter_name, False)
         del self.mocle_router[adapter_name], self._site_names[adapter_name], self._parameter_names[adapter_name]
         self._routing.state.clear()
+        self._routing.state.tokens.pop(adapter_name, None)
         self._sync_starts()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

@@ -32,7 +32,7 @@ class Router(nn.Module, ABC):
 
 
 class NoRouter(Router):
-    """Nothing is decided for a whole sample: a plain LoRA has one expert, and the token router's gates are at the sites."""
+    """Decides nothing for a sample: a plain LoRA has one expert, and the token router's gates are at the sites."""
 
     def forward(self, ids: Tensor, noisy: bool) -> Gates:
         raise RoutingError("routers 'none' and 'token' decide nothing for a whole sample.")

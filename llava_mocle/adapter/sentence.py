@@ -190,6 +190,6 @@ def _check_range(ids: Tensor, vocabulary: int) -> None:
     outside = ids[(ids < NO_TOKEN) | (ids >= vocabulary)].tolist()
     if outside:
         raise RoutingError(
-            f"instruction_ids holds {outside[:5]}; expected tokens in [0, {vocabulary}), which the model has embeddings "
-            "for, or -1 for padding. Tokenize instructions with the model's own tokenizer."
+            f"instruction_ids holds {outside[:5]}; expected tokens in [0, {vocabulary}), which the model has "
+            "embeddings for, or -1 for padding. Tokenize instructions with the model's own tokenizer."
         )

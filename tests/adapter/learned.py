@@ -1,4 +1,4 @@
-"""The token and sentence routers written a second time, one token and one expert at a time; and a model small enough."""
+"""The token and sentence routers written a second time, one token and one expert at a time; and a small model."""
 
 import torch
 from torch import Tensor, nn

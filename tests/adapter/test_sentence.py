@@ -220,7 +220,7 @@ def test_bad_instructions_say_what_was_found(model, ids, words, call):
 def test_what_has_no_constant_gates_is_refused(model):
     tuner = model.base_model
     for ask in (tuner.clean_gates, tuner.merge_adapter, tuner.merge_and_unload, lambda: tuner.cluster_routing(0)):
-        with pytest.raises(RoutingError, match="router='sentence'.*every instruction anew"):
+        with pytest.raises(RoutingError, match=r"router='sentence'.*every instruction anew"):
             ask()
     with pytest.raises(ConfigError, match="router='sentence', which has no cluster embedding"):
         tuner.set_cluster_embedding(torch.zeros(2, 2))
