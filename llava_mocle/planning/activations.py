@@ -131,7 +131,7 @@ def _attention_bytes(shape: ModelShape, batch: Batch, size: int, attention: str)
 
 def _moves(experts: Experts, batch: Batch) -> bool:
     """Whether samples are copied into expert order: those that are in order by chance are counted as if they were."""
-    return experts.routed and batch.samples * experts.top_k > 1
+    return experts.routed and not experts.by_token and batch.samples * experts.top_k > 1
 
 
 def _reads_shared(experts: Experts, batch: Batch) -> bool:
