@@ -13,6 +13,7 @@ from llava_mocle.model.load import load_model
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.training.dry_run import dry_run
 from llava_mocle.training.run import train
+from tests.model.parts import HIDDEN
 
 BY_TOKEN = {"adapter": "token", "cluster_model": None, "balance_loss_weight": 0.1, "gate_sharing": "block"}
 BY_SENTENCE = {"adapter": "sentence", "cluster_model": None, "balance_loss_weight": 0.1, "gate_bias": True}
@@ -87,7 +88,7 @@ def test_contradictions_are_refused_before_anything_is_loaded(recipe_file, chang
         dry_run(load_recipe(recipe_file(**changes)))
 
 
-@pytest.mark.parametrize(("kind", "gates"), [("token", 2 * 3 * 32), ("sentence", 4 * 3 * (32 + 1))])
+@pytest.mark.parametrize(("kind", "gates"), [("token", 2 * 3 * HIDDEN), ("sentence", 4 * 3 * (HIDDEN + 1))])
 def test_a_dry_run_counts_the_gates(recipe_file, kind: str, gates: int) -> None:
     text = dry_run(load_recipe(recipe_file(**KINDS[kind]))).text
     assert f"adapter     {kind}" in text
