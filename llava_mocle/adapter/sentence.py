@@ -138,7 +138,7 @@ def embedding_dim(model: Any) -> int:
         ConfigError: it has none.
     """
     find = getattr(model, "get_input_embeddings", None)
-    embedding = find() if find is not None else None
+    embedding: Any = find() if find is not None else None
     if not hasattr(embedding, "embedding_dim"):
         raise ConfigError(
             f"router='sentence' reads a model's word embeddings, and {type(model).__name__} has none that its "

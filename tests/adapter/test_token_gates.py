@@ -13,7 +13,7 @@ from llava_mocle.adapter.token_gates import TokenGate
 from llava_mocle.errors import RoutingError
 
 from .helpers import config as cluster_config
-from .helpers import tiny_llama, token_ids
+from .helpers import TwoSites, tiny_llama, token_ids
 from .instructblip import TARGETS, inputs, tiny_instructblip
 from .learned import WORDS, Reader, chosen_of, dot, learned, mixed, probabilities_of
 
@@ -138,6 +138,17 @@ def test_positional_masks_count_too():
     assert torch.equal(model.base_model.balance_losses(), expected)
     model(INPUTS)
     assert not torch.equal(model.base_model.balance_losses(), expected)
+
+
+def test_inputs_without_a_dimension_of_tokens():
+    torch.manual_seed(1)
+    model = get_peft_model(TwoSites(), learned("token", target_modules=["first", "second"], balance_loss_weight=0.1))
+    x = torch.randn(5, 7)
+    found = model.train()(x)
+    balance = model.base_model.balance_losses()
+    assert (model(x.unsqueeze(1)).squeeze(1) - found).abs().max() < 1e-6
+    assert balance.shape == (5,)
+    assert (model.base_model.balance_losses() - balance).abs().max() < 1e-6
 
 
 def test_a_shared_gate_stands_in_the_first_site_of_its_block():
