@@ -12,8 +12,8 @@ from llava_mocle.adapter.gated_mlp import GatedMlp
 from llava_mocle.adapter.token_gates import TokenGate
 from llava_mocle.errors import RoutingError
 
-from .helpers import config as cluster_config
 from .helpers import TwoSites, tiny_llama, token_ids
+from .helpers import config as cluster_config
 from .instructblip import TARGETS, inputs, tiny_instructblip
 from .learned import WORDS, Reader, chosen_of, dot, learned, mixed, probabilities_of
 
