@@ -87,7 +87,7 @@ def test_nothing_is_read_from_the_device_until_the_log_is_written(monkeypatch: p
     routing = {
         name: value if value is None else DeviceTensor(value) for name, value in vars(Routed().last_routing()).items()
     }
-    monkeypatch.setattr(tuner, "last_routing", lambda: SimpleNamespace(**routing))
+    monkeypatch.setattr(tuner, "last_routing", lambda: RoutingStatistics(**routing))
     log = RoutingLog(tuner)
     DeviceTensor.reads.clear()
     for _ in range(3):
