@@ -9,6 +9,7 @@ from typing import Any
 
 from peft.config import PeftConfig
 
+from llava_mocle.adapter.options import check_options
 from llava_mocle.errors import ConfigError, RoutingError
 from llava_mocle.io.files import write_text
 
@@ -48,6 +49,7 @@ class MocleConfig(PeftConfig):
             without a universal expert), a cluster embedding per site, gates with a bias, the softmax in fp16.
         gate_noise_std: std of the noise on the gate logits while training. None: num_experts ** -0.5 under "paper",
             0.1 under "released".
+        train_cluster_embedding: False leaves the cluster embedding C at its start, the centroids; only the gates train.
         centroids: a cluster model folder or a .safetensors file with the tensor "centroids" (K, D). It is read when
             a new adapter is made. It is not written to adapter_config.json: a saved adapter holds its embedding.
         modules_to_save: modules trained and saved beside the adapter.
@@ -81,6 +83,7 @@ class MocleConfig(PeftConfig):
     temperature: float = 0.05
     gate_mode: str = "paper"
     gate_noise_std: float | None = None
+    train_cluster_embedding: bool = True
     centroids: str | None = None
     modules_to_save: list[str] | None = None
     parameters_to_save: list[str] | None = None
@@ -103,6 +106,7 @@ class MocleConfig(PeftConfig):
         self._check_router()
         self._check_numbers()
         self._check_mixture()
+        check_options(self)
         if isinstance(self.parameters_to_save, str):
             raise ConfigError(f"parameters_to_save={self.parameters_to_save!r} must be a list of names.")
 

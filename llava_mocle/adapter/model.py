@@ -18,7 +18,7 @@ from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.gated_mlp import GatedMlp, MlpNames, activation_name
 from llava_mocle.adapter.gating import gate_probabilities
 from llava_mocle.adapter.generation import batch_size
-from llava_mocle.adapter.in_place import InPlaceTuner
+from llava_mocle.adapter.in_place import PREFIX, InPlaceTuner
 from llava_mocle.adapter.layer import MocleLinear, StackedExperts
 from llava_mocle.adapter.model_routing import ModelRouting, callable_ancestors
 from llava_mocle.adapter.router import ClusterRouter, Router, build_router, check_ids, check_range, initial_embedding
@@ -35,7 +35,7 @@ class MocleModel(InPlaceTuner):
     task_type="CAUSAL_LM" (or another task type that PEFT knows), as PEFT bypasses the tuner without one.
     """
 
-    prefix = "mocle_"
+    prefix = PREFIX
     tuner_layer_cls = MocleLinear
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012
     uses_shared_state = True
@@ -375,10 +375,10 @@ class MocleModel(InPlaceTuner):
         self._routing.start_at(starts)
 
     def _sync_grad(self) -> None:
-        """Gates, cluster embedding and parameters in place train exactly when the experts of their adapter do."""
+        """The router and parameters in place train exactly when the experts of their adapter do."""
         self._collapsed.forget()
         for adapter_name, router in self.mocle_router.items():
             experts = cast(StackedExperts, self._first_site(adapter_name).mocle_experts[adapter_name])
             trained = experts.experts_A.requires_grad
-            router.requires_grad_(trained)
+            cast(Router, router).train_parameters(trained)
             self._train_in_place(adapter_name, trained)

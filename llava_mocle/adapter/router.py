@@ -30,6 +30,10 @@ class Router(nn.Module, ABC):
     def forward(self, ids: Tensor, noisy: bool) -> Gates:
         """The gates of samples with these (checked) ids, for all sites at once."""
 
+    def train_parameters(self, trained: bool) -> None:
+        """Train what the adapter trains of this router, or (False) nothing."""
+        self.requires_grad_(trained)
+
 
 class NoRouter(Router):
     """A plain LoRA: one expert, always, with gate 1."""
@@ -55,6 +59,7 @@ class ClusterRouter(Router):
         self.top_k = config.top_k
         self.mode = config.gate_mode
         self.noise_std = config.noise_std
+        self.train_embedding = config.train_cluster_embedding
         dim = embedding.shape[1]
         released = config.gate_mode == "released"
         self.gate_weight = nn.Parameter(torch.empty(num_sites, config.num_experts, dim))
@@ -85,6 +90,10 @@ class ClusterRouter(Router):
                 f"cluster_dim) = {expected}; use the cluster model that this adapter was made for."
             )
         self.cluster_embedding.copy_(embedding.expand_as(self.cluster_embedding))
+
+    def train_parameters(self, trained: bool) -> None:
+        super().train_parameters(trained)
+        self.cluster_embedding.requires_grad_(trained and self.train_embedding)
 
     def forward(self, ids: Tensor, noisy: bool) -> Gates:
         """Gates of all sites in one batched product; noise is drawn here, once.

@@ -244,6 +244,9 @@ class AdapterArguments:
         numbers=FROM_0,
     )
     gate_mode: str = same("paper", "`released` reproduces the authors' inference code.", choices=("paper", "released"))
+    train_cluster_embedding: bool = same(
+        True, "Train the cluster embedding with the gates; false: it stays at the centroids."
+    )
 
 
 @dataclass

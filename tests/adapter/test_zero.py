@@ -29,7 +29,7 @@ WORKER = """
     import torch.distributed as dist
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
     from peft import get_peft_model_state_dict
-    from llava_mocle.training.checkpoints.engine_state import trainable_state
+    from llava_mocle.training.checkpoints.engine_state import saved_state
     from tests.adapter.test_zero import CLUSTERS, STEPS, make_batch, make_model, optimizer
 
     # Compiling it takes a minute, and gloo does without.
@@ -49,7 +49,7 @@ WORKER = """
         total = loss.detach().clone()
         dist.all_reduce(total)
         seen.append([total.item() / 2, float(engine.get_global_grad_norm())])
-    state = get_peft_model_state_dict(model, state_dict=trainable_state(engine.module, writer=True))
+    state = get_peft_model_state_dict(model, state_dict=saved_state(engine.module, writer=True))
     if dist.get_rank() == 0:
         shapes = {name: list(values.shape) for name, values in state.items()}
         print("RESULT" + json.dumps([seen, shapes]), flush=True)

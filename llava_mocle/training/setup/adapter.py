@@ -135,6 +135,7 @@ def _routing_options(
         "temperature": adapter.gate_temperature,
         "gate_noise_std": adapter.gate_noise_std,
         "gate_mode": adapter.gate_mode,
+        "train_cluster_embedding": adapter.train_cluster_embedding,
     }
     if adapter.adapter == "dataset":
         return options | {"router": "dataset", "num_clusters": num_datasets}

@@ -33,6 +33,13 @@ def test_one_configuration_a_kind(kind: str, expected: dict) -> None:
     assert config.modules_to_save == ["multi_modal_projector"]
 
 
+def test_a_fixed_embedding_is_not_trained() -> None:
+    arguments = AdapterArguments(adapter="cluster", train_cluster_embedding=False)
+    assert not adapter_config(
+        arguments, LLAVA, num_datasets=3, centroids=None, cluster_shape=(7, 5)
+    ).train_cluster_embedding
+
+
 def test_targets_lie_in_the_language_model() -> None:
     pattern = target_pattern(LLAVA, "up_proj, q_proj")
     assert re.fullmatch(pattern, "model.language_model.layers.3.mlp.up_proj")
