@@ -42,6 +42,8 @@ class MocleConfig(PeftConfig):
         universal_expert: add an expert that every sample uses and trains, with weight 1 - G_max.
         router: "cluster" (`cluster_ids`), "dataset" (`dataset_ids`) or "none" (a plain LoRA: one expert, gate 1).
         num_clusters: K; read from `centroids` when None. For router="dataset", the number of datasets.
+        dataset_groups: for router="dataset", the group of each dataset, from 0 without a gap. Datasets of one group
+            share a row of the embedding, and so have the same experts. None: each dataset is a group of its own.
         cluster_dim: D; read from `centroids` when None. For router="dataset" the default is 384.
         top_k: task experts per sample, 1 or 2; kept gates are not renormalised. 2 needs universal_expert=False.
         temperature: tau in softmax(logits / tau).
@@ -49,6 +51,10 @@ class MocleConfig(PeftConfig):
             without a universal expert), a cluster embedding per site, gates with a bias, the softmax in fp16.
         gate_noise_std: std of the noise on the gate logits while training. None: num_experts ** -0.5 under "paper",
             0.1 under "released".
+        gates: "learned"; or "fixed": the id of the cluster (of the dataset's group) is that of the expert, whose weight
+            is 1. Nothing routes that could be trained. It needs num_experts = K and universal_expert=False.
+        gate_init: how learned gates start: "random", or "balanced" (see `gate_start`): each group of near clusters with
+            a preference for an expert of its own, the samples evenly divided.
         train_cluster_embedding: False leaves the cluster embedding C at its start, the centroids; only the gates train.
         centroids: a cluster model folder or a .safetensors file with the tensor "centroids" (K, D). It is read when
             a new adapter is made. It is not written to adapter_config.json: a saved adapter holds its embedding.
@@ -83,7 +89,10 @@ class MocleConfig(PeftConfig):
     temperature: float = 0.05
     gate_mode: str = "paper"
     gate_noise_std: float | None = None
+    gates: str = "learned"
+    gate_init: str = "random"
     train_cluster_embedding: bool = True
+    dataset_groups: list[int] | None = None
     centroids: str | None = None
     modules_to_save: list[str] | None = None
     parameters_to_save: list[str] | None = None
@@ -184,6 +193,11 @@ class MocleConfig(PeftConfig):
             )
 
     @property
+    def num_groups(self) -> int | None:
+        """How many clusters, or groups of datasets, the router tells apart; None where K is still to be read."""
+        return self.num_clusters if self.dataset_groups is None else 1 + max(self.dataset_groups)
+
+    @property
     def scaling(self) -> float:
         """lora_alpha / r, the factor on every expert's output."""
         return self.lora_alpha / self.r
@@ -195,7 +209,9 @@ class MocleConfig(PeftConfig):
 
     @property
     def noise_std(self) -> float:
-        """The std of the gate noise in training, with the default resolved."""
+        """The std of the gate noise in training, with the default resolved; 0 where gates are fixed."""
+        if self.gates == "fixed":
+            return 0.0
         if self.gate_noise_std is not None:
             return self.gate_noise_std
         return RELEASED_NOISE_STD if self.gate_mode == "released" else self.num_experts**-0.5

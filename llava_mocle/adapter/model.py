@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from llava_mocle.adapter.bare_parameters import check_modules_to_save, find_parameters
 from llava_mocle.adapter.collapsed import CollapsedClusters, CollapsedRouting
 from llava_mocle.adapter.config import MocleConfig
+from llava_mocle.adapter.gate_start import initial_gate
 from llava_mocle.adapter.gated_mlp import GatedMlp, MlpNames, activation_name
 from llava_mocle.adapter.gating import gate_probabilities
 from llava_mocle.adapter.generation import batch_size
@@ -72,6 +73,7 @@ class MocleModel(InPlaceTuner):
         self._check_alone(config)
         parameters = list(find_parameters(model, config))
         embedding = initial_embedding(config)
+        gate = initial_gate(config, embedding)
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
         config.sites = sites
         self._site_names[adapter_name] = sites
@@ -80,7 +82,7 @@ class MocleModel(InPlaceTuner):
             layer = cast(MocleLinear, model.get_submodule(name))
             layer.site_index[adapter_name] = None if config.router == "none" else index
         with init_empty_weights() if low_cpu_mem_usage else nullcontext():
-            self.mocle_router[adapter_name] = build_router(config, len(sites), embedding).train(model.training)
+            self.mocle_router[adapter_name] = build_router(config, len(sites), embedding, gate).train(model.training)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self._sync_grad()
         self._sync_starts()
@@ -318,7 +320,11 @@ class MocleModel(InPlaceTuner):
         """
         router = self._router(adapter_name)
         if not isinstance(router, ClusterRouter):
-            raise ConfigError(f"adapter {adapter_name!r} has router='none', which has no cluster embedding.")
+            config = self._config(adapter_name)
+            raise ConfigError(
+                f"adapter {adapter_name!r} has router={config.router!r} and gates={config.gates!r}, and so no cluster "
+                "embedding."
+            )
         router.set_embedding(torch.as_tensor(centroids))
 
     def _router(self, adapter_name: str) -> Router:

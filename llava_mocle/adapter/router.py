@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.gating import gate_probabilities
+from llava_mocle.adapter.options import check_options
 from llava_mocle.adapter.routing import Gates
 from llava_mocle.errors import ClusterModelError, ConfigError, RoutingError
 
@@ -25,6 +26,14 @@ class Router(nn.Module, ABC):
 
     #: The keyword of `forward` and `generate` that this router reads; None for a router that routes nothing.
     id_name: str | None = None
+
+    def __init__(self, groups: list[int] | None = None) -> None:
+        super().__init__()
+        self.register_buffer("_groups", None if groups is None else torch.tensor(groups), persistent=False)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The row of the embedding, or the expert, of each id (...): that of its group, where there are groups."""
+        return ids if self._groups is None else cast(Tensor, self._groups)[ids.to(self._groups.device)]
 
     @abstractmethod
     def forward(self, ids: Tensor, noisy: bool) -> Gates:
@@ -54,7 +63,7 @@ class ClusterRouter(Router):
     id_name = "cluster_ids"
 
     def __init__(self, config: MocleConfig, num_sites: int, embedding: Tensor) -> None:
-        super().__init__()
+        super().__init__(config.dataset_groups)
         self.temperature = config.temperature
         self.top_k = config.top_k
         self.mode = config.gate_mode
@@ -91,6 +100,13 @@ class ClusterRouter(Router):
             )
         self.cluster_embedding.copy_(embedding.expand_as(self.cluster_embedding))
 
+    @torch.no_grad()
+    def set_gates(self, gate: Tensor) -> None:
+        """Start the gates of every site at `gate` (E, D), without a bias."""
+        self.gate_weight.copy_(gate.expand_as(self.gate_weight))
+        if self.gate_bias is not None:
+            self.gate_bias.zero_()
+
     def train_parameters(self, trained: bool) -> None:
         super().train_parameters(trained)
         self.cluster_embedding.requires_grad_(trained and self.train_embedding)
@@ -105,7 +121,7 @@ class ClusterRouter(Router):
         # In fp32 or better, outside autocast: the choice of an expert must not depend on bf16 rounding.
         with torch.autocast(self.gate_weight.device.type, enabled=False):
             dtype = torch.promote_types(self.gate_weight.dtype, torch.float32)
-            ids = ids.to(self.gate_weight.device)
+            ids = self.rows(ids).to(self.gate_weight.device)
             samples = self.cluster_embedding.index_select(-2, ids).to(dtype)
             # bmm, because matmul picks its kernel by requires_grad, and training and serving must agree to the bit.
             samples = samples.expand(len(self.gate_weight), -1, -1)
@@ -124,12 +140,48 @@ class DatasetRouter(ClusterRouter):
     id_name = "dataset_ids"
 
 
-def build_router(config: MocleConfig, num_sites: int, embedding: Tensor | None) -> Router:
-    """The router of a new adapter, its cluster embedding starting at `embedding` (see `initial_embedding`)."""
+class FixedRouter(Router):
+    """The id is that of the expert: hard routing, without anything to train.
+
+    Buffers:
+        _one: the weight of the chosen expert, in the dtype and on the device of the adapter.
+    """
+
+    def __init__(self, config: MocleConfig, num_sites: int) -> None:
+        super().__init__(config.dataset_groups)
+        self.id_name = "dataset_ids" if config.router == "dataset" else "cluster_ids"
+        self.num_sites, self.num_experts = num_sites, config.num_experts
+        self.trained = False
+        self.register_buffer("_one", torch.ones(()), persistent=False)
+
+    def train_parameters(self, trained: bool) -> None:
+        self.trained = trained
+
+    def forward(self, ids: Tensor, noisy: bool) -> Gates:
+        one = cast(Tensor, self._one)
+        expert = self.rows(ids).to(one.device).expand(self.num_sites, -1).unsqueeze(-1)
+        # A gradient that nobody uses: it tells when a forward has had its backward (see `RoutingState`).
+        gate = one.expand(expert.shape).clone().requires_grad_(self.trained and torch.is_grad_enabled())
+        # A softmax of these is 1 and 0 exactly.
+        logits = one.new_full((*expert.shape[:2], self.num_experts), -torch.inf).scatter(-1, expert, 0.0)
+        return Gates(expert, gate, logits)
+
+
+def build_router(config: MocleConfig, num_sites: int, embedding: Tensor | None, gate: Tensor | None = None) -> Router:
+    """The router of a new adapter.
+
+    Args:
+        embedding: (K, D), where the cluster embedding starts (see `initial_embedding`).
+        gate: (E, D), where the gates of every site start; None: at random.
+    """
     if embedding is None:
         return NoRouter()
-    kind = DatasetRouter if config.router == "dataset" else ClusterRouter
-    return kind(config, num_sites, embedding)
+    if config.gates == "fixed":
+        return FixedRouter(config, num_sites)
+    router = (DatasetRouter if config.router == "dataset" else ClusterRouter)(config, num_sites, embedding)
+    if gate is not None:
+        router.set_gates(gate)
+    return router
 
 
 def initial_embedding(config: MocleConfig) -> Tensor | None:
@@ -144,7 +196,7 @@ def initial_embedding(config: MocleConfig) -> Tensor | None:
     if config.router == "none":
         return None
     if config.centroids is None:
-        shape = (cast(int, config.num_clusters), cast(int, config.cluster_dim))
+        shape = (cast(int, config.num_groups), cast(int, config.cluster_dim))
         return F.normalize(torch.randn(shape), dim=-1)
     centroids = load_centroids(config.centroids)
     for name, found in zip(("num_clusters", "cluster_dim"), centroids.shape, strict=True):
@@ -154,6 +206,7 @@ def initial_embedding(config: MocleConfig) -> Tensor | None:
                 f"drop {name} (it is read from the centroids) or use another cluster model."
             )
         setattr(config, name, found)
+    check_options(config)  # with the K that it lacked
     return centroids
 
 
@@ -163,6 +216,27 @@ def load_centroids(path: str | Path) -> Tensor:
     Raises:
         ClusterModelError: there is no such file or tensor, or it is not a (K, D) matrix of finite numbers.
     """
+    centroids, file, names = _load(path, "centroids")
+    if centroids is None:
+        raise ClusterModelError(f"{file} holds {names} but no tensor 'centroids'; it is not a cluster model.")
+    if centroids.ndim != 2 or 0 in centroids.shape or not centroids.isfinite().all():
+        raise ClusterModelError(
+            f"{file}: 'centroids' has shape {tuple(centroids.shape)}; expected a (K, D) matrix of finite numbers."
+        )
+    return centroids
+
+
+def load_counts(path: str | Path) -> Tensor | None:
+    """The tensor "counts" (K,) beside the centroids: how many samples each cluster holds; None where it is not there.
+
+    Raises:
+        ClusterModelError: the file cannot be read.
+    """
+    return _load(path, "counts")[0]
+
+
+def _load(path: str | Path, name: str) -> tuple[Tensor | None, Path, list[str]]:
+    """A tensor of a cluster model, None if it is not there; its file, and the names of all tensors in that."""
     file = Path(path)
     if file.is_dir():
         file = file / CENTROIDS_FILE
@@ -172,16 +246,10 @@ def load_centroids(path: str | Path) -> Tensor:
         # On the CPU even while a model is built on the meta device, because the values are checked.
         with torch.device("cpu"), safe_open(str(file), framework="pt") as tensors:
             names = list(tensors.keys())
-            centroids = tensors.get_tensor("centroids") if "centroids" in names else None
+            found = tensors.get_tensor(name) if name in names else None
     except SafetensorError as error:
         raise ClusterModelError(f"{file} is not a readable .safetensors file ({error}); make it anew.") from error
-    if centroids is None:
-        raise ClusterModelError(f"{file} holds {names} but no tensor 'centroids'; it is not a cluster model.")
-    if centroids.ndim != 2 or 0 in centroids.shape or not centroids.isfinite().all():
-        raise ClusterModelError(
-            f"{file}: 'centroids' has shape {tuple(centroids.shape)}; expected a (K, D) matrix of finite numbers."
-        )
-    return centroids
+    return found, file, names
 
 
 def check_ids(name: str, ids: Any, num_clusters: int, num_samples: int | None) -> Tensor:

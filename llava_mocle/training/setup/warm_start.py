@@ -33,7 +33,7 @@ from llava_mocle.training.setup.warm_start_folder import (
 # What two adapters of one shape have in common -> the recipe keys that decide it.
 _SHAPE = {
     "router": "adapter", "universal_expert": "adapter", "num_experts": "num_experts", "num_clusters": "cluster_model",
-    "cluster_dim": "cluster_model", "gate_mode": "gate_mode",
+    "cluster_dim": "cluster_model", "gate_mode": "gate_mode", "gates": "gates", "dataset_groups": "dataset_groups",
 }  # fmt: skip
 
 
