@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from llava_mocle.adapter.centroids import load_counts
 from llava_mocle.adapter.config import MocleConfig
-from llava_mocle.adapter.router import load_counts
 from llava_mocle.errors import ConfigError
 
 # The probability at which a cluster's gates start for the expert of its group. The universal expert then still gets a

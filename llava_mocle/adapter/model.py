@@ -21,8 +21,17 @@ from llava_mocle.adapter.gating import gate_probabilities
 from llava_mocle.adapter.generation import batch_size
 from llava_mocle.adapter.in_place import PREFIX, InPlaceTuner
 from llava_mocle.adapter.layer import MocleLinear, StackedExperts
-from llava_mocle.adapter.model_routing import ModelRouting, callable_ancestors
-from llava_mocle.adapter.router import ClusterRouter, Router, build_router, check_ids, check_range, initial_embedding
+from llava_mocle.adapter.mixture import CLUSTER_WEIGHTS, distinct_mixtures
+from llava_mocle.adapter.model_routing import ROUTING_INPUTS, ModelRouting, callable_ancestors
+from llava_mocle.adapter.router import (
+    ClusterRouter,
+    Router,
+    build_router,
+    check_ids,
+    check_range,
+    check_routing,
+    initial_embedding,
+)
 from llava_mocle.adapter.routing import Gates, Routing, RoutingStatistics, copy_to_host
 from llava_mocle.adapter.targets import find_targets
 from llava_mocle.errors import ConfigError, RoutingError
@@ -32,7 +41,8 @@ class MocleModel(InPlaceTuner):
     """The tuner behind `get_peft_model(model, MocleConfig(...))`; its methods are reachable on the PeftModel.
 
     `forward` and `generate` of the adapted model take `cluster_ids` (B,) long, or `dataset_ids` (B,) for
-    router="dataset"; a model with router="none" takes and ignores both. For `generate`, configure
+    router="dataset"; a model with router="none" takes and ignores both. `cluster_weights` beside `cluster_ids`, both
+    (B, n), mix the gates of several clusters (see `mixture`). For `generate`, configure
     task_type="CAUSAL_LM" (or another task type that PEFT knows), as PEFT bypasses the tuner without one.
     """
 
@@ -136,12 +146,12 @@ class MocleModel(InPlaceTuner):
             if router.id_name is None:
                 continue
             if self._is_merged(adapter_name):
-                self._routing.check_merged(adapter_name, router.id_name, ids[router.id_name])
+                self._routing.check_merged(adapter_name, ids[router.id_name], ids[CLUSTER_WEIGHTS])
                 continue
             count = cast(int, self._config(adapter_name).num_clusters)
-            checked[adapter_name] = check_ids(router.id_name, ids[router.id_name], count, rows)
+            checked[adapter_name], mixture = check_routing(router.id_name, ids, count, rows)
             # Clamped, because a GPU that is asked for a row that is not there stops without naming the id.
-            gates[adapter_name] = router(checked[adapter_name].clamp(0, count - 1), noisy=router.training)
+            gates[adapter_name] = router(checked[adapter_name].clamp(0, count - 1), router.training, mixture)
         if not gates:
             return {}
         on_host = copy_to_host([*(gate.expert for gate in gates.values()), *checked.values()])
@@ -157,7 +167,7 @@ class MocleModel(InPlaceTuner):
         collapsed = {}
         for adapter_name, routing in routings.items():
             router = self._router(adapter_name)
-            values = set(torch.as_tensor(ids[cast(str, router.id_name)]).tolist())
+            values = distinct_mixtures(ids[cast(str, router.id_name)], ids[CLUSTER_WEIGHTS])
             if len(values) > 1 or router.training:
                 continue
             sites = [
@@ -169,15 +179,15 @@ class MocleModel(InPlaceTuner):
                 collapsed[adapter_name] = found
         return collapsed
 
-    def generate(self, *args: Any, cluster_ids: Any = None, dataset_ids: Any = None, **kwargs: Any) -> Any:
-        """The base model's `generate`, with one id per sample; beams and returned sequences follow their sample.
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The base model's `generate`, with `ROUTING_INPUTS`: one id per sample, which its beams and sequences follow.
 
         Samples that all have one cluster are answered with that cluster's plain LoRA, which is kept for the next call.
 
         Raises:
             RoutingError: the ids are missing, of a wrong dtype or length, or out of range.
         """
-        ids = {"cluster_ids": cluster_ids, "dataset_ids": dataset_ids}
+        ids = {name: kwargs.pop(name, None) for name in ROUTING_INPUTS}
         with self._routing.generating(ids, batch_size(args, kwargs), kwargs):
             return cast(Any, self.model).generate(*args, **kwargs)
 

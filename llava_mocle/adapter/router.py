@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from llava_mocle.adapter.centroids import load_centroids
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.gating import gate_probabilities
+from llava_mocle.adapter.mixture import CLUSTER_WEIGHTS, check_weights, mixed_probabilities
 from llava_mocle.adapter.options import check_options
 from llava_mocle.adapter.routing import Gates
-from llava_mocle.errors import ClusterModelError, ConfigError, RoutingError
-
-CENTROIDS_FILE = "centroids.safetensors"
+from llava_mocle.errors import ConfigError, RoutingError
 
 
 class Router(nn.Module, ABC):
@@ -36,8 +34,8 @@ class Router(nn.Module, ABC):
         return ids if self._groups is None else cast(Tensor, self._groups)[ids.to(self._groups.device)]
 
     @abstractmethod
-    def forward(self, ids: Tensor, noisy: bool) -> Gates:
-        """The gates of samples with these (checked) ids, for all sites at once."""
+    def forward(self, ids: Tensor, noisy: bool, weights: Tensor | None = None) -> Gates:
+        """The gates of samples with these (checked) ids, for all sites at once; `weights` as in `ClusterRouter`."""
 
     def train_parameters(self, trained: bool) -> None:
         """Train what the adapter trains of this router, or (False) nothing."""
@@ -47,7 +45,7 @@ class Router(nn.Module, ABC):
 class NoRouter(Router):
     """A plain LoRA: one expert, always, with gate 1."""
 
-    def forward(self, ids: Tensor, noisy: bool) -> Gates:
+    def forward(self, ids: Tensor, noisy: bool, weights: Tensor | None = None) -> Gates:
         raise RoutingError("router='none' routes nothing: every sample uses the one expert.")
 
 
@@ -111,17 +109,19 @@ class ClusterRouter(Router):
         super().train_parameters(trained)
         self.cluster_embedding.requires_grad_(trained and self.train_embedding)
 
-    def forward(self, ids: Tensor, noisy: bool) -> Gates:
+    def forward(self, ids: Tensor, noisy: bool, weights: Tensor | None = None) -> Gates:
         """Gates of all sites in one batched product; noise is drawn here, once.
 
         Args:
-            ids: (B,) int64, already checked.
+            ids: (B,) int64, already checked; (B, n) with weights.
             noisy: add N(0, noise_std) to the logits.
+            weights: (B, n), how much each cluster of a sample counts (see `mixture`). The clean logits are then those
+                of the mixed probabilities.
         """
         # In fp32 or better, outside autocast: the choice of an expert must not depend on bf16 rounding.
         with torch.autocast(self.gate_weight.device.type, enabled=False):
             dtype = torch.promote_types(self.gate_weight.dtype, torch.float32)
-            ids = self.rows(ids).to(self.gate_weight.device)
+            ids = self.rows(ids).flatten().to(self.gate_weight.device)
             samples = self.cluster_embedding.index_select(-2, ids).to(dtype)
             # bmm, because matmul picks its kernel by requires_grad, and training and serving must agree to the bit.
             samples = samples.expand(len(self.gate_weight), -1, -1)
@@ -129,8 +129,15 @@ class ClusterRouter(Router):
             if self.gate_bias is not None:
                 clean = clean + self.gate_bias.to(dtype).unsqueeze(1)
             logits = clean + self.noise_std * torch.randn_like(clean) if noisy and self.noise_std > 0 else clean
+            if weights is None:
+                probabilities = gate_probabilities(logits, self.temperature, self.mode)
+            else:
+                weights = weights.to(logits)
+                probabilities = mixed_probabilities(logits, weights, self.temperature, self.mode)
+                mixed = mixed_probabilities(clean, weights, self.temperature, self.mode) if noisy else probabilities
+                clean = self.temperature * mixed.log()
             # Strongest first; the kept probabilities are not renormalised.
-            gate, expert = gate_probabilities(logits, self.temperature, self.mode).topk(self.top_k, dim=-1)
+            gate, expert = probabilities.topk(self.top_k, dim=-1)
         return Gates(expert, gate, clean.detach())
 
 
@@ -157,7 +164,9 @@ class FixedRouter(Router):
     def train_parameters(self, trained: bool) -> None:
         self.trained = trained
 
-    def forward(self, ids: Tensor, noisy: bool) -> Gates:
+    def forward(self, ids: Tensor, noisy: bool, weights: Tensor | None = None) -> Gates:
+        if weights is not None:
+            raise RoutingError("cluster_weights mix the gates of clusters, and gates='fixed' has none; leave them out.")
         one = cast(Tensor, self._one)
         expert = self.rows(ids).to(one.device).expand(self.num_sites, -1).unsqueeze(-1)
         # A gradient that nobody uses: it tells when a forward has had its backward (see `RoutingState`).
@@ -210,46 +219,30 @@ def initial_embedding(config: MocleConfig) -> Tensor | None:
     return centroids
 
 
-def load_centroids(path: str | Path) -> Tensor:
-    """The tensor "centroids" (K, D) of a cluster model folder or a .safetensors file.
+def check_routing(
+    name: str, inputs: Mapping[str, Any], num_clusters: int, num_samples: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Of the routing inputs of a batch: the ids that a router reads as `check_ids` gives them, and None.
+
+    With `cluster_weights` these are the ids (B, n) and the weights (B, n).
+
+    Args:
+        name: of the ids that the router reads.
 
     Raises:
-        ClusterModelError: there is no such file or tensor, or it is not a (K, D) matrix of finite numbers.
+        RoutingError: as `check_ids` and `check_weights`; or the router has no use for the weights.
     """
-    centroids, file, names = _load(path, "centroids")
-    if centroids is None:
-        raise ClusterModelError(f"{file} holds {names} but no tensor 'centroids'; it is not a cluster model.")
-    if centroids.ndim != 2 or 0 in centroids.shape or not centroids.isfinite().all():
-        raise ClusterModelError(
-            f"{file}: 'centroids' has shape {tuple(centroids.shape)}; expected a (K, D) matrix of finite numbers."
+    ids, weights = inputs[name], inputs[CLUSTER_WEIGHTS]
+    if weights is None:
+        return check_ids(name, ids, num_clusters, num_samples), None
+    if name != "cluster_ids":
+        raise RoutingError(f"{CLUSTER_WEIGHTS} weigh cluster_ids, but this adapter reads {name}; leave them out.")
+    ids, weights = check_weights(ids, weights)
+    if num_samples is not None and len(ids) != num_samples:
+        raise RoutingError(
+            f"{name} has {len(ids)} rows but the batch has {num_samples} samples; pass one row a sample."
         )
-    return centroids
-
-
-def load_counts(path: str | Path) -> Tensor | None:
-    """The tensor "counts" (K,) beside the centroids: how many samples each cluster holds; None where it is not there.
-
-    Raises:
-        ClusterModelError: the file cannot be read.
-    """
-    return _load(path, "counts")[0]
-
-
-def _load(path: str | Path, name: str) -> tuple[Tensor | None, Path, list[str]]:
-    """A tensor of a cluster model, None if it is not there; its file, and the names of all tensors in that."""
-    file = Path(path)
-    if file.is_dir():
-        file = file / CENTROIDS_FILE
-    if not file.is_file():
-        raise ClusterModelError(f"centroids={str(path)!r}: there is no file {file}; run `llava-mocle cluster` first.")
-    try:
-        # On the CPU even while a model is built on the meta device, because the values are checked.
-        with torch.device("cpu"), safe_open(str(file), framework="pt") as tensors:
-            names = list(tensors.keys())
-            found = tensors.get_tensor(name) if name in names else None
-    except SafetensorError as error:
-        raise ClusterModelError(f"{file} is not a readable .safetensors file ({error}); make it anew.") from error
-    return found, file, names
+    return check_ids(name, ids.flatten(), num_clusters, None).view(ids.shape), weights
 
 
 def check_ids(name: str, ids: Any, num_clusters: int, num_samples: int | None) -> Tensor:

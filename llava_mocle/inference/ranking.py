@@ -50,7 +50,7 @@ def log_likelihoods(
         model: adapted or not.
         rows: tokenized conversations, the same up to the candidate (`split_prefix`).
         inputs: what else the model takes, for the one question, on the model's device.
-        routing: `cluster_ids` or `dataset_ids` (1,), if the model is routed, on the model's device.
+        routing: the model's routing inputs, such as `cluster_ids` (1,), on its device; empty if it is not routed.
     """
     device = next(model.parameters()).device
     ids, own = split_prefix(rows)
