@@ -165,8 +165,8 @@ class ModelRouting:
             )
         if ids is not None and any(value != cluster for value in torch.as_tensor(ids).flatten().tolist()):
             raise RoutingError(
-                f"cluster {cluster} of adapter {adapter_name!r} is merged into the weights, but the ids ask for others; "
-                "call unmerge_adapter() first."
+                f"cluster {cluster} of adapter {adapter_name!r} is merged into the weights, but the ids ask for "
+                "others; call unmerge_adapter() first."
             )
 
 
