@@ -146,7 +146,7 @@ class MocleModel(InPlaceTuner):
             if router.id_name is None:
                 continue
             if self._is_merged(adapter_name):
-                self._routing.check_merged(adapter_name, ids[router.id_name], ids[CLUSTER_WEIGHTS])
+                self._routing.check_merged(adapter_name, ids[router.id_name], ids.get(CLUSTER_WEIGHTS))
                 continue
             count = cast(int, self._config(adapter_name).num_clusters)
             checked[adapter_name], mixture = check_routing(router.id_name, ids, count, rows)
@@ -167,7 +167,7 @@ class MocleModel(InPlaceTuner):
         collapsed = {}
         for adapter_name, routing in routings.items():
             router = self._router(adapter_name)
-            values = distinct_mixtures(ids[cast(str, router.id_name)], ids[CLUSTER_WEIGHTS])
+            values = distinct_mixtures(ids[cast(str, router.id_name)], ids.get(CLUSTER_WEIGHTS))
             if len(values) > 1 or router.training:
                 continue
             sites = [

@@ -232,7 +232,7 @@ def check_routing(
     Raises:
         RoutingError: as `check_ids` and `check_weights`; or the router has no use for the weights.
     """
-    ids, weights = inputs[name], inputs[CLUSTER_WEIGHTS]
+    ids, weights = inputs[name], inputs.get(CLUSTER_WEIGHTS)
     if weights is None:
         return check_ids(name, ids, num_clusters, num_samples), None
     if name != "cluster_ids":

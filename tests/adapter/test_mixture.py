@@ -13,7 +13,7 @@ from .helpers import TwoSites, config, plain_lora, relative_error, tiny_llama, t
 
 BATCH = token_ids(3)
 IDS = torch.tensor([[4, 1], [0, 2], [2, 2]])
-WEIGHTS = torch.tensor([[0.7, 0.3], [0.5, 0.1], [0.0, 1.0]])
+WEIGHTS = torch.tensor([[0.7, 0.3], [0.5, 0.1], [0.25, 0.75]])
 
 
 def mixed_site(x, linear, experts, logits, weights, settings):
