@@ -60,12 +60,14 @@ WORKER = """
 
 def make_model(kind, checkpointing=False):
     options = {"gate_noise_std": 0.0}
-    base = tiny_llama() if kind == "llama" else tiny_instructblip()
+    base = tiny_instructblip() if kind == "instructblip" else tiny_llama()
+    if kind == "hard routing":  # nothing of the router is trained, and nothing of it has parameters
+        options |= {"gates": "fixed", "num_experts": 5, "universal_expert": False}
     if kind == "instructblip":
         options |= {"target_modules": TARGETS, "modules_to_save": MODULES, "parameters_to_save": PARAMETERS}
     torch.manual_seed(1)
     model = get_peft_model(base, config(**options), autocast_adapter_dtype=False).train()
-    if kind == "llama":
+    if kind != "instructblip":
         assert model.base_model.fuse_mlps(MlpNames()) == 2
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -73,7 +75,7 @@ def make_model(kind, checkpointing=False):
 
 
 def make_batch(kind):
-    batch = {"input_ids": token_ids(8)} if kind == "llama" else inputs(8)
+    batch = inputs(8) if kind == "instructblip" else {"input_ids": token_ids(8)}
     return {**batch, "labels": batch["input_ids"], "cluster_ids": torch.tensor(CLUSTERS)}
 
 
@@ -102,6 +104,8 @@ def one_process(kind):
         ("llama", 2, False),
         ("llama", 3, False),
         ("llama", 3, True),
+        ("hard routing", 2, False),
+        ("hard routing", 3, True),
         ("instructblip", 2, False),
         ("instructblip", 3, True),
     ],
