@@ -64,7 +64,8 @@ def test_answers_follow_the_weights(predictor, checkpoint_dir, images, options):
         counted = row["labels"][1:] != -100
         log_probabilities = logits[:-1].log_softmax(-1).gather(1, row["input_ids"][1:, None])[:, 0]
         expected.append(float(log_probabilities[counted].sum()))
-    assert found.scores == pytest.approx(expected, abs=1e-4)
+    # Sums of float32 logits in another order (about 3e-5 a token), and distances that the predictor rounds to 1e-5.
+    assert found.scores == pytest.approx(expected, abs=1e-3)
     usual = predictor.rank(request, candidates)
     assert max(abs(one - other) for one, other in zip(usual.scores, found.scores, strict=True)) > 1e-2
     assert (found.cluster_id, found.cluster_distance) == (usual.cluster_id, usual.cluster_distance)
