@@ -37,7 +37,9 @@ def check_router_options(recipe: Recipe) -> None:
 
 
 def group_ids(groups: Any, datasets: Sequence[str]) -> list[int]:
-    """The group of each dataset, counted in the order in which `groups` names them.
+    """The group of each dataset. Groups are counted in the order in which the datasets meet them.
+
+    So a resumed run has the same numbers, in whatever order the recipe names its groups.
 
     Args:
         groups: group name -> the names of its datasets; or that as JSON.
@@ -69,5 +71,5 @@ def group_ids(groups: Any, datasets: Sequence[str]) -> list[int]:
         raise ConfigError(
             f"dataset_groups: dataset {missing[0]!r} is in no group; put it into one of {', '.join(groups) or 'them'}"
         )
-    order = list(groups)
+    order = list(dict.fromkeys(group_of[name] for name in datasets))
     return [order.index(group_of[name]) for name in datasets]

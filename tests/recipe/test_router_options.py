@@ -14,10 +14,13 @@ def recipe(*words: str) -> Recipe:
     return load_recipe(None, ["--datasets", f"[{datasets}]", *words])
 
 
-def test_groups_count_in_their_order() -> None:
-    groups = {"medical": ["slake", "rad"], "general": ["llava", "vqa"]}
-    assert group_ids(groups, NAMES) == [1, 0, 1, 0]
-    assert group_ids('{"medical": ["slake", "rad"], "general": ["llava", "vqa"]}', NAMES) == [1, 0, 1, 0]
+def test_groups_count_in_the_order_of_the_datasets() -> None:
+    for groups in (
+        {"medical": ["slake", "rad"], "general": ["vqa", "llava"]},
+        {"general": ["llava", "vqa"], "medical": ["rad", "slake"]},
+        '{"b": ["slake", "rad"], "a": ["llava", "vqa"]}',
+    ):
+        assert group_ids(groups, NAMES) == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -44,12 +44,12 @@ def test_a_run_and_its_resumption(recipe_file, tmp_path, clusters, changes) -> N
     predictor = Predictor.from_pretrained(tmp_path / "out", device="cpu", dtype="float32")
     if changes.get("adapter") == "dataset":
         groups = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["dataset_groups"]
-        assert groups == ([1, 0] if len(changes["dataset_groups"]) == 2 else [0, 0])
+        assert groups == ([0, 1] if len(changes["dataset_groups"]) == 2 else [0, 0])
         requests = [Request("How much is 3 and 3?", dataset=name) for name in ("pictures", "sums", 0)]
         assert predictor.routes(requests) == [0, 1, 0]  # ids are the datasets'
         gates = predictor.model.clean_gates()
         if changes.get("gates") == "fixed":
-            assert gates.argmax(dim=-1).tolist() == [[1] * gates.shape[1], [0] * gates.shape[1]]
+            assert gates.argmax(dim=-1).tolist() == [[0] * gates.shape[1], [1] * gates.shape[1]]
         else:
             assert torch.equal(gates[0], gates[1])
     else:
