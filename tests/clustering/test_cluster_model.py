@@ -321,7 +321,7 @@ def test_the_two_nearest_clusters():
     ids, distances = model.assign_two(texts)
     nearest, lengths = model.assign(texts)
     assert ids[:, 0].tolist() == nearest.tolist()
-    np.testing.assert_allclose(distances[:, 0], lengths, atol=1e-6)
+    np.testing.assert_allclose(distances[:, 0], lengths, atol=5e-6)  # the noise of two calls
     exact = FakeEncoder().encode(texts, exact=True)
     table = np.linalg.norm(exact[:, None] - model.centroids[None].astype(np.float64), axis=2)
     assert ids[:, 1].tolist() == np.argsort(table, axis=1)[:, 1].tolist()
