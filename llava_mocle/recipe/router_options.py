@@ -9,8 +9,9 @@ from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.keys import AdapterArguments
 from llava_mocle.recipe.recipe import Recipe
 
-# What a plain LoRA has no use for, and what would be misunderstood if it did nothing.
-_OF_A_ROUTER = ("gates", "gate_init", "train_cluster_embedding")
+# What only adapters that route by cluster or dataset have, and what would be misunderstood if it did nothing.
+_OPTIONS = ("gates", "gate_init", "train_cluster_embedding")
+_ADAPTERS = ("mocle", "cluster", "dataset")
 
 
 def check_router_options(recipe: Recipe) -> None:
@@ -21,10 +22,11 @@ def check_router_options(recipe: Recipe) -> None:
     """
     adapter = recipe.adapter
     defaults = {item.name: item.default for item in fields(AdapterArguments)}
-    for key in _OF_A_ROUTER if adapter.adapter == "lora" else ():
+    for key in () if adapter.adapter in _ADAPTERS else _OPTIONS:
         if getattr(adapter, key) != defaults[key]:
             raise ConfigError(
-                f"{key} is {getattr(adapter, key)!r} with adapter 'lora', which routes nothing; leave {key} out"
+                f"{key} is {getattr(adapter, key)!r} with adapter {adapter.adapter!r}, which does not route by cluster "
+                f"or dataset; leave {key} out"
             )
     if adapter.dataset_groups is None:
         return
