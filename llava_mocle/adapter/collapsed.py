@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -86,7 +86,7 @@ class _Adapter(NamedTuple):
     """What is kept of one adapter: its weights as they were, and its clusters' pairs, the latest asked for last."""
 
     weights: _Weights
-    clusters: OrderedDict[int, list[Pair]]
+    clusters: OrderedDict[Hashable, list[Pair]]
 
 
 class CollapsedClusters:
@@ -106,11 +106,12 @@ class CollapsedClusters:
         self._kept.clear()
 
     def collapse(
-        self, adapter_name: str, cluster: int, routing: Routing, sites: Sequence[StackedExperts], router: nn.Module
+        self, adapter_name: str, cluster: Hashable, routing: Routing, sites: Sequence[StackedExperts], router: nn.Module
     ) -> CollapsedRouting | None:
         """The collapsed routing of samples of one cluster; None where the experts of a site cannot be concatenated.
 
         Args:
+            cluster: their id, or whatever else says which of the adapter's routings this is (see `distinct_mixtures`).
             routing: of the samples, without noise.
             sites: the adapter's experts, in the order of its sites.
             router: what the gates were computed with.

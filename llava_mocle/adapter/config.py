@@ -9,6 +9,7 @@ from typing import Any
 
 from peft.config import PeftConfig
 
+from llava_mocle.adapter.options import check_options
 from llava_mocle.errors import ConfigError, RoutingError
 from llava_mocle.io.files import write_text
 
@@ -47,6 +48,8 @@ class MocleConfig(PeftConfig):
             word embedding of the instruction), "token" (every token for itself, at every site) or "none" (a plain LoRA:
             one expert, gate 1). "token" and "sentence" have no universal expert.
         num_clusters: K; read from `centroids` when None. For router="dataset", the number of datasets.
+        dataset_groups: for router="dataset", the group of each dataset, from 0 without a gap. Datasets of one group
+            share a row of the embedding, and so have the same experts. None: each dataset is a group of its own.
         cluster_dim: D; read from `centroids` when None. For router="dataset" the default is 384.
         top_k: task experts per sample, 1 or 2; kept gates are not renormalised. 2 needs universal_expert=False.
         temperature: tau in softmax(logits / tau).
@@ -61,6 +64,11 @@ class MocleConfig(PeftConfig):
             "one" (top_k=1); or by its probability "renormalized" over the chosen ones (top_k=2).
         balance_loss_weight: of the token and sentence routers: what the balance loss is multiplied by in training;
             `MocleModel.balance_losses` gives it.
+        gates: "learned"; or "fixed": the id of the cluster (of the dataset's group) is that of the expert, whose weight
+            is 1. Nothing routes that could be trained. It needs num_experts = K and universal_expert=False.
+        gate_init: how learned gates start: "random", or "balanced" (see `gate_start`): each group of near clusters with
+            a preference for an expert of its own, the samples evenly divided.
+        train_cluster_embedding: False leaves the cluster embedding C at its start, the centroids; only the gates train.
         centroids: a cluster model folder or a .safetensors file with the tensor "centroids" (K, D). It is read when
             a new adapter is made. It is not written to adapter_config.json: a saved adapter holds its embedding.
         modules_to_save: modules trained and saved beside the adapter.
@@ -98,6 +106,10 @@ class MocleConfig(PeftConfig):
     gate_bias: bool = False
     expert_weight: str = "probability"
     balance_loss_weight: float = 0.0
+    gates: str = "learned"
+    gate_init: str = "random"
+    train_cluster_embedding: bool = True
+    dataset_groups: list[int] | None = None
     centroids: str | None = None
     modules_to_save: list[str] | None = None
     parameters_to_save: list[str] | None = None
@@ -121,6 +133,7 @@ class MocleConfig(PeftConfig):
         self._check_numbers()
         self._check_mixture()
         self._check_learned()
+        check_options(self)
         if isinstance(self.parameters_to_save, str):
             raise ConfigError(f"parameters_to_save={self.parameters_to_save!r} must be a list of names.")
 
@@ -245,6 +258,11 @@ class MocleConfig(PeftConfig):
             )
 
     @property
+    def num_groups(self) -> int | None:
+        """How many clusters, or groups of datasets, the router tells apart; None where K is still to be read."""
+        return self.num_clusters if self.dataset_groups is None else 1 + max(self.dataset_groups)
+
+    @property
     def scaling(self) -> float:
         """lora_alpha / r, the factor on every expert's output."""
         return self.lora_alpha / self.r
@@ -256,7 +274,9 @@ class MocleConfig(PeftConfig):
 
     @property
     def noise_std(self) -> float:
-        """The std of the gate noise in training, with the default resolved."""
+        """The std of the gate noise in training, with the default resolved; 0 where gates are fixed."""
+        if self.gates == "fixed":
+            return 0.0
         if self.gate_noise_std is not None:
             return self.gate_noise_std
         return RELEASED_NOISE_STD if self.gate_mode == "released" else self.num_experts**-0.5

@@ -15,6 +15,16 @@ from llava_mocle.errors import CheckpointError, ConfigError
 
 # Before the base model's names in the state of a PeftModel.
 PEFT_MODEL_PREFIX = "base_model.model."
+# How the names of the adapter's own modules start.
+PREFIX = "mocle_"
+
+
+def is_saved(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a file of the adapter holds this parameter: it is trained, or the adapter's own.
+
+    A cluster embedding that is not trained (`train_cluster_embedding=False`) is the adapter's own.
+    """
+    return parameter.requires_grad or f".{PREFIX}" in name
 
 
 class InPlaceTuner(BaseTuner):

@@ -14,31 +14,39 @@ from torch import Tensor, nn
 
 from llava_mocle.adapter.bare_parameters import check_modules_to_save, find_parameters
 from llava_mocle.adapter.collapsed import CollapsedClusters, CollapsedRouting
-from llava_mocle.adapter.config import LEARNED_ROUTERS, MocleConfig
+from llava_mocle.adapter.config import MocleConfig
+from llava_mocle.adapter.gate_start import initial_gate
 from llava_mocle.adapter.gated_mlp import GatedMlp, MlpNames, activation_name
-from llava_mocle.adapter.gating import gate_probabilities
 from llava_mocle.adapter.generation import batch_size
-from llava_mocle.adapter.in_place import InPlaceTuner
+from llava_mocle.adapter.in_place import PREFIX
 from llava_mocle.adapter.layer import MocleLinear, StackedExperts
-from llava_mocle.adapter.learned_gates import SumOverProcesses
-from llava_mocle.adapter.model_routing import ModelRouting, callable_ancestors
-from llava_mocle.adapter.router import ClusterRouter, Router, build_router, check_ids, check_range, initial_embedding
-from llava_mocle.adapter.routing import Gates, Routing, RoutingStatistics, copy_to_host
-from llava_mocle.adapter.sentence import SentenceRouter, SentenceRouting, embedding_dim
+from llava_mocle.adapter.mixture import CLUSTER_WEIGHTS, distinct_mixtures
+from llava_mocle.adapter.model_routing import ROUTING_INPUTS, ModelRouting, callable_ancestors
+from llava_mocle.adapter.routed import RoutedTuner
+from llava_mocle.adapter.router import (
+    Router,
+    build_router,
+    check_range,
+    check_routing,
+    initial_embedding,
+)
+from llava_mocle.adapter.routing import Gates, Routing, copy_to_host
+from llava_mocle.adapter.sentence import SentenceRouter, embedding_dim
 from llava_mocle.adapter.targets import find_targets
-from llava_mocle.adapter.token_gates import TokenRouting, TokenStatistics
-from llava_mocle.errors import ConfigError, RoutingError
+from llava_mocle.adapter.token_gates import TokenRouting
+from llava_mocle.errors import RoutingError
 
 
-class MocleModel(InPlaceTuner):
+class MocleModel(RoutedTuner):
     """The tuner behind `get_peft_model(model, MocleConfig(...))`; its methods are reachable on the PeftModel.
 
     `forward` and `generate` of the adapted model take `cluster_ids` (B,) long, `dataset_ids` (B,) for router="dataset",
-    or `instruction_ids` (B, L) for router="sentence"; inputs of other routers are ignored. For `generate`, configure
+    or `instruction_ids` (B, L) for router="sentence"; inputs of other routers are ignored. `cluster_weights` beside
+    `cluster_ids`, both (B, n), mix the gates of several clusters (see `mixture`). For `generate`, configure
     task_type="CAUSAL_LM" (or another task type that PEFT knows), as PEFT bypasses the tuner without one.
     """
 
-    prefix = "mocle_"
+    prefix = PREFIX
     tuner_layer_cls = MocleLinear
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012
     uses_shared_state = True
@@ -50,7 +58,7 @@ class MocleModel(InPlaceTuner):
         self.mocle_router = nn.ModuleDict()
         self._routing = ModelRouting(self._route, self._collapse)
         self._collapsed = CollapsedClusters()
-        self._site_names: dict[str, list[str]] = {}
+        self._site_names = {}
 
     def inject_adapter(
         self,
@@ -78,6 +86,7 @@ class MocleModel(InPlaceTuner):
         words = embedding_dim(model) if config.router == "sentence" else None
         tokens = TokenRouting(config, sites) if config.router == "token" else None
         self._sites_with_gates = set() if tokens is None else tokens.with_gates
+        gate = initial_gate(config, embedding)
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
         config.sites = sites
         self._site_names[adapter_name] = sites
@@ -88,7 +97,10 @@ class MocleModel(InPlaceTuner):
             if tokens is not None:
                 layer.token_routing[adapter_name] = self._routing.state.tokens[adapter_name] = tokens
         with init_empty_weights() if low_cpu_mem_usage else nullcontext():
-            router = SentenceRouter(config, sites, words) if words else build_router(config, len(sites), embedding)
+            if words:
+                router: Router = SentenceRouter(config, sites, words)
+            else:
+                router = build_router(config, len(sites), embedding, gate)
             self.mocle_router[adapter_name] = router.train(model.training)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self._sync_grad()
@@ -148,12 +160,12 @@ class MocleModel(InPlaceTuner):
                 routings[adapter_name] = router.routing(self.model, ids[router.id_name], rows)
                 continue
             if self._is_merged(adapter_name):
-                self._routing.check_merged(adapter_name, router.id_name, ids[router.id_name])
+                self._routing.check_merged(adapter_name, ids[router.id_name], ids.get(CLUSTER_WEIGHTS))
                 continue
             count = cast(int, self._config(adapter_name).num_clusters)
-            checked[adapter_name] = check_ids(router.id_name, ids[router.id_name], count, rows)
+            checked[adapter_name], mixture = check_routing(router.id_name, ids, count, rows)
             # Clamped, because a GPU that is asked for a row that is not there stops without naming the id.
-            gates[adapter_name] = router(checked[adapter_name].clamp(0, count - 1), noisy=router.training)
+            gates[adapter_name] = router(checked[adapter_name].clamp(0, count - 1), router.training, mixture)
         if not gates:
             return routings
         on_host = copy_to_host([*(gate.expert for gate in gates.values()), *checked.values()])
@@ -170,7 +182,7 @@ class MocleModel(InPlaceTuner):
             router = self._router(adapter_name)
             if not self._config(adapter_name).has_gates_of_ids:
                 continue
-            values = set(torch.as_tensor(ids[cast(str, router.id_name)]).tolist())
+            values = distinct_mixtures(ids[cast(str, router.id_name)], ids.get(CLUSTER_WEIGHTS))
             if len(values) > 1 or router.training:
                 continue
             sites = [
@@ -182,15 +194,8 @@ class MocleModel(InPlaceTuner):
                 collapsed[adapter_name] = found
         return collapsed
 
-    def generate(
-        self,
-        *args: Any,
-        cluster_ids: Any = None,
-        dataset_ids: Any = None,
-        instruction_ids: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        """The base model's `generate`, with one id (or instruction) per sample, which is routed once.
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The base model's `generate`, with `ROUTING_INPUTS`: one id or instruction per sample, routed once.
 
         Beams and returned sequences follow their sample.
 
@@ -199,7 +204,7 @@ class MocleModel(InPlaceTuner):
         Raises:
             RoutingError: the ids are missing, of a wrong dtype or length, or out of range.
         """
-        ids = {"cluster_ids": cluster_ids, "dataset_ids": dataset_ids, "instruction_ids": instruction_ids}
+        ids = {name: kwargs.pop(name, None) for name in ROUTING_INPUTS}
         with self._routing.generating(ids, batch_size(args, kwargs), kwargs):
             return cast(Any, self.model).generate(*args, **kwargs)
 
@@ -300,108 +305,6 @@ class MocleModel(InPlaceTuner):
         self._routing.start_at([])
         return model
 
-    # ------ what the adapters say about themselves
-
-    @property
-    def sites(self) -> list[str]:
-        """Names of the active adapter's adapted modules, in the order of S."""
-        return list(self._site_names[self.active_adapters[0]])
-
-    def last_routing(self, adapter_name: str | None = None) -> RoutingStatistics | TokenStatistics | None:
-        """The routing of the last forward, detached; None before the first, after `generate` and for router="none".
-
-        For router="token" it is what all tokens chose together.
-        """
-        name = adapter_name or self.active_adapters[0]
-        if name in self._routing.state.tokens:
-            return self._routing.state.tokens[name].statistics()
-        routing = self._routing.state.routings.get(name)
-        return routing.statistics() if isinstance(routing, Routing) else None
-
-    def balance_losses(
-        self,
-        counted: Tensor | None = None,
-        sum_over: SumOverProcesses = lambda total: total,
-        adapter_name: str | None = None,
-    ) -> Tensor | None:
-        """(B,): what each sample of the last forward adds to the balance loss, with its gradient; see docs/adapter.md.
-
-        The loss is the mean over the counted samples of a step, times `balance_loss_weight`. It is 1 where the experts
-        are used alike.
-
-        Args:
-            counted: (B,) bool, the samples that count; None: all.
-            sum_over: adds a tensor up over all processes. For router="sentence" all of them then call together.
-
-        Returns:
-            None where the balance loss has no weight, or there was no forward in training.
-        """
-        name = adapter_name or self.active_adapters[0]
-        if name in self._routing.state.tokens:
-            return self._routing.state.tokens[name].balance_losses()
-        routing = self._routing.state.routings.get(name)
-        if not self._config(name).balance_loss_weight or not isinstance(routing, SentenceRouting):
-            return None
-        if counted is None:
-            counted = torch.ones(routing.num_samples, dtype=torch.bool)
-        return routing.balance_losses(counted, sum_over)
-
-    @torch.no_grad()
-    def clean_gates(self, adapter_name: str = "default") -> Tensor:
-        """(K, S, E): every cluster's gate probabilities without noise. Ones (1, S, 1) for router="none".
-
-        Raises:
-            RoutingError: the router is "token" or "sentence", whose gates are those of no cluster.
-        """
-        router, config = self._router(adapter_name), self._config(adapter_name)
-        if config.router in LEARNED_ROUTERS:
-            config.check_cluster(None)
-        if router.id_name is None:
-            return torch.ones(1, len(self._site_names[adapter_name]), 1)
-        logits = router(torch.arange(cast(int, config.num_clusters)), noisy=False).clean_logits
-        return gate_probabilities(logits, config.temperature, config.gate_mode).transpose(0, 1)
-
-    def cluster_routing(self, cluster: int | None, adapter_name: str = "default") -> Routing | None:
-        """The noise-free routing of one sample of `cluster`; None for router="none", which has no clusters.
-
-        Raises:
-            RoutingError: no cluster was given, there is no such cluster, or one was given for router="none".
-        """
-        router, config = self._router(adapter_name), self._config(adapter_name)
-        config.check_cluster(cluster)
-        if router.id_name is None:
-            return None
-        ids = check_ids("cluster", [cluster], cast(int, config.num_clusters), 1)
-        with torch.no_grad():
-            return Routing(router(ids, noisy=False), config.gate_mode, config.universal_expert)
-
-    def set_cluster_embedding(self, centroids: Tensor, adapter_name: str = "default") -> None:
-        """Start the cluster embedding from `centroids` (K, D).
-
-        Raises:
-            ConfigError: the shape does not fit, or the adapter's router has no embedding.
-        """
-        router = self._router(adapter_name)
-        if not isinstance(router, ClusterRouter):
-            found = self._config(adapter_name).router
-            raise ConfigError(f"adapter {adapter_name!r} has router={found!r}, which has no cluster embedding.")
-        router.set_embedding(torch.as_tensor(centroids))
-
-    def _router(self, adapter_name: str) -> Router:
-        self._config(adapter_name)
-        return cast(Router, self.mocle_router[adapter_name])
-
-    def _config(self, adapter_name: str) -> MocleConfig:
-        if adapter_name not in self.peft_config:
-            raise ConfigError(f"there is no adapter {adapter_name!r}; there are: {', '.join(self.peft_config)}.")
-        return cast(MocleConfig, self.peft_config[adapter_name])
-
-    def _is_merged(self, adapter_name: str) -> bool:
-        return adapter_name in self._first_site(adapter_name).merged_adapters
-
-    def _first_site(self, adapter_name: str) -> MocleLinear:
-        return cast(MocleLinear, self.model.get_submodule(self._site_names[adapter_name][0]))
-
     # ------ switching adapters
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
@@ -442,10 +345,10 @@ class MocleModel(InPlaceTuner):
         self._routing.start_at(starts)
 
     def _sync_grad(self) -> None:
-        """Gates, cluster embedding and parameters in place train exactly when the experts of their adapter do."""
+        """The router and parameters in place train exactly when the experts of their adapter do."""
         self._collapsed.forget()
         for adapter_name, router in self.mocle_router.items():
             experts = cast(StackedExperts, self._first_site(adapter_name).mocle_experts[adapter_name])
             trained = experts.experts_A.requires_grad
-            router.requires_grad_(trained)
+            cast(Router, router).train_parameters(trained)
             self._train_in_place(adapter_name, trained)

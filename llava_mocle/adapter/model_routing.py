@@ -15,12 +15,13 @@ from torch.utils.hooks import RemovableHandle
 
 from llava_mocle.adapter.collapsed import CollapsedRouting, Pair
 from llava_mocle.adapter.generation import AnyRouting, Generation, batch_size
+from llava_mocle.adapter.mixture import CLUSTER_WEIGHTS
 from llava_mocle.adapter.routing import Assignment, Routing
 from llava_mocle.adapter.token_gates import TokenRouting
 from llava_mocle.errors import ConfigError, RoutingError
 
 # What `forward` and `generate` take besides the base model's own inputs.
-ROUTING_INPUTS = ("cluster_ids", "dataset_ids", "instruction_ids")
+ROUTING_INPUTS = ("cluster_ids", "dataset_ids", "instruction_ids", CLUSTER_WEIGHTS)
 
 # A function that computes the routing of each active adapter, by the adapter's name. It gets the value of each routing
 # input (None: it was not passed) and the number of samples (None: it is not known).
@@ -155,16 +156,21 @@ class ModelRouting:
         finally:
             self.state.merging = {}
 
-    def check_merged(self, adapter_name: str, id_name: str, ids: Any) -> None:
-        """Refuse ids of any other cluster than the one that is merged; no ids at all are fine.
+    def check_merged(self, adapter_name: str, ids: Any, weights: Any = None) -> None:
+        """Refuse ids of any other cluster than the one that is merged, and any weights; no ids at all are fine.
 
         Raises:
             RoutingError: naming the cluster that is merged.
         """
         cluster = self.merged_clusters[adapter_name]
+        if weights is not None:
+            raise RoutingError(
+                f"cluster {cluster} of adapter {adapter_name!r} is merged into the weights, which {CLUSTER_WEIGHTS} "
+                "cannot change; call unmerge_adapter() first."
+            )
         if ids is not None and any(value != cluster for value in torch.as_tensor(ids).flatten().tolist()):
             raise RoutingError(
-                f"cluster {cluster} of adapter {adapter_name!r} is merged into the weights, but {id_name} asks for "
+                f"cluster {cluster} of adapter {adapter_name!r} is merged into the weights, but the ids ask for "
                 "others; call unmerge_adapter() first."
             )
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from llava_mocle.adapter.centroids import load_centroids
 from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.gating import gate_probabilities
+from llava_mocle.adapter.mixture import CLUSTER_WEIGHTS, check_weights, mixed_probabilities
+from llava_mocle.adapter.options import check_options
 from llava_mocle.adapter.routing import Gates
-from llava_mocle.errors import ClusterModelError, ConfigError, RoutingError
-
-CENTROIDS_FILE = "centroids.safetensors"
+from llava_mocle.errors import ConfigError, RoutingError
 
 
 class Router(nn.Module, ABC):
@@ -26,15 +25,27 @@ class Router(nn.Module, ABC):
     #: The keyword of `forward` and `generate` that this router reads; None for a router that routes nothing.
     id_name: str | None = None
 
+    def __init__(self, groups: list[int] | None = None) -> None:
+        super().__init__()
+        self.register_buffer("_groups", None if groups is None else torch.tensor(groups), persistent=False)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The row of the embedding, or the expert, of each id (...): that of its group, where there are groups."""
+        return ids if self._groups is None else cast(Tensor, self._groups)[ids.to(self._groups.device)]
+
     @abstractmethod
-    def forward(self, ids: Tensor, noisy: bool) -> Gates:
-        """The gates of samples with these (checked) ids, for all sites at once."""
+    def forward(self, ids: Tensor, noisy: bool, weights: Tensor | None = None) -> Gates:
+        """The gates of samples with these (checked) ids, for all sites at once; `weights` as in `ClusterRouter`."""
+
+    def train_parameters(self, trained: bool) -> None:
+        """Train what the adapter trains of this router, or (False) nothing."""
+        self.requires_grad_(trained)
 
 
 class NoRouter(Router):
     """Decides nothing for a sample: a plain LoRA has one expert, and the token router's gates are at the sites."""
 
-    def forward(self, ids: Tensor, noisy: bool) -> Gates:
+    def forward(self, ids: Tensor, noisy: bool, weights: Tensor | None = None) -> Gates:
         raise RoutingError("routers 'none' and 'token' decide nothing for a whole sample.")
 
 
@@ -50,11 +61,12 @@ class ClusterRouter(Router):
     id_name = "cluster_ids"
 
     def __init__(self, config: MocleConfig, num_sites: int, embedding: Tensor) -> None:
-        super().__init__()
+        super().__init__(config.dataset_groups)
         self.temperature = config.temperature
         self.top_k = config.top_k
         self.mode = config.gate_mode
         self.noise_std = config.noise_std
+        self.train_embedding = config.train_cluster_embedding
         dim = embedding.shape[1]
         released = config.gate_mode == "released"
         self.gate_weight = nn.Parameter(torch.empty(num_sites, config.num_experts, dim))
@@ -86,17 +98,30 @@ class ClusterRouter(Router):
             )
         self.cluster_embedding.copy_(embedding.expand_as(self.cluster_embedding))
 
-    def forward(self, ids: Tensor, noisy: bool) -> Gates:
+    @torch.no_grad()
+    def set_gates(self, gate: Tensor) -> None:
+        """Start the gates of every site at `gate` (E, D), without a bias."""
+        self.gate_weight.copy_(gate.expand_as(self.gate_weight))
+        if self.gate_bias is not None:
+            self.gate_bias.zero_()
+
+    def train_parameters(self, trained: bool) -> None:
+        super().train_parameters(trained)
+        self.cluster_embedding.requires_grad_(trained and self.train_embedding)
+
+    def forward(self, ids: Tensor, noisy: bool, weights: Tensor | None = None) -> Gates:
         """Gates of all sites in one batched product; noise is drawn here, once.
 
         Args:
-            ids: (B,) int64, already checked.
+            ids: (B,) int64, already checked; (B, n) with weights.
             noisy: add N(0, noise_std) to the logits.
+            weights: (B, n), how much each cluster of a sample counts (see `mixture`). The clean logits are then those
+                of the mixed probabilities.
         """
         # In fp32 or better, outside autocast: the choice of an expert must not depend on bf16 rounding.
         with torch.autocast(self.gate_weight.device.type, enabled=False):
             dtype = torch.promote_types(self.gate_weight.dtype, torch.float32)
-            ids = ids.to(self.gate_weight.device)
+            ids = self.rows(ids).flatten().to(self.gate_weight.device)
             samples = self.cluster_embedding.index_select(-2, ids).to(dtype)
             # bmm, because matmul picks its kernel by requires_grad, and training and serving must agree to the bit.
             samples = samples.expand(len(self.gate_weight), -1, -1)
@@ -104,8 +129,15 @@ class ClusterRouter(Router):
             if self.gate_bias is not None:
                 clean = clean + self.gate_bias.to(dtype).unsqueeze(1)
             logits = clean + self.noise_std * torch.randn_like(clean) if noisy and self.noise_std > 0 else clean
+            if weights is None:
+                probabilities = gate_probabilities(logits, self.temperature, self.mode)
+            else:
+                weights = weights.to(logits)
+                probabilities = mixed_probabilities(logits, weights, self.temperature, self.mode)
+                mixed = mixed_probabilities(clean, weights, self.temperature, self.mode) if noisy else probabilities
+                clean = self.temperature * mixed.log()
             # Strongest first; the kept probabilities are not renormalised.
-            gate, expert = gate_probabilities(logits, self.temperature, self.mode).topk(self.top_k, dim=-1)
+            gate, expert = probabilities.topk(self.top_k, dim=-1)
         return Gates(expert, gate, clean.detach())
 
 
@@ -115,12 +147,50 @@ class DatasetRouter(ClusterRouter):
     id_name = "dataset_ids"
 
 
-def build_router(config: MocleConfig, num_sites: int, embedding: Tensor | None) -> Router:
-    """The router of a new adapter, its cluster embedding starting at `embedding` (see `initial_embedding`)."""
+class FixedRouter(Router):
+    """The id is that of the expert: hard routing, without anything to train.
+
+    Buffers:
+        _one: the weight of the chosen expert, in the dtype and on the device of the adapter.
+    """
+
+    def __init__(self, config: MocleConfig, num_sites: int) -> None:
+        super().__init__(config.dataset_groups)
+        self.id_name = "dataset_ids" if config.router == "dataset" else "cluster_ids"
+        self.num_sites, self.num_experts = num_sites, config.num_experts
+        self.trained = False
+        self.register_buffer("_one", torch.ones(()), persistent=False)
+
+    def train_parameters(self, trained: bool) -> None:
+        self.trained = trained
+
+    def forward(self, ids: Tensor, noisy: bool, weights: Tensor | None = None) -> Gates:
+        if weights is not None:
+            raise RoutingError("cluster_weights mix the gates of clusters, and gates='fixed' has none; leave them out.")
+        one = cast(Tensor, self._one)
+        expert = self.rows(ids).to(one.device).expand(self.num_sites, -1).unsqueeze(-1)
+        # A gradient that nobody uses: it tells when a forward has had its backward (see `RoutingState`).
+        gate = one.expand(expert.shape).clone().requires_grad_(self.trained and torch.is_grad_enabled())
+        # A softmax of these is 1 and 0 exactly.
+        logits = one.new_full((*expert.shape[:2], self.num_experts), -torch.inf).scatter(-1, expert, 0.0)
+        return Gates(expert, gate, logits)
+
+
+def build_router(config: MocleConfig, num_sites: int, embedding: Tensor | None, gate: Tensor | None = None) -> Router:
+    """The router of a new adapter.
+
+    Args:
+        embedding: (K, D), where the cluster embedding starts (see `initial_embedding`).
+        gate: (E, D), where the gates of every site start; None: at random.
+    """
     if embedding is None:
         return NoRouter()
-    kind = DatasetRouter if config.router == "dataset" else ClusterRouter
-    return kind(config, num_sites, embedding)
+    if config.gates == "fixed":
+        return FixedRouter(config, num_sites)
+    router = (DatasetRouter if config.router == "dataset" else ClusterRouter)(config, num_sites, embedding)
+    if gate is not None:
+        router.set_gates(gate)
+    return router
 
 
 def initial_embedding(config: MocleConfig) -> Tensor | None:
@@ -135,7 +205,7 @@ def initial_embedding(config: MocleConfig) -> Tensor | None:
     if not config.has_gates_of_ids:
         return None
     if config.centroids is None:
-        shape = (cast(int, config.num_clusters), cast(int, config.cluster_dim))
+        shape = (cast(int, config.num_groups), cast(int, config.cluster_dim))
         return F.normalize(torch.randn(shape), dim=-1)
     centroids = load_centroids(config.centroids)
     for name, found in zip(("num_clusters", "cluster_dim"), centroids.shape, strict=True):
@@ -145,34 +215,34 @@ def initial_embedding(config: MocleConfig) -> Tensor | None:
                 f"drop {name} (it is read from the centroids) or use another cluster model."
             )
         setattr(config, name, found)
+    check_options(config)  # with the K that it lacked
     return centroids
 
 
-def load_centroids(path: str | Path) -> Tensor:
-    """The tensor "centroids" (K, D) of a cluster model folder or a .safetensors file.
+def check_routing(
+    name: str, inputs: Mapping[str, Any], num_clusters: int, num_samples: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Of the routing inputs of a batch: the ids that a router reads as `check_ids` gives them, and None.
+
+    With `cluster_weights` these are the ids (B, n) and the weights (B, n).
+
+    Args:
+        name: of the ids that the router reads.
 
     Raises:
-        ClusterModelError: there is no such file or tensor, or it is not a (K, D) matrix of finite numbers.
+        RoutingError: as `check_ids` and `check_weights`; or the router has no use for the weights.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / CENTROIDS_FILE
-    if not file.is_file():
-        raise ClusterModelError(f"centroids={str(path)!r}: there is no file {file}; run `llava-mocle cluster` first.")
-    try:
-        # On the CPU even while a model is built on the meta device, because the values are checked.
-        with torch.device("cpu"), safe_open(str(file), framework="pt") as tensors:
-            names = list(tensors.keys())
-            centroids = tensors.get_tensor("centroids") if "centroids" in names else None
-    except SafetensorError as error:
-        raise ClusterModelError(f"{file} is not a readable .safetensors file ({error}); make it anew.") from error
-    if centroids is None:
-        raise ClusterModelError(f"{file} holds {names} but no tensor 'centroids'; it is not a cluster model.")
-    if centroids.ndim != 2 or 0 in centroids.shape or not centroids.isfinite().all():
-        raise ClusterModelError(
-            f"{file}: 'centroids' has shape {tuple(centroids.shape)}; expected a (K, D) matrix of finite numbers."
+    ids, weights = inputs[name], inputs.get(CLUSTER_WEIGHTS)
+    if weights is None:
+        return check_ids(name, ids, num_clusters, num_samples), None
+    if name != "cluster_ids":
+        raise RoutingError(f"{CLUSTER_WEIGHTS} weigh cluster_ids, but this adapter reads {name}; leave them out.")
+    ids, weights = check_weights(ids, weights)
+    if num_samples is not None and len(ids) != num_samples:
+        raise RoutingError(
+            f"{name} has {len(ids)} rows but the batch has {num_samples} samples; pass one row a sample."
         )
-    return centroids
+    return check_ids(name, ids.flatten(), num_clusters, None).view(ids.shape), weights
 
 
 def check_ids(name: str, ids: Any, num_clusters: int, num_samples: int | None) -> Tensor:

@@ -184,11 +184,13 @@ def _fit(
     """Write the cluster model and the assignment tables, unless they are there already."""
     import time
 
-    from llava_mocle.clustering.assign import assign_rows, route_texts, write_assignments
+    from llava_mocle.clustering.assign import assign_rows, read_table, route_texts, write_assignments
     from llava_mocle.clustering.cluster_config import weigh
-    from llava_mocle.clustering.cluster_files import HELD_OUT_FILE
+    from llava_mocle.clustering.cluster_files import CONFIG_FILE, HELD_OUT_FILE
     from llava_mocle.clustering.fitting import FitRequest, fitted_already
     from llava_mocle.clustering.instruction import InstructionRule
+    from llava_mocle.clustering.training_distances import FIELD, of_assignments
+    from llava_mocle.io.files import write_text
     from llava_mocle.io.folders import only_one
     from llava_mocle.model.placement import choose_placement
 
@@ -210,7 +212,7 @@ def _fit(
         return {path: part for path, part in tables.items() if not _holds(path, part, model)}
 
     model, wrote = fitted_already(output, request), False
-    if model is None or lacking(model):
+    if model is None or lacking(model) or FIELD not in model.config.fit:
         with only_one(output, "`llava-mocle cluster`"):
             model = fitted_already(output, request)  # another process may have written it in the meantime
             if model is None:
@@ -220,6 +222,10 @@ def _fit(
                     print(f"{output} already holds this clustering: reused; assigning the rows", flush=True)
                 write_assignments(assign_rows(model, part, cache_dir=cache_dir), path)
                 wrote = True
+            if FIELD not in model.config.fit:  # an earlier release made the folder
+                model.config.fit[FIELD] = of_assignments(read_table(assignments), rates)
+                write_text(output / CONFIG_FILE, model.config.to_json())
+                print(f"{output} already holds this clustering: added the quantiles of its distances", flush=True)
     what = f"wrote {output}" if wrote else f"{output} already holds this clustering of these rows: reused"
     print(f"{what} in {time.perf_counter() - started:.1f} s")
 

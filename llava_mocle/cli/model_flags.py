@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from llava_mocle.errors import RoutingError
-from llava_mocle.inference.flags import Flags, add_other_base_flag, add_quantization_flags
+from llava_mocle.inference.flags import Flags, add_other_base_flag, add_quantization_flags, add_weighting_flags
 from llava_mocle.io.paths import user_path
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def add_model_flags(parser: Flags) -> None:
         "--vision-tower", type=user_path, help="for an original LLaVA folder: its CLIP tower, if it has moved"
     )
     parser.add_argument("--encoder", type=user_path, help="the cluster model's sentence encoder, if it has moved")
+    add_weighting_flags(parser)
 
 
 def load_predictor(args: argparse.Namespace) -> "Predictor":
@@ -39,6 +40,8 @@ def load_predictor(args: argparse.Namespace) -> "Predictor":
         vision_tower=args.vision_tower,
         encoder=args.encoder,
         allow_other_base=args.allow_other_base,
+        far_to_universal=args.far_to_universal,
+        soft_assignment=args.soft_assignment,
     )
 
 

@@ -36,7 +36,8 @@ class ClusterConfig:
     """config.json of a cluster model.
 
     `encoder` is the name of the encoder at the fit; what is checked is `encoder_weight_hash`. `fit` holds statistics:
-    request (a hash of the data and settings), num_rows, num_instructions, num_distinct, inertia, iterations.
+    request (a hash of the data and settings), num_rows, num_instructions, num_distinct, inertia, iterations,
+    distance_quantiles (see `training_distances`). It is empty where another program fitted the centroids.
     """
 
     encoder: str

@@ -21,6 +21,8 @@ from llava_mocle.clustering.deciding import decide
 from llava_mocle.clustering.encoder import FP32_ERROR, Encoder, SentenceEncoder
 from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER, find_local_encoder
 from llava_mocle.clustering.instruction import InstructionRule, check_texts
+from llava_mocle.clustering.nearest import second_nearest
+from llava_mocle.clustering.training_distances import FIELD, nearest_examples, quantile, quantiles
 from llava_mocle.errors import AssetError, ClusterModelError, DataError
 
 if TYPE_CHECKING:
@@ -151,7 +153,8 @@ class ClusterModel:
         model._checked_encoder = encoder
         ids, distances = decide(encoder, centroids, distinct, embeddings, error, cache_dir, progress)
         model.counts = np.bincount(ids, weights=mass, minlength=num_clusters).astype(np.float64)
-        model._examples = _nearest_examples(distinct, mass, ids, distances, num_clusters, num_examples)
+        config.fit[FIELD] = quantiles(distances, mass)
+        model._examples = nearest_examples(distinct, mass, ids, distances, num_clusters, num_examples)
         return model
 
     @classmethod
@@ -223,6 +226,28 @@ class ClusterModel:
             ids[rows], distances[rows] = decide(encoder, self.centroids, new, embeddings, error, cache_dir, progress)
         order = np.fromiter((place[text] for text in texts), dtype=np.int64, count=len(texts))
         return ids[order], distances[order]
+
+    def assign_two(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return (ids (N, 2) int64, distances (N, 2)) of each text's nearest and second nearest cluster, for K >= 2.
+
+        The nearest is that of `assign`. The second is told in float32, so a tie within about 1e-6 may go either way.
+        All texts are embedded: an assignment table knows the nearest alone. Raises as `assign`.
+        """
+        ids, distances = self.assign(texts)
+        embeddings = self._encoder_for(texts).encode(texts, progress=False)
+        others, farther = second_nearest(embeddings, self.centroids, ids)
+        return np.stack([ids, others], axis=1), np.stack([distances, farther], axis=1)
+
+    def distance_quantile(self, level: float) -> float:
+        """The distance to the nearest centroid within which this share of the fitted instructions lies.
+
+        Args:
+            level: one of `training_distances.LEVELS`.
+
+        Raises:
+            ClusterModelError: the cluster model does not record it.
+        """
+        return quantile(self.config.fit, level, self._place)
 
     def use_encoder(self, encoder: Encoder) -> bool:
         """Use this encoder from now on if it has the weights of the fit; returns whether it has."""
@@ -370,17 +395,3 @@ class ClusterModel:
     @property
     def _place(self) -> str:
         return str(self._folder / cluster_files.CONFIG_FILE) if self._folder else "cluster model"
-
-
-def _nearest_examples(
-    texts: Sequence[str], mass: np.ndarray, ids: np.ndarray, distances: np.ndarray, num_clusters: int, number: int
-) -> list[list[Example]]:
-    order = np.lexsort((distances, ids))
-    starts = np.searchsorted(ids[order], np.arange(num_clusters + 1))
-    groups = []
-    for cluster in range(num_clusters):
-        nearest = order[starts[cluster] : starts[cluster + 1]][:number]
-        groups.append(
-            [Example(cluster, texts[i], float(mass[i]), round(float(distances[i]), 6)) for i in nearest.tolist()]
-        )
-    return groups

@@ -84,6 +84,18 @@ def _in_float64(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, 
     return ids, ordered[:, 0], ordered[:, 1]
 
 
+def second_nearest(points: np.ndarray, centroids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (ids (N,) int64, distances (N,) float64) of the nearest centroid other than `ids` (N,), for K >= 2."""
+    centroids = np.asarray(centroids, dtype=np.float64)
+    others, distances = np.empty(len(points), dtype=np.int64), np.empty(len(points))
+    for index, point in enumerate(np.asarray(points, dtype=np.float64)):
+        table = np.sqrt(((centroids - point) ** 2).sum(axis=1))
+        table[ids[index]] = np.inf
+        others[index] = table.argmin()
+        distances[index] = table[others[index]]
+    return others, distances
+
+
 def border_distances(points: np.ndarray, ids: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """Return (N,) float64: how far a point must move at least until another centroid is as near as its own.
 

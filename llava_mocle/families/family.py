@@ -181,7 +181,7 @@ class Family(ABC):
         Args:
             input_ids: (P,), of the candidates' rows. P may be less than the tokens that `inputs` are for.
             inputs: `Candidates.inputs`, on the model's device.
-            routing: `cluster_ids` or `dataset_ids` (1,), or `instruction_ids` (1, L), if the model takes one of them.
+            routing: the model's routing inputs, such as `cluster_ids` (1,); empty if it is not routed.
         """
         start = model(input_ids=input_ids[None], **inputs, **routing, use_cache=True, logits_to_keep=1)
         return Prefix(start.logits, start.past_key_values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,17 +93,20 @@ def explain_routing(
     route_text: str,
     cluster: int,
     distance: float | None,
+    mixture: Sequence[tuple[int, float]] = (),
 ) -> Explanation:
     """What a cluster is about, and what its gates do.
 
     Args:
         model: the adapted model.
         adapter: its `MocleConfig`; None where no gate looks at the cluster.
+        mixture: the clusters whose gates count, and how much each does; none: this one alone.
     """
     summary = None
     if adapter is not None:
+        gates = model.base_model.clean_gates()
         summary = summarize_routing(
-            model.base_model.clean_gates(),
+            sum(weight * gates[other] for other, weight in mixture or [(cluster, 1.0)]).unsqueeze(0),
             top_k=adapter.top_k,
             universal=adapter.universal_expert,
             gate_mode=adapter.gate_mode,
@@ -114,8 +118,8 @@ def explain_routing(
         cluster_id=cluster,
         cluster_distance=distance,
         nearest_instructions=tuple(example.text for example in examples),
-        mean_gates=tuple(summary.mean_gates[cluster].tolist()) if summary else (),
-        expert_share=tuple(summary.expert_share[cluster].tolist()) if summary else (),
-        universal_weight=None if universal is None else float(universal[cluster]),
+        mean_gates=tuple(summary.mean_gates[0].tolist()) if summary else (),
+        expert_share=tuple(summary.expert_share[0].tolist()) if summary else (),
+        universal_weight=None if universal is None else float(universal[0]),
         num_sites=summary.num_sites if summary else 0,
     )

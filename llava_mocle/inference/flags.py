@@ -29,6 +29,21 @@ def add_quantization_flags(flags: Flags) -> None:
         )
 
 
+def add_weighting_flags(flags: Flags) -> None:
+    """Add `--far-to-universal` and `--soft-assignment`."""
+    flags.add_argument(
+        "--far-to-universal",
+        action="store_true",
+        help="a prompt far from every cluster gives the universal expert more (95 %% of the training texts are nearer)",
+    )
+    flags.add_argument(
+        "--soft-assignment",
+        type=_above_0,
+        metavar="T",
+        help="mix the gates of the two nearest clusters, in proportion to exp(-distance^2 / T)",
+    )
+
+
 def add_skip_flag(flags: Flags) -> None:
     """Add `--skip-unaskable`."""
     flags.add_argument(

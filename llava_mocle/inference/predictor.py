@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
 from llava_mocle.adapter.config import LEARNED_ROUTERS
+from llava_mocle.adapter.mixture import CLUSTER_WEIGHTS
 from llava_mocle.clustering.instruction import InstructionRule, instruction_text
 from llava_mocle.data.conversation import HUMAN, Turn, marked_prompt, place_images
 from llava_mocle.data.instruction_tokens import INSTRUCTION_IDS, InstructionTokens, padded_instructions
@@ -27,9 +28,12 @@ from llava_mocle.inference.model_id import model_id
 from llava_mocle.inference.prompt_router import PromptRouter, dataset_id, dataset_names
 from llava_mocle.inference.ranking import log_likelihoods
 from llava_mocle.inference.request import ImageInput, Prediction, Ranking, Request, check_text
+from llava_mocle.inference.weighting import Weighting
 from llava_mocle.model.load import LoadedModel, load_model
 from llava_mocle.model.placement import choose_placement
 from llava_mocle.model.quantization import Quantization, stored_bits
+
+_NEAREST = Weighting()
 
 
 class Predictor:
@@ -41,7 +45,7 @@ class Predictor:
         router: "cluster", "dataset", "token", "sentence" or "none", from the adapter; "none" without one.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, weighting: Weighting = _NEAREST) -> None:
         self.path = loaded.path
         self.model = loaded.model.eval()
         self.family = loaded.family
@@ -52,7 +56,6 @@ class Predictor:
         self.cluster_model = loaded.cluster_model
         self.kind = loaded.kind
         self._loaded = loaded
-        self._prompt_router = PromptRouter(self.cluster_model, self.path)
         self._stopping = find_stopping(self.tokenizer, getattr(self.template, "end", ""))
         adapters = getattr(self.model, "peft_config", {})
         self._adapter: Any = adapters.get(getattr(self.model, "active_adapter", "default"))
@@ -61,6 +64,8 @@ class Predictor:
         if self.router == "sentence":
             turns = loaded.recipe.get("instruction_turns") or InstructionRule().turns
             self._instructions = InstructionTokens(self.tokenizer, InstructionRule(turns))
+        weighting.check(self._adapter, self.cluster_model, self.path)
+        self._prompt_router = PromptRouter(self.cluster_model, self.path, weighting)
 
     @classmethod
     def from_pretrained(
@@ -75,6 +80,8 @@ class Predictor:
         vision_tower: str | os.PathLike[str] | None = None,
         encoder: str | os.PathLike[str] | None = None,
         allow_other_base: bool = False,
+        far_to_universal: bool = False,
+        soft_assignment: float | None = None,
     ) -> "Predictor":
         """Load a trained checkpoint, a stage-1 folder, a base folder or an original LLaVA folder.
 
@@ -87,9 +94,11 @@ class Predictor:
             vision_tower: the CLIP tower of an original LLaVA folder, if it is no longer where the config says.
             encoder: the sentence encoder of the cluster model, if it is no longer where the cluster model says.
             allow_other_base: go on, with a warning, on a base that is not the one that the checkpoint was trained on.
+            far_to_universal, soft_assignment: for requests far from all clusters, or between two (see `Weighting`).
 
         Raises:
             CheckpointError: the folder is not a model, or misses a part, or its base is another one.
+            RoutingError, ClusterModelError: as `Weighting.check`.
             ConfigError: the device cannot be used, there is no such template, or bitsandbytes is not installed.
         """
         if template is not None:
@@ -106,7 +115,7 @@ class Predictor:
             allow_other_base=allow_other_base,
             quantization=Quantization(bits),
         )
-        return cls(loaded)
+        return cls(loaded, Weighting(far_to_universal, soft_assignment))
 
     @cached_property
     def model_id(self) -> str:
@@ -118,7 +127,8 @@ class Predictor:
         """How the model was loaded, as far as it changes answers. Written into answer files beside every answer."""
         bits = stored_bits(self.model)
         quantized = f" bits={bits}" if bits < 16 else ""
-        return f"template={self._loaded.template} dtype={str(self.model.dtype).removeprefix('torch.')}{quantized}"
+        dtype, weighting = str(self.model.dtype).removeprefix("torch."), self._prompt_router.weighting.describe()
+        return f"template={self._loaded.template} dtype={dtype}{quantized}{weighting}"
 
     @property
     def context_length(self) -> int | None:
@@ -215,7 +225,7 @@ class Predictor:
         samples = [self._sample(request) for request in requests]
         inputs: dict[str, Any] = self.encoder.collator(pad_token_id=config.pad_token_id, left=True)(samples)
         prompt_length = inputs["input_ids"].shape[1]
-        inputs = self._on_device(inputs | self._routing_inputs(requests, clusters))
+        inputs = self._on_device(inputs) | self._routing_inputs(requests, clusters)
         ties = TieRecorder([*self._stopping.token_ids, config.pad_token_id])
         exact = (
             len(requests) > 1 and config.num_beams == 1 and not config.do_sample and self.model.dtype == torch.float32
@@ -252,7 +262,7 @@ class Predictor:
         asked = self.encoder.candidates(self._turns(request), request.image_list, candidates)
         self._check_length(request, max(len(row["input_ids"]) for row in asked.rows))
         inputs = self._on_device(asked.inputs)
-        routing = self._on_device(self._routing_inputs([request], clusters))
+        routing = self._routing_inputs([request], clusters)
         scores = log_likelihoods(self.family, self.model, asked.rows, inputs, routing)
         return Ranking(tuple(scores), clusters[0], distances[0])
 
@@ -264,9 +274,10 @@ class Predictor:
         """
         if self.router not in ("cluster", "dataset"):
             return [None] * len(requests)
-        clusters, _ = self._route(requests)
-        (ids,) = self._routing_inputs(requests, clusters).values()
-        return list(ids.tolist())
+        clusters, _ = self._prompt_router.route(requests)
+        if self.router == "cluster":
+            return clusters
+        return list(self._routing_inputs(requests, clusters)["dataset_ids"].tolist())
 
     def length(self, request: Request, candidates: Sequence[str] = ()) -> int:
         """How many tokens a request takes, those of its images included; with candidates, with the longest of them.
@@ -293,6 +304,8 @@ class Predictor:
         request = Request(prompt, route_text=route_text, cluster_id=cluster_id)
         (cluster,), (distance,) = self._route([request])
         assert cluster is not None
+        mixtures = self._prompt_router.mixtures([request])
+        ids, weights = ([[cluster]], [[1.0]]) if mixtures is None else mixtures
         return explain_routing(
             self.model,
             self._adapter if self.router == "cluster" else None,
@@ -300,6 +313,7 @@ class Predictor:
             route_text=self._prompt_router.text_of(request),
             cluster=cluster,
             distance=distance,
+            mixture=list(zip(ids[0], weights[0], strict=True)),
         )
 
     def routing_text(self, row: Mapping[str, Any]) -> str | None:
@@ -320,15 +334,21 @@ class Predictor:
         return self._prompt_router.route(requests)
 
     def _routing_inputs(self, requests: Sequence[Request], clusters: Sequence[int | None]) -> dict[str, Tensor]:
+        """What tells the adapter each request's experts, on the model's device."""
+        inputs: dict[str, Any] = {}
         if self.router == "cluster":
-            return {"cluster_ids": torch.tensor(clusters, dtype=torch.long)}
-        if self.router == "dataset":
+            inputs["cluster_ids"] = clusters
+            if (mixtures := self._prompt_router.mixtures(requests)) is not None:
+                inputs = dict(zip(("cluster_ids", CLUSTER_WEIGHTS), mixtures, strict=True))
+        elif self.router == "dataset":
             names = dataset_names(self._loaded.recipe)
-            return {"dataset_ids": torch.tensor([dataset_id(request, names, self.path) for request in requests])}
+            inputs["dataset_ids"] = [dataset_id(request, names, self.path) for request in requests]
+        routing = {name: torch.tensor(values, device=self.device) for name, values in inputs.items()}
         if self._instructions is not None:
             texts = [request.prompt if request.route_text is None else request.route_text for request in requests]
-            return {INSTRUCTION_IDS: padded_instructions([self._instructions.of_prompt(text) for text in texts])}
-        return {}
+            instructions = padded_instructions([self._instructions.of_prompt(text) for text in texts])
+            routing[INSTRUCTION_IDS] = instructions.to(self.device)
+        return routing
 
     def _turns(self, request: Request) -> list[Turn]:
         """The human turn, with one `<image>` mark for each image."""

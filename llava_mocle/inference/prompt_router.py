@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llava_mocle.clustering.instruction import instruction_from_prompt
 from llava_mocle.errors import RoutingError
 from llava_mocle.inference.request import Request
+from llava_mocle.inference.weighting import FAR, Weighting
 
 if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _MOST_ROUTES = 100_000
 # The last bits of an embedding depend on the batch it was computed in. Rounded, a resumed run writes the same file.
 _DISTANCE_DIGITS = 5
+_NEAREST = Weighting()
 
 
 class PromptRouter:
@@ -23,12 +25,20 @@ class PromptRouter:
     Args:
         cluster_model: None for a model without clusters.
         path: the model's folder, named in errors.
+        weighting: how much clusters count for a request; it must fit the model (see `Weighting.check`).
     """
 
-    def __init__(self, cluster_model: "ClusterModel | None", path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        cluster_model: "ClusterModel | None",
+        path: str | os.PathLike[str],
+        weighting: Weighting = _NEAREST,
+    ) -> None:
         self.cluster_model = cluster_model
         self.path = path
+        self.weighting = weighting
         self._routes: dict[str, tuple[int, float]] = {}
+        self._mixtures: dict[str, tuple[list[int], list[float]]] = {}
 
     def text_of(self, request: Request) -> str:
         """The text that routes a request."""
@@ -54,6 +64,41 @@ class PromptRouter:
             for row, text in texts.items():
                 clusters[row], distances[row] = self._routes[text]
         return clusters, distances
+
+    def mixtures(self, requests: Sequence[Request]) -> tuple[list[list[int]], list[list[float]]] | None:
+        """The clusters of each request and how much each counts, (B, n) both; None where the nearest alone counts.
+
+        A request with a `cluster_id` has that one, with weight 1.
+
+        Raises:
+            RoutingError: as `route`.
+        """
+        if not self.weighting:
+            return None
+        clusters, distances = self.route(requests)
+        second = [] if self.weighting.soft is None else [0.0]
+        found: list[tuple[list[int], list[float]]] = []
+        for request, cluster, distance in zip(requests, clusters, distances, strict=True):
+            assert cluster is not None
+            if distance is None:
+                found.append(([cluster] * (1 + len(second)), [1.0, *second]))
+            else:
+                found.append(self._mixture(self.text_of(request), cluster, distance))
+        return [ids for ids, _ in found], [weights for _, weights in found]
+
+    def _mixture(self, text: str, cluster: int, distance: float) -> tuple[list[int], list[float]]:
+        assert self.cluster_model is not None
+        if text not in self._mixtures:
+            clusters, distances = [cluster], [distance]
+            if self.weighting.soft is not None:
+                ids, exact = self.cluster_model.assign_two([text])
+                clusters.append(int(ids[0, 1]))
+                distances.append(round(float(exact[0, 1]), _DISTANCE_DIGITS))
+            far = self.cluster_model.distance_quantile(FAR) if self.weighting.far_to_universal else None
+            if len(self._mixtures) > _MOST_ROUTES:
+                self._mixtures.clear()
+            self._mixtures[text] = clusters, self.weighting.weights(distances, far)
+        return self._mixtures[text]
 
     def _remember(self, texts: Sequence[str]) -> None:
         assert self.cluster_model is not None

@@ -14,6 +14,7 @@ from llava_mocle.model.quantization import require_bitsandbytes
 from llava_mocle.recipe.deepspeed_config import read_deepspeed, zero_stage
 from llava_mocle.recipe.recipe import Recipe, trainer_defaults
 from llava_mocle.recipe.rehearsal import rehearse
+from llava_mocle.recipe.router_options import check_router_options
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
 from llava_mocle.recipe.validation_metrics import check_best_checkpoint
 
@@ -34,6 +35,7 @@ def check_recipe(recipe: Recipe, args: MocleTrainingArguments) -> None:
     _check_validation(recipe, args)
     check_weighted(recipe)
     check_adapter(recipe)
+    check_router_options(recipe)
     check_best_checkpoint(recipe, args)
     _check_trackers(recipe)
     _check_deepspeed(recipe, args)

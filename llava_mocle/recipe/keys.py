@@ -263,6 +263,26 @@ class AdapterArguments:
         0.0, "With adapter token or sentence: the weight of the loss that spreads choices over experts.", numbers=FROM_0
     )
     gate_mode: str = same("paper", "`released` reproduces the authors' inference code.", choices=("paper", "released"))
+    gates: str = same(
+        "learned",
+        "learned; or fixed: hard routing, cluster = expert (or dataset, or group = expert) with weight 1. fixed needs "
+        "num_experts = K and an adapter without a universal expert (cluster or dataset).",
+        choices=("learned", "fixed"),
+    )
+    gate_init: str = same(
+        "random",
+        "How learned gates start: random; or balanced: groups of near clusters on different experts, with an even "
+        "share of the samples each (adapters that route by cluster).",
+        choices=("random", "balanced"),
+    )
+    dataset_groups: str | None = same(
+        None,
+        "With adapter dataset: datasets that share their experts, as {group: [dataset, ...]} in the recipe, each "
+        "dataset in one group; as JSON on the command line. None: each dataset for itself.",
+    )
+    train_cluster_embedding: bool = same(
+        True, "Train the cluster embedding with the gates; false: it stays at the centroids."
+    )
 
 
 @dataclass

@@ -26,6 +26,8 @@ _EXPECTED: dict[Any, str] = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "key: value lines",
     list: "a list",
 }  # fmt: skip
+# Keys that the recipe gives as a list or a mapping, and the command line as JSON.
+_FROM_JSON: dict[str, Any] = {"datasets": list, "dataset_groups": dict}
 # More than any count of a run, and what every library's whole numbers hold.
 _MOST = 2**31 - 1
 
@@ -100,7 +102,7 @@ def _shown(key: str, value: Any) -> str:
 
 
 def normalized(place: str, key: str, value: Any) -> Any:
-    """A value of the right type as the recipe keeps it: paths without `~`, `datasets` as a list, LLaVA's `v1` by name.
+    """A value of the right type as the recipe keeps it: paths without `~`, JSON read, LLaVA's `v1` by name.
 
     Args:
         place: what gave the value, for messages.
@@ -121,6 +123,8 @@ def normalized(place: str, key: str, value: Any) -> Any:
         raise ConfigError(f"{place}: {key} is empty, expected {_expected(key)}; give one, or leave the key out")
     if dict in map(_origin, _kinds(key)) and not policy.path and value.strip():
         _check_json_object(place, key, value)
+        if key in _FROM_JSON:
+            return json.loads(value)  # a recipe and a flag that say the same are the same
     return ALIASES.get(value, value) if key == "version" else user_path(value) if policy.path else value
 
 
@@ -178,8 +182,8 @@ def _kinds(key: str) -> tuple[Any, ...]:
     """The types that the key's field takes, without None."""
     if key == "report_to":
         return str, list[str]  # `Trainer` says `str`, and takes a list
-    if key == "datasets":
-        return list, str
+    if key in _FROM_JSON:
+        return _FROM_JSON[key], str
     hint = _hints()[key]
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return tuple(kind for kind in (typing.get_args(hint) if union else (hint,)) if kind is not types.NoneType)

@@ -44,7 +44,7 @@ def train(recipe: Recipe, trainer_class: type[MocleTrainer] | None = None) -> Mo
         if args.metric_for_best_model and data.validation is not None:
             check_metric(args.metric_for_best_model, metrics_of(data.validation), "one that has a held-out row")
         set_seed(args.seed)  # however the base was loaded, the adapter starts from the same values
-        model = adapt(recipe, args, loaded.model, len(data.dataset_names), loaded.base_record)
+        model = adapt(recipe, args, loaded.model, data.dataset_names, loaded.base_record)
         if recipe.model.warm_start and resumption is None:
             _start_warm(recipe, args, model)
         trainer = (trainer_class or MocleTrainer)(recipe, args, loaded, data, model, preemption, resumption)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from llava_mocle import collapse
 from llava_mocle.errors import CheckpointError, ConfigError
-from llava_mocle.training.checkpoints.engine_state import trainable_state
+from llava_mocle.training.checkpoints.engine_state import saved_state
 
 from .helpers import config, plain_lora, relative_error
 from .instructblip import MODULES, PARAMETERS, TARGETS, inputs, tiny_instructblip, tiny_peft_instructblip, trained
@@ -100,7 +100,7 @@ def test_the_state_can_come_from_whoever_gathered_it():
     """ZeRO-3 has empty parameters in the model, and the gathered values in a dictionary of the trainable ones."""
     model = trained(tiny_peft_instructblip())
     expected = get_peft_model_state_dict(model)
-    gathered = trainable_state(model, writer=True)
+    gathered = saved_state(model, writer=True)
     with torch.no_grad():
         queries(model).data = torch.empty(0)
     found = get_peft_model_state_dict(model, state_dict=gathered)

@@ -3,6 +3,7 @@ import torch
 from peft import get_peft_model
 from safetensors.torch import save_file
 
+from llava_mocle.adapter.centroids import load_centroids
 from llava_mocle.adapter.gating import gate_probabilities
 from llava_mocle.adapter.router import (
     ClusterRouter,
@@ -10,7 +11,6 @@ from llava_mocle.adapter.router import (
     build_router,
     check_ids,
     initial_embedding,
-    load_centroids,
 )
 from llava_mocle.errors import ClusterModelError, ConfigError, RoutingError
 

@@ -222,7 +222,7 @@ def test_what_has_no_constant_gates_is_refused(model):
     for ask in (tuner.clean_gates, tuner.merge_adapter, tuner.merge_and_unload, lambda: tuner.cluster_routing(0)):
         with pytest.raises(RoutingError, match=r"router='sentence'.*every instruction anew"):
             ask()
-    with pytest.raises(ConfigError, match="router='sentence', which has no cluster embedding"):
+    with pytest.raises(ConfigError, match=r"router='sentence'.*no cluster embedding"):
         tuner.set_cluster_embedding(torch.zeros(2, 2))
 
 

@@ -34,7 +34,7 @@ WORKER = """
     import torch.distributed as dist
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
     from peft import get_peft_model_state_dict
-    from llava_mocle.training.checkpoints.engine_state import trainable_state
+    from llava_mocle.training.checkpoints.engine_state import saved_state
     from tests.adapter.test_zero import STEPS, make_batch, make_model, optimizer, with_balance
 
     # Compiling it takes a minute, and gloo does without.
@@ -58,7 +58,7 @@ WORKER = """
         total = loss.detach().clone()
         dist.all_reduce(total)
         seen.append([total.item() / 2, float(engine.get_global_grad_norm())])
-    state = get_peft_model_state_dict(model, state_dict=trainable_state(engine.module, writer=True))
+    state = get_peft_model_state_dict(model, state_dict=saved_state(engine.module, writer=True))
     if dist.get_rank() == 0:
         shapes = {name: list(values.shape) for name, values in state.items()}
         print("RESULT" + json.dumps([seen, shapes]), flush=True)
@@ -70,12 +70,14 @@ WORKER = """
 def make_model(kind, checkpointing=False):
     options = {"gate_noise_std": 0.0}
     base = tiny_instructblip() if kind == "instructblip" else tiny_llama()
+    if kind == "hard routing":  # nothing of the router is trained, and nothing of it has parameters
+        options |= {"gates": "fixed", "num_experts": 5, "universal_expert": False}
     if kind == "instructblip":
         options |= {"target_modules": TARGETS, "modules_to_save": MODULES, "parameters_to_save": PARAMETERS}
     torch.manual_seed(1)
     settings = learned_config(kind) if kind in LEARNED else config(**options)
     model = get_peft_model(base, settings, autocast_adapter_dtype=False).train()
-    if kind == "llama":
+    if kind in ("llama", "hard routing"):
         assert model.base_model.fuse_mlps(MlpNames()) == 2
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -106,7 +108,7 @@ def make_learned_batch():
 def make_batch(kind):
     if kind in LEARNED:
         return make_learned_batch()
-    batch = {"input_ids": token_ids(8)} if kind == "llama" else inputs(8)
+    batch = inputs(8) if kind == "instructblip" else {"input_ids": token_ids(8)}
     return {**batch, "labels": batch["input_ids"], "cluster_ids": torch.tensor(CLUSTERS)}
 
 
@@ -135,6 +137,8 @@ def one_process(kind):
         ("llama", 2, False),
         ("llama", 3, False),
         ("llama", 3, True),
+        ("hard routing", 2, False),
+        ("hard routing", 3, True),
         ("instructblip", 2, False),
         ("instructblip", 3, True),
         ("token", 2, False),

@@ -243,3 +243,27 @@ def test_the_encoder_runs_where_the_flag_says(files, encoder, tmp_path, monkeypa
     assert set(asked) == {"cpu"}
     assert cluster(*command, "--device", "gpu:zero") == 2
     assert "device 'gpu:zero' cannot be used" in capsys.readouterr().err
+
+
+def test_a_folder_of_an_earlier_release_gets_the_quantiles_and_stays_as_it_is(
+    files, encoder, tmp_path, capsys, no_model
+):
+    words = ["--rows", *files, "--num-clusters", 3, "--encoder", encoder, "--output", tmp_path / "out"]
+    assert cluster(*words) == 0
+    path = tmp_path / "out" / "config.json"
+    written = json.loads(path.read_text())
+    assert list(written["fit"]["distance_quantiles"]) == ["0.5", "0.9", "0.95", "0.99"]
+    earlier = {key: value for key, value in written["fit"].items() if key != "distance_quantiles"}
+    path.write_text(json.dumps(written | {"fit": earlier}))
+    files_before = {place.name: place.read_bytes() for place in path.parent.iterdir() if place != path}
+    capsys.readouterr()
+    no_model()
+    assert cluster(*words) == 0
+    assert "added the quantiles of its distances" in capsys.readouterr().out
+    again = json.loads(path.read_text())
+    found, expected = again["fit"].pop("distance_quantiles"), written["fit"].pop("distance_quantiles")
+    assert found == pytest.approx(expected, abs=2e-6)  # the table holds float32
+    assert again == written
+    assert files_before == {place.name: place.read_bytes() for place in path.parent.iterdir() if place != path}
+    assert cluster(*words) == 0
+    assert "added" not in capsys.readouterr().out

@@ -313,3 +313,16 @@ def test_centroids_of_another_program_keep_their_numbers(tmp_path):
     assert again.rule == InstructionRule()
     with pytest.raises(ClusterModelError, match="have 5 numbers, but embeddings of 'fake-fake' have 8"):
         ClusterModel.from_centroids(centroids[:, :5], encoder=encoder)
+
+
+def test_the_two_nearest_clusters():
+    model = fitted(encoder=FakeEncoder(noise=1e-6))
+    texts = question_texts(70)[50:]
+    ids, distances = model.assign_two(texts)
+    nearest, lengths = model.assign(texts)
+    assert ids[:, 0].tolist() == nearest.tolist()
+    np.testing.assert_allclose(distances[:, 0], lengths, atol=5e-6)  # the noise of two calls
+    exact = FakeEncoder().encode(texts, exact=True)
+    table = np.linalg.norm(exact[:, None] - model.centroids[None].astype(np.float64), axis=2)
+    assert ids[:, 1].tolist() == np.argsort(table, axis=1)[:, 1].tolist()
+    np.testing.assert_allclose(distances[:, 1], np.sort(table, axis=1)[:, 1], atol=5e-6)

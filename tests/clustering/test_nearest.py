@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from llava_mocle.clustering import nearest
-from llava_mocle.clustering.nearest import border_distances, nearest_exact, nearest_with_margin, two_nearest
+from llava_mocle.clustering.nearest import (
+    border_distances,
+    nearest_exact,
+    nearest_with_margin,
+    second_nearest,
+    two_nearest,
+)
 
 
 def test_against_a_loop():
@@ -125,3 +131,14 @@ def test_a_point_just_short_of_the_border_keeps_its_cluster_and_one_beyond_does_
 def test_between_two_equal_centroids_there_is_no_safe_distance():
     centroids = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 5.0]])
     assert border_distances(np.array([[1.0, 0.2]]), np.array([0]), centroids) <= 0
+
+
+def test_the_second_nearest():
+    random = np.random.default_rng(3)
+    points, centroids = random.standard_normal((30, 6)).astype(np.float32), random.standard_normal((5, 6))
+    for point in points:
+        lengths = [float(np.sqrt(((centroid - point.astype(np.float64)) ** 2).sum())) for centroid in centroids]
+        first, second = sorted(range(5), key=lengths.__getitem__)[:2]
+        others, distances = second_nearest(point[None], centroids, np.array([first]))
+        assert others.tolist() == [second]
+        np.testing.assert_allclose(distances, [lengths[second]], rtol=1e-14)

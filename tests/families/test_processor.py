@@ -80,7 +80,7 @@ class Ready:
 
 def _adapted(model: Any) -> PeftModel:
     arguments = AdapterArguments(lora_r=2, lora_alpha=4, num_experts=3, gate_noise_std=0.0, lora_dropout=0.0)
-    config = adapter_config(arguments, parts_of(model), num_datasets=1, centroids=None, cluster_shape=(2, 8))
+    config = adapter_config(arguments, parts_of(model), datasets=["train"], centroids=None, cluster_shape=(2, 8))
     torch.manual_seed(5)
     parts, adapted = parts_of(model), get_peft_model(model, config)
     assert adapted.base_model.fuse_mlps(parts.mlp, within=f"{parts.language_model}.") > 0

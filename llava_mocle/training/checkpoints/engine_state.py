@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from llava_mocle.adapter.in_place import is_saved
 from llava_mocle.errors import CheckpointError
 from llava_mocle.model.gathering import gathered
 
@@ -19,10 +20,10 @@ logger = logging.getLogger(__name__)
 UNIVERSAL_FOLDER = ".universal"
 
 
-def trainable_state(model: nn.Module, writer: bool) -> dict[str, torch.Tensor]:
-    """Copies of all trainable parameters on the CPU. All ranks call it together.
+def saved_state(model: nn.Module, writer: bool) -> dict[str, torch.Tensor]:
+    """Copies on the CPU of all parameters that a checkpoint holds (see `is_saved`). All ranks call it together.
 
-    Parameters are gathered one at a time. The frozen ones, most of a model by far, are not gathered.
+    Parameters are gathered one at a time. The frozen ones of the base, most of a model by far, are not gathered.
 
     Args:
         model: without DeepSpeed's wrapper.
@@ -30,7 +31,7 @@ def trainable_state(model: nn.Module, writer: bool) -> dict[str, torch.Tensor]:
     """
     state = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if is_saved(name, parameter):
             with gathered([parameter]):
                 if writer:
                     state[name] = parameter.detach().to("cpu", copy=True)

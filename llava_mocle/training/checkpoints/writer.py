@@ -23,7 +23,7 @@ from llava_mocle.model.projector import save_projector
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.training.checkpoints.card import write_run_card
 from llava_mocle.training.checkpoints.contents import CheckpointExtras, newest_checkpoint
-from llava_mocle.training.checkpoints.engine_state import trainable_state
+from llava_mocle.training.checkpoints.engine_state import saved_state
 from llava_mocle.training.checkpoints.manifest import FINISHED_FILE, flush, write_manifest
 from llava_mocle.training.checkpoints.resume import chosen_by, global_batch, optimizer_kind
 from llava_mocle.training.processes.loader_workers import is_worker_gone
@@ -124,7 +124,7 @@ class CheckpointWriter:
             state: the trainer's, for README.md.
             step: after which the weights were as they are: not the last one, where the best ones were loaded.
         """
-        weights = trainable_state(model, writer=self.args.should_save) if sharded else None
+        weights = saved_state(model, writer=self.args.should_save) if sharded else None
         if not self.args.should_save:
             return
         if isinstance(model, PeftModel):

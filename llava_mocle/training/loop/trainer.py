@@ -15,6 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llava_mocle.adapter import ROUTING_INPUTS
+from llava_mocle.adapter.in_place import is_saved
 from llava_mocle.io.progress import shows_bars
 from llava_mocle.model.load import LoadedModel
 from llava_mocle.model.projector import load_projector
@@ -233,7 +234,10 @@ class MocleTrainer(Trainer):
         if resumption is None:
             prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         else:
-            if resumption.optimizer == "afresh":
+            named = self.accelerator.unwrap_model(self.model).named_parameters()
+            # DeepSpeed's state holds what is trained alone.
+            fixed = any(is_saved(name, parameter) and not parameter.requires_grad for name, parameter in named)
+            if fixed or resumption.optimizer == "afresh":
                 self._load_from_checkpoint(str(resumption.folder))
             prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
             restore_engine(resumption, self.model_wrapped)

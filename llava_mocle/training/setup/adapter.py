@@ -1,5 +1,6 @@
 """What each stage trains: the projector alone, or projector and adapter, whose `MocleConfig` comes from the recipe."""
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -14,18 +15,23 @@ from llava_mocle.families.registry import family_of
 from llava_mocle.model.gathering import whole_shape
 from llava_mocle.recipe.keys import AdapterArguments
 from llava_mocle.recipe.recipe import Recipe
+from llava_mocle.recipe.router_options import group_ids
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
 from llava_mocle.training.setup.clusters import needs_clusters
 from llava_mocle.training.setup.parameter_groups import group_of
 
 
 def adapt(
-    recipe: Recipe, args: MocleTrainingArguments, model: nn.Module, num_datasets: int, base_record: str | None = None
+    recipe: Recipe,
+    args: MocleTrainingArguments,
+    model: nn.Module,
+    datasets: Sequence[str],
+    base_record: str | None = None,
 ) -> nn.Module:
     """Freeze a base model and put the stage's trainable parts in.
 
     Args:
-        num_datasets: what the dataset router chooses from.
+        datasets: the names that the dataset router chooses from.
         base_record: the identity of the base, which goes wherever the adapter is saved.
 
     Returns:
@@ -40,7 +46,7 @@ def adapt(
     else:
         check_targets(recipe.adapter, model)
         centroids = recipe.cluster.cluster_model if needs_clusters(recipe) else None
-        config = adapter_config(recipe.adapter, parts, num_datasets=num_datasets, centroids=centroids)
+        config = adapter_config(recipe.adapter, parts, datasets=datasets, centroids=centroids)
         config.base_record = base_record
         # DeepSpeed keeps float32 copies itself, and ZeRO-3 requires one dtype of all trainable parameters.
         model = get_peft_model(model, config, autocast_adapter_dtype=not args.deepspeed)
@@ -99,7 +105,7 @@ def adapter_config(
     adapter: AdapterArguments,
     parts: Parts,
     *,
-    num_datasets: int,
+    datasets: Sequence[str],
     centroids: str | None,
     cluster_shape: tuple[int, int] | None = None,
 ) -> MocleConfig:
@@ -108,7 +114,7 @@ def adapter_config(
     Args:
         adapter: the recipe's adapter keys.
         parts: of the base model.
-        num_datasets: what the dataset router chooses from.
+        datasets: the names that the dataset router chooses from.
         centroids: the cluster model folder that the cluster embedding starts from.
         cluster_shape: (K, D), where the cluster model is not at hand (a dry run); None reads it from `centroids`.
     """
@@ -120,12 +126,12 @@ def adapter_config(
         r=adapter.lora_r,
         lora_alpha=adapter.lora_alpha,
         lora_dropout=adapter.lora_dropout,
-        **_routing_options(adapter, num_datasets, centroids, cluster_shape),
+        **_routing_options(adapter, datasets, centroids, cluster_shape),
     )
 
 
 def _routing_options(
-    adapter: AdapterArguments, num_datasets: int, centroids: str | None, cluster_shape: tuple[int, int] | None
+    adapter: AdapterArguments, datasets: Sequence[str], centroids: str | None, cluster_shape: tuple[int, int] | None
 ) -> dict:
     if adapter.adapter == "lora":
         return {"router": "none", "num_experts": 1, "universal_expert": False, "top_k": 1}
@@ -136,9 +142,13 @@ def _routing_options(
         "temperature": adapter.gate_temperature,
         "gate_noise_std": adapter.gate_noise_std,
         "gate_mode": adapter.gate_mode,
+        "gates": adapter.gates,
+        "gate_init": adapter.gate_init,
+        "train_cluster_embedding": adapter.train_cluster_embedding,
     }
     if adapter.adapter == "dataset":
-        return options | {"router": "dataset", "num_clusters": num_datasets}
+        groups = None if adapter.dataset_groups is None else group_ids(adapter.dataset_groups, datasets)
+        return options | {"router": "dataset", "num_clusters": len(datasets), "dataset_groups": groups}
     if adapter.adapter in LEARNED_ROUTERS:
         return options | {"router": adapter.adapter, **{key: getattr(adapter, key) for key in LEARNED_OPTIONS}}
     num_clusters, cluster_dim = cluster_shape or (None, None)

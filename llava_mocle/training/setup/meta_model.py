@@ -52,7 +52,7 @@ def meta_model(recipe: Recipe) -> nn.Module:
         config = adapter_config(
             recipe.adapter,
             parts,
-            num_datasets=len(recipe.data.dataset_specs()),
+            datasets=[spec.name for spec in recipe.data.dataset_specs()],
             centroids=None,
             cluster_shape=_cluster_shape(recipe),
         )

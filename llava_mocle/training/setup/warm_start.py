@@ -13,8 +13,9 @@ from peft import PeftModel
 from torch import nn
 
 from llava_mocle.adapter import MocleConfig
+from llava_mocle.adapter.centroids import load_centroids
 from llava_mocle.adapter.config import LEARNED_ROUTERS
-from llava_mocle.adapter.router import load_centroids
+from llava_mocle.adapter.in_place import is_saved
 from llava_mocle.data.template_names import template_name
 from llava_mocle.errors import ClusterModelError, ConfigError
 from llava_mocle.model.folders import CLUSTERS_FOLDER, read_recipe
@@ -34,6 +35,7 @@ from llava_mocle.training.setup.warm_start_folder import (
 _SHAPE = {
     "router": "adapter", "universal_expert": "adapter", "num_experts": "num_experts", "num_clusters": "cluster_model",
     "cluster_dim": "cluster_model", "gate_mode": "gate_mode", "gate_sharing": "gate_sharing", "gate_bias": "gate_bias",
+    "gates": "gates", "dataset_groups": "dataset_groups",
 }  # fmt: skip
 
 
@@ -70,7 +72,7 @@ def check_warm_start(start: WarmStart, model: PeftModel) -> None:
     target = cast(MocleConfig, model.peft_config["default"])
     if not start.is_lora:
         _check_same_shape(start, target)
-    expected = _expected_shapes(start, _trained(model))
+    expected = _expected_shapes(start, _saved(model))
     for odd, what in (
         (start.shapes.keys() - expected.keys(), "has no place in the model to train"),
         (expected.keys() - start.shapes.keys(), "is not in the folder"),
@@ -99,10 +101,10 @@ def start_from(start: WarmStart, model: PeftModel) -> str:
         CheckpointError: the weights cannot be read.
     """
     check_warm_start(start, model)
-    trained, weights = _trained(model), start.weights()
+    saved, weights = _saved(model), start.weights()
     factor = start.scaling / cast(MocleConfig, model.peft_config["default"]).scaling
-    with torch.no_grad(), gathered(list(trained.values()), modified=True):
-        for name, parameter in trained.items():
+    with torch.no_grad(), gathered(list(saved.values()), modified=True):
+        for name, parameter in saved.items():
             value = weights.get(lora_name(name) if start.is_lora else name)
             if value is None:
                 continue  # gates, or a projector that stays as the base has it
@@ -187,19 +189,19 @@ def _other_data(start: WarmStart, recipe: Recipe) -> list[str]:
     ]
 
 
-def _trained(model: PeftModel) -> dict[str, nn.Parameter]:
-    """What the run trains, by the names that its checkpoints have."""
+def _saved(model: PeftModel) -> dict[str, nn.Parameter]:
+    """What the run's checkpoints hold, by the names that it has there."""
     return {
         name.replace(".modules_to_save.default.", ".").replace(".default.", "."): parameter
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad
+        if is_saved(name, parameter)
     }
 
 
-def _expected_shapes(start: WarmStart, trained: Mapping[str, nn.Parameter]) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(start: WarmStart, saved: Mapping[str, nn.Parameter]) -> dict[str, tuple[int, ...]]:
     """What the folder should hold for this model: name -> shape."""
     expected = {}
-    for ours, parameter in trained.items():
+    for ours, parameter in saved.items():
         name, shape = lora_name(ours) if start.is_lora else ours, whole_shape(parameter)
         # Without a projector in it, the adapter was trained on that of the base.
         left_out = (is_beside(ours) and not start.beside) or (start.is_lora and is_gate(ours))

@@ -75,6 +75,25 @@ def test_a_checkpoint_holds_the_gathered_weights_and_loads_without_deepspeed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [2, 3])
+def test_a_cluster_embedding_that_is_not_trained_is_saved_and_goes_on(recipe: Path, tmp_path: Path, zero: int) -> None:
+    """It comes from a warm start, so that the centroids, which a new adapter starts from, are not what it should be."""
+    run(tmp_path / "0", recipe, "--output_dir", str(tmp_path / "start"))
+    fixed = ["--warm_start", str(tmp_path / "start"), "--train_cluster_embedding", "false"]
+    run(tmp_path / "a", recipe, *words(tmp_path / "unbroken", zero, 2), *fixed, count=2)
+    run(tmp_path / "b", recipe, *words(tmp_path / "out", zero, 2), *fixed, "--stop_after_steps", str(STOP), count=2)
+    run(tmp_path / "c", recipe, *words(tmp_path / "out", zero, 2), *fixed, count=2)
+    run(tmp_path / "d", recipe, "--output_dir", str(tmp_path / "one"), "--per_device_train_batch_size", "4", *fixed)
+    assert history(tmp_path / "out") == history(tmp_path / "unbroken")
+    for found, expected in zip(history(tmp_path / "out"), history(tmp_path / "one"), strict=True):
+        assert found == pytest.approx(expected, rel=TOLERANCE)
+    name = "base_model.mocle_router.cluster_embedding"
+    embeddings = [load_file(tmp_path / run_ / "adapter_model.safetensors")[name] for run_ in ("start", "out", "one")]
+    assert torch.equal(embeddings[0], embeddings[1])
+    assert torch.equal(embeddings[0], embeddings[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [2, 3])
 def test_universal_checkpoint_goes_on_at_another_world_size(recipe: Path, tmp_path: Path, zero: int) -> None:
     unbroken, folder = tmp_path / "unbroken", tmp_path / "out"
     run(tmp_path / "a", recipe, *words(unbroken, zero))

@@ -33,7 +33,7 @@ def save(kind: str, folder: Path, base: Path) -> Path:
 
 def adapted(model: Any) -> Any:
     arguments = AdapterArguments(lora_r=2, lora_alpha=4, num_experts=3, gate_noise_std=0.0)
-    config = adapter_config(arguments, parts_of(model), num_datasets=1, centroids=None, cluster_shape=(2, 8))
+    config = adapter_config(arguments, parts_of(model), datasets=["train"], centroids=None, cluster_shape=(2, 8))
     torch.manual_seed(5)
     found = get_peft_model(model, config)
     randomise(found, lambda name: "experts_B" in name or "gate_weight" in name)

@@ -27,10 +27,17 @@ LLAVA = LlavaFamily.parts(None)
 )
 def test_one_configuration_a_kind(kind: str, expected: dict) -> None:
     arguments = AdapterArguments(adapter=kind, lora_r=8, lora_alpha=16)
-    config = adapter_config(arguments, LLAVA, num_datasets=3, centroids=None, cluster_shape=(7, 5))
+    config = adapter_config(arguments, LLAVA, datasets=["a", "b", "c"], centroids=None, cluster_shape=(7, 5))
     assert {key: getattr(config, key) for key in expected} == expected
     assert (config.r, config.lora_alpha) == (8, 16)
     assert config.modules_to_save == ["multi_modal_projector"]
+
+
+def test_a_fixed_embedding_is_not_trained() -> None:
+    arguments = AdapterArguments(adapter="cluster", train_cluster_embedding=False)
+    assert not adapter_config(
+        arguments, LLAVA, datasets=["a", "b", "c"], centroids=None, cluster_shape=(7, 5)
+    ).train_cluster_embedding
 
 
 def test_targets_lie_in_the_language_model() -> None:
