@@ -12,6 +12,8 @@ from llava_mocle.analysis.share_heatmap import draw_shares, panel_width
 from llava_mocle.analysis.style import PALETTE, new_figure, save_figure, save_table, styled
 from llava_mocle.inference.explanation import summarize_routing
 
+# Light, so that a black line on it is seen in grey too.
+_BAR = PALETTE[4]
 _NO_NOISE = "The gates are read without the noise that training adds to them."
 
 
@@ -25,6 +27,12 @@ def expert_shares(datasets: Sequence[DatasetClusters], gates: np.ndarray) -> np.
     shares = np.stack([dataset.shares for dataset in datasets])
     chosen = [summarize_routing(gates[:, [site]]).expert_share for site in range(gates.shape[1])]  # S of (K, E)
     return np.stack([shares @ of_site for of_site in chosen], axis=1)
+
+
+def sites_apart(shares: np.ndarray) -> int:
+    """The number of sites at which the datasets do not all have the same most frequent expert; shares (N, S, E)."""
+    first = shares.argmax(axis=-1)
+    return int((first != first[0]).any(axis=0).sum())
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,8 @@ def plot_dataset_experts(
         f"shows which share of a dataset's {datasets[0].counted} has this expert as its strongest. {_NO_NOISE} What to "
         "see: datasets with the same pattern on the left share an expert at this site, and datasets with different "
         "ones do not get into each other's way there. An expert's number means something within one site only, so the "
-        "mean over sites shows just whether experts are used evenly."
+        f"mean over sites shows just whether experts are used evenly. At {sites_apart(shares)} of {len(sites)} sites "
+        "not all datasets have the same expert first."
     )
     if _any_held_out(datasets):
         caption += " Below the dotted line: held-out datasets, which the run was not trained on."
@@ -140,7 +149,7 @@ def plot_universal(datasets: Sequence[DatasetClusters], gates: np.ndarray, path:
     figure, (axes,) = new_figure(7.4, 1.6 + 0.42 * len(found))
     places = range(len(found))
     for place, item in enumerate(found):
-        style = {"color": PALETTE[0]} if item.dataset.trained else {"color": "white", "edgecolor": PALETTE[0]}
+        style = {"color": _BAR} if item.dataset.trained else {"color": "white", "edgecolor": _BAR}
         hatch = None if item.dataset.trained else "////"
         axes.barh(place, item.mean, height=0.68, hatch=hatch, **style)
         axes.plot((item.low, item.high), (place, place), color="black", linewidth=1.4, solid_capstyle="butt")

@@ -60,6 +60,9 @@ def plot_expert_use(history: History, path: str | os.PathLike[str]) -> Path:
     experts = max(sum(name.startswith("expert_") for name in series) for series in groups.values())
     for axes, (group, series) in zip(panels, groups.items(), strict=False):
         _draw_experts(axes, group, series)
+    highest = max(axes.get_ylim()[1] for axes in panels[:-1])
+    for axes in panels[:-1]:
+        axes.set_ylim(0, highest)
     _draw_gates(panels[-1], groups, found.get("", {}))
     panels[0].set_ylabel("share of samples and sites")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -82,7 +85,6 @@ def _draw_experts(axes: Any, group: str, series: Series) -> None:
         style = {"color": PALETTE[index % len(PALETTE)], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
         axes.plot(steps, values, linewidth=1.8, label=name.replace("_", " "), **style)
     axes.axhline(1 / len(names), color="black", linestyle=(0, (1, 2)), linewidth=1.2, label="used alike")
-    axes.set_ylim(bottom=0)
     axes.set_title(group)
     axes.set_xlabel("step")
 
@@ -101,4 +103,4 @@ def _draw_gates(axes: Any, groups: Mapping[str, Series], overall: Series) -> Non
     axes.set_title("Gates")
     axes.set_xlabel("step")
     axes.set_ylabel("mean weight, or share of choices")
-    axes.legend(fontsize=8, loc="upper right")
+    axes.legend(fontsize=8)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.patheffects import withStroke
 
 from llava_mocle.analysis.style import MARKERS, PALETTE, new_figure, save_figure, save_table, styled
 from llava_mocle.errors import DataError
@@ -114,6 +115,13 @@ def plot_instruction_map(
     if len(kinds) > 1:
         for shape, kind in enumerate(kinds):
             axes.scatter([], [], s=40, marker=MARKERS[shape % len(MARKERS)], color="#5b6675", label=kind)
+    for name in datasets:  # for a reader without colours
+        own = places[[point.dataset == name for point in points]]
+        x, y = own[np.linalg.norm(own - np.median(own, axis=0), axis=1).argmin()]
+        halo = [withStroke(linewidth=3, foreground="white")]
+        axes.annotate(
+            name, (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=10, path_effects=halo
+        )
     axes.set_title("Instructions of the datasets")
     axes.set_xlabel("t-SNE 1 (no unit)")
     axes.set_ylabel("t-SNE 2 (no unit)")

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from llava_mocle.analysis.cluster_examples import sample_examples, write_examples
 from llava_mocle.analysis.cluster_heatmap import plot_cluster_heatmap
 from llava_mocle.analysis.dataset_routing import plot_dataset_experts, plot_universal
@@ -102,7 +104,7 @@ def _routing(run: RunFolder, options: FigureOptions) -> Path:
 
 def _gates(run: RunFolder, options: FigureOptions) -> Path:
     gates = run.gates
-    weights = sum(dataset.counts for dataset in run.dataset_gates())
+    weights = np.sum([dataset.counts for dataset in run.dataset_gates()], axis=0)
     return plot_gate_sharpness(gates, run.sites, options.output / "gates.png", weights)
 
 

@@ -39,9 +39,10 @@ def draw_shares(
     labelled = columns <= MOST_LABELLED
     axes.set_xticks(range(0, columns, 1 if labelled else max(1, columns // 16)))
     axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
     if labelled:
         for (row, column), share in np.ndenumerate(shares):
-            text = f"{100 * share:.0f} %" if share else "0"
+            text = "0" if not share else "< 1 %" if share < 0.005 else f"{100 * share:.0f} %"
             if counts is not None and share:
                 text += f"\n{int(counts[row, column]):,}"
             ink = ink_on(image.cmap(image.norm(share)))

@@ -26,7 +26,9 @@ def cosines_by_part(gradients: DomainGradients, seed: int = 0) -> dict[str, Grad
     if len(lora) > 1:
         groups |= {LORA_A: [LORA_A], LORA_B: [LORA_B]}
     return {
-        name: gradient_cosines(sum(found[part] for part in parts), gradients.dataset_of, gradients.names, seed)
+        name: gradient_cosines(
+            np.sum([found[part] for part in parts], axis=0), gradients.dataset_of, gradients.names, seed
+        )
         for name, parts in groups.items()
     }
 
@@ -70,9 +72,9 @@ def _rows(found: Mapping[str, GradientCosines]) -> list[tuple[Any, ...]]:
         for first, second in np.ndindex(*cosines.value.shape):
             if second < first:
                 continue
-            numbers = (cosines.value, cosines.low, cosines.high)
+            numbers = [cosines.value, cosines.low, cosines.high]
             if first != second:
-                numbers += (cosines.allowed, cosines.allowed_low, cosines.allowed_high)
+                numbers += [cosines.allowed, cosines.allowed_low, cosines.allowed_high]
             shown = [f"{values[first, second]:.6f}" for values in numbers]
             names = (cosines.names[first], cosines.names[second])
             rows.append((part, *names, cosines.batches[first], *shown, *[""] * (6 - len(shown))))

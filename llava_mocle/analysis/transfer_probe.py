@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from llava_mocle.adapter import ROUTING_INPUTS
-from llava_mocle.adapter.router import Router
 from llava_mocle.analysis.domain_gradients import DomainGradients, measure_gradients
 from llava_mocle.analysis.gradient_cosines import FEWEST_BATCHES
 from llava_mocle.data.row_dataset import RowDataset
@@ -30,6 +29,7 @@ from llava_mocle.training.setup.adapter import adapt
 from llava_mocle.training.setup.base_defaults import settle
 from llava_mocle.training.setup.data import prepare_data
 from llava_mocle.training.setup.model import load_start
+from llava_mocle.training.setup.parameter_groups import group_of
 from llava_mocle.training.setup.warm_start import find_warm_start, start_from
 
 
@@ -66,7 +66,7 @@ def load_point(source: str | Path, overrides: Sequence[str] = ()) -> TrainingPoi
     args = recipe.training_arguments(report_to="none", deepspeed=None)
     check_recipe(recipe, args)
     recipe = settle(recipe, folder).recipe
-    once = [{**entry, "repeat": 1, "weight": None} for entry in recipe.data.entries()]
+    once: Any = [{**entry, "repeat": 1, "weight": None} for entry in recipe.data.entries()]
     recipe = replace(recipe, data=replace(recipe.data, **_ONE_DATASET, datasets=once))
     set_seed(args.seed)
     loaded = load_start(recipe, args, folder)
@@ -85,8 +85,8 @@ def load_point(source: str | Path, overrides: Sequence[str] = ()) -> TrainingPoi
     model.to(args.device).train()
     if args.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
-    for module in model.modules():
-        if isinstance(module, (nn.Dropout, Router)):
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) or group_of(name) == "router":  # the gates' noise
             module.eval()
     return TrainingPoint(model, data.train, data.dataset_names, args, where)
 

@@ -58,6 +58,7 @@ def test_experts_figure(tmp_path):
         "a": ("1", "4"), "b": ("1", "5"), "c": ("0", "2"),
     }  # fmt: skip
     caption = path.with_suffix(".txt").read_text()
+    assert "At 1 of 3 sites not all datasets have the same expert first" in caption
     assert "Left: at the site layers.1.up; right: the mean over all 3 sites" in caption
     assert "Below the dotted line" in caption
     assert (tmp_path / "experts.svg").read_text().startswith("<?xml")
