@@ -21,7 +21,11 @@ def plot_sweep(found: Sweep, path: str | os.PathLike[str]) -> Path:
     drawn = (
         ("Inertia", "share explained by the clusters", [point.explained for point in points]),
         ("Silhouette", f"mean of {found.sampled:,} instructions", [point.silhouette for point in points]),
-        ("Paraphrase stability", "share of paraphrases in one cluster", [point.stability for point in points]),
+        (
+            "Paraphrase stability",
+            f"share in one cluster, {found.questions:,} questions",
+            [point.stability for point in points],
+        ),
     )
     for place, (axes, (title, label, values)) in enumerate(zip(panels, drawn, strict=True)):
         axes.plot(numbers, values, color=PALETTE[0], marker="o", linewidth=2, label="mean share")

@@ -112,7 +112,7 @@ class Sketch:
             for part in piece.cpu().split(MOST_VALUES):
                 place = torch.randint(self.length, part.shape, generator=generator)
                 sign = torch.randint(2, part.shape, generator=generator, dtype=torch.int8).float().mul_(2).sub_(1)
-                result.index_add_(0, place, part * sign)
+                result.index_add_(0, place, part.float() * sign)
         return result
 
 

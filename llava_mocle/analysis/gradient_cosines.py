@@ -33,7 +33,7 @@ class GradientCosines:
     Attributes:
         names: the datasets.
         batches: (D,) how many of each.
-        value: (D, D) `between`; on the diagonal `within`.
+        value: (D, D) `between`; on the diagonal `within`. nan where a dataset gives no gradient.
         low, high: (D, D) its interval.
         allowed: (D, D) as above, 1 on the diagonal; nan where a gradient is nothing but noise.
         allowed_low, allowed_high: (D, D) its interval; nan where the noise leaves none.
@@ -71,13 +71,17 @@ def gradient_cosines(
     # One batch again and again has no other half.
     times = times[((times > 0).sum(axis=-1) >= 2).all(axis=-1)]
     values, alloweds = _cosines(products, times)
-    low, high = np.nanpercentile(values, _BOUNDS, axis=0)
-    lost = np.isnan(alloweds)
-    bounds = np.nanpercentile(np.where(lost.all(axis=0), 0.0, alloweds), _BOUNDS, axis=0)
-    allowed_low, allowed_high = np.where(lost.mean(axis=0) > _MOST_WITHOUT, np.nan, bounds)
+    (low, high), (allowed_low, allowed_high) = _interval(values), _interval(alloweds)
     return GradientCosines(
         tuple(names), tuple(sizes.tolist()), value[0], low, high, allowed[0], allowed_low, allowed_high
     )
+
+
+def _interval(resamples: np.ndarray) -> np.ndarray:
+    """(2, D, D) bounds over the resamples (R, D, D); nan where too many of them are."""
+    lost = np.isnan(resamples).mean(axis=0) > _MOST_WITHOUT
+    bounds = np.nanpercentile(np.where(lost, 0.0, resamples), _BOUNDS, axis=0)
+    return np.where(lost, np.nan, bounds)
 
 
 def _cosines(products: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,6 +122,8 @@ def _verdict(cosines: GradientCosines, first: int, second: int) -> str:
     pair = f"{cosines.names[first]} and {cosines.names[second]}"
     place = (first, second)
     low, high = cosines.allowed_low[place], cosines.allowed_high[place]
+    if np.isnan(cosines.value[place]):
+        return f"{pair}: one of them gives no gradient, so there is nothing to compare"
     if np.isnan(low):
         own = ", ".join(f"{cosines.names[one]} {cosines.value[one, one]:.2f}" for one in place)
         return f"{pair}: too noisy to tell (a dataset's cosine with itself: {own}); give more --batches"

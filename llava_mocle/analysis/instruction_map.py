@@ -116,8 +116,8 @@ def plot_instruction_map(
         for shape, kind in enumerate(kinds):
             axes.scatter([], [], s=40, marker=MARKERS[shape % len(MARKERS)], color="#5b6675", label=kind)
     for name in datasets:  # for a reader without colours
-        own = places[[point.dataset == name for point in points]]
-        x, y = own[np.linalg.norm(own - np.median(own, axis=0), axis=1).argmin()]
+        group = places[[point.dataset == name for point in points]]
+        x, y = group[np.linalg.norm(group - np.median(group, axis=0), axis=1).argmin()]
         halo = [withStroke(linewidth=3, foreground="white")]
         axes.annotate(
             name, (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=10, path_effects=halo

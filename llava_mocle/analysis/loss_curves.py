@@ -100,11 +100,12 @@ def plot_loss_curves(
     last = max((step for series in losses.values() for points in series.values() for step, _ in points), default=0)
     caption = (
         f"Loss in nats a supervised token, up to step {last}, of {', '.join(losses)}. Training loss: raw values pale, "
-        f"an exponential mean over them (the past weighs {smoothing:g})."
+        f"an exponential mean over them (the past weighs {smoothing:g}). What to see: whether it still falls at the "
+        "end."
     )
     if held_out:
-        caption += " Held-out loss: of rows that training never sees, by domain. What to see: a domain whose held-out "
-        caption += "loss rises while training loss falls is overfitted, or loses to the others."
+        caption += " Held-out loss: of rows that training never sees, by domain. A domain whose held-out loss rises "
+        caption += "while training loss falls is overfitted, or loses to the others."
     return save_figure(figure, path, caption)
 
 

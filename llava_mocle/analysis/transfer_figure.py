@@ -89,6 +89,9 @@ def _draw(axes: Any, cosines: GradientCosines) -> Any:
     axes.set_xticks(places, names, rotation=30 if max(map(len, names)) > 8 else 0, ha="center")
     axes.set_yticks(places, names)
     for (row, column), value in np.ndenumerate(cosines.value):
+        if np.isnan(value):  # a dataset without images gives the projector none
+            axes.text(column, row, "no\ngradient", ha="center", va="center", fontsize=8)
+            continue
         ink = ink_on(image.cmap(image.norm(value)))
         text = f"{value:+.2f}\n{cosines.low[row, column]:+.2f} to {cosines.high[row, column]:+.2f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)

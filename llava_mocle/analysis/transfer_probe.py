@@ -64,7 +64,8 @@ def load_point(source: str | Path, overrides: Sequence[str] = ()) -> TrainingPoi
     """
     recipe, folder = _recipe_of(Path(source), overrides)
     args = recipe.training_arguments(report_to="none", deepspeed=None)
-    check_recipe(recipe, args)
+    if folder is None:  # what has been trained is taken as it is
+        check_recipe(recipe, args)
     recipe = settle(recipe, folder).recipe
     once: Any = [{**entry, "repeat": 1, "weight": None} for entry in recipe.data.entries()]
     recipe = replace(recipe, data=replace(recipe.data, **_ONE_DATASET, datasets=once))
@@ -144,7 +145,7 @@ def probe(point: TrainingPoint, number: int, seed: int = 0) -> DomainGradients:
 
 def _loaded(point: TrainingPoint, drawn: Sequence[tuple[int, list[int]]]) -> Iterator[tuple[int, dict[str, Any]]]:
     collate = point.rows.encoder.collator()
-    with progress(len(drawn), "gradients", "batch", patience=2.0) as bar:
+    with progress(len(drawn), "measuring", "gradient", patience=2.0) as bar:
         for dataset, samples in drawn:
             batch = collate([point.rows[sample] for sample in samples])
             yield dataset, {key: value.to(point.args.device) for key, value in batch.items()}

@@ -125,6 +125,6 @@ def _print(found: "Sweep") -> None:
             f"{point.silhouette:.3f}",
             f"{point.stability:.1%}",
             f"{point.whole:.1%}",
-            f"{point.smallest:.1%}",
+            f"{point.smallest:,.0f}",
         )
     print_table(table_console(), table)

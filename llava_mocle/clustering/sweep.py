@@ -29,7 +29,7 @@ class SweepPoint:
         stability: the share of a question's paraphrases that land in one cluster, its largest; the mean over questions.
             nan without questions.
         whole: the share of questions whose paraphrases all land in one cluster.
-        smallest: the share of the instructions in the smallest cluster.
+        smallest: how many instructions the smallest cluster has.
     """
 
     num_clusters: int
@@ -104,7 +104,7 @@ def sweep(
                 silhouette=silhouette(np.asarray(embeddings[chosen]), found.labels[chosen]),
                 stability=stability,
                 whole=whole,
-                smallest=float(found.counts.min() / found.counts.sum()),
+                smallest=float(found.counts.min()),
             )
         )
     return Sweep(tuple(points), len(texts), len(chosen), len(paraphrased), len(others))
@@ -179,5 +179,6 @@ def advise(found: Sweep) -> str:
     )
     return (
         f"Try K = {best.num_clusters} first: of the K that keep at least {100 * STEADY:.0f} % of a question's "
-        f"paraphrases in one cluster, it has the best silhouette ({best.silhouette:.2f}).{more}"
+        f"paraphrases in one cluster, it has the best silhouette ({best.silhouette:.2f}). Its smallest cluster has "
+        f"{best.smallest:,.0f} instructions.{more}"
     )

@@ -94,6 +94,14 @@ def test_the_interval_covers_the_truth() -> None:
     assert hits >= 50
 
 
+def test_a_dataset_without_gradient_has_no_cosine() -> None:
+    found = measured([noisy([1.0], 4, 0.1, 0), np.zeros((4, 40))])
+    for values in (found.value, found.low, found.allowed, found.allowed_high):
+        assert np.isnan(values[0, 1])
+    assert found.value[0, 0] > 0.9
+    assert "one of them gives no gradient" in verdicts(found)[0]
+
+
 def test_noise_alone_is_called_noise() -> None:
     gradients = [noisy([0.0], 4, 1.0, 0, size=500), noisy([0.0], 4, 1.0, 1, size=500)]
     found = measured(gradients)

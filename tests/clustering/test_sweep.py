@@ -52,7 +52,7 @@ def test_numbers_are_those_of_scikit_learn():
     assert found.points[-1].silhouette == pytest.approx(silhouette_score(points, theirs.labels_), abs=1e-6)
     assert math.isnan(found.points[0].silhouette)
     assert found.points[0].explained == pytest.approx(0.0, abs=1e-9)
-    assert found.points[-1].smallest == pytest.approx(0.25)
+    assert found.points[-1].smallest == pytest.approx(9)  # one of its eight instructions is met twice
 
 
 def test_every_text_is_encoded_once():
@@ -89,7 +89,7 @@ def test_more_clusters_than_instructions_are_refused():
 
 
 def point(number, silhouette, stability):
-    return SweepPoint(number, 1.0, 0.5, silhouette, stability, stability, 0.1)
+    return SweepPoint(number, 1.0, 0.5, silhouette, stability, stability, 12)
 
 
 @pytest.mark.parametrize(
@@ -105,4 +105,5 @@ def test_advice(points, questions, said):
     advice = advise(Sweep(tuple(points), 100, 100, questions, 10 * questions))
     assert advice.startswith(said)
     if said.startswith("Try K = 16 first: of"):
+        assert "Its smallest cluster has 12 instructions." in advice
         assert "60 % stay together at K = 64" in advice
