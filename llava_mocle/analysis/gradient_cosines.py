@@ -112,10 +112,22 @@ def _cosines(products: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def verdicts(cosines: GradientCosines) -> list[str]:
-    """A sentence for each pair of datasets, the least agreeing first."""
+    """A sentence for each pair of datasets, the least agreeing first, and last those of which nothing can be told."""
     pairs = [(d, e) for d in range(len(cosines.names)) for e in range(d)]
-    pairs.sort(key=lambda pair: np.nan_to_num(cosines.allowed[pair], nan=np.inf))
+    pairs.sort(key=lambda pair: np.inf if np.isnan(cosines.allowed_low[pair]) else cosines.allowed[pair])
     return [_verdict(cosines, e, d) for d, e in pairs]
+
+
+def _batches_needed(cosines: GradientCosines, dataset: int) -> float:
+    """With how many batches `within` would be a half, to two digits; infinite where it is nothing but noise.
+
+    The noise of a half of m batches falls as 1 / m, so `within` is u / (u + v / m).
+    """
+    within = cosines.value[dataset, dataset]
+    if not within > 0:
+        return np.inf
+    needed = 2 * (cosines.batches[dataset] // 2) * (1 / within - 1)
+    return float(f"{max(needed, cosines.batches[dataset]):.1e}")
 
 
 def _verdict(cosines: GradientCosines, first: int, second: int) -> str:
@@ -126,7 +138,9 @@ def _verdict(cosines: GradientCosines, first: int, second: int) -> str:
         return f"{pair}: one of them gives no gradient, so there is nothing to compare"
     if np.isnan(low):
         own = ", ".join(f"{cosines.names[one]} {cosines.value[one, one]:.2f}" for one in place)
-        return f"{pair}: too noisy to tell (a dataset's cosine with itself: {own}); give more --batches"
+        needed = max(_batches_needed(cosines, one) for one in place)
+        some = f", about {needed:,.0f}" if needed < np.inf else ""
+        return f"{pair}: too noisy to tell (a dataset's cosine with itself: {own}); give more --batches{some}"
     meaning = "they pull neither with nor against each other, as far as these batches tell"
     if high < 0:
         meaning = "they pull against each other here"

@@ -117,11 +117,12 @@ def plot_instruction_map(
             axes.scatter([], [], s=40, marker=MARKERS[shape % len(MARKERS)], color="#5b6675", label=kind)
     for name in datasets:  # for a reader without colours
         group = places[[point.dataset == name for point in points]]
-        x, y = group[np.linalg.norm(group - np.median(group, axis=0), axis=1).argmin()]
+        x, y = group[group[:, 1].argmax()]
         halo = [withStroke(linewidth=3, foreground="white")]
         axes.annotate(
             name, (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=10, path_effects=halo
         )
+    axes.margins(y=0.09)
     axes.set_title("Instructions of the datasets")
     axes.set_xlabel("t-SNE 1 (no unit)")
     axes.set_ylabel("t-SNE 2 (no unit)")

@@ -47,10 +47,10 @@ def plot_routing(
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=9)
     caption = (
         f"Cluster x expert, over {summary.num_sites} sites, {num_clusters} clusters and {num_experts} experts, without "
-        "noise. Left: at which share of the sites an expert is a cluster's strongest. Right: the mean weight with "
-        "which an expert enters the output. What to see: a long bar of one expert on the left only means that its "
-        "number was drawn often, as experts of two sites have nothing in common; on the right, what is left to the "
-        "universal expert is what the gates are not sure of."
+        "noise. Parts stand in the order of the legend. Left: at which share of the sites an expert is a cluster's "
+        "strongest. Right: the mean weight with which an expert enters the output. What to see: a long bar of one "
+        "expert on the left only means that its number was drawn often, as experts of two sites have nothing in "
+        "common; on the right, what is left to the universal expert is what the gates are not sure of."
     )
     return save_figure(figure, path, caption)
 

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from llava_mocle.analysis.gradient_cosines import gradient_cosines, verdicts
+from llava_mocle.analysis.gradient_cosines import _batches_needed, gradient_cosines, verdicts
 
 
 def halvings(own: np.ndarray):
@@ -92,6 +92,17 @@ def test_the_interval_covers_the_truth() -> None:
         found = measured([noisy(first, 12, 0.5, 2 * seed, size=200), noisy(second, 12, 0.5, 2 * seed + 1, size=200)])
         hits += bool(found.allowed_low[0, 1] <= 0.6 <= found.allowed_high[0, 1])
     assert hits >= 50
+
+
+def test_how_many_batches_are_needed() -> None:
+    """Noise of length 5 around means of length 1: a half of 25 batches has as much of both, so 50 are needed."""
+    mean = np.zeros(4000)
+    mean[0] = 1.0
+    gradients = [noisy(mean, 8, 5 / np.sqrt(4000), seed, size=4000) for seed in (0, 1)]
+    needed = [_batches_needed(measured(gradients), dataset) for dataset in (0, 1)]
+    assert needed == pytest.approx([50, 50], rel=0.3)  # estimated from 8 batches
+    in_turn = np.outer([1, -1, 1, -1], np.ones(3))  # the batches of a dataset undo each other
+    assert _batches_needed(measured([in_turn, in_turn]), 0) == np.inf
 
 
 def test_a_dataset_without_gradient_has_no_cosine() -> None:
