@@ -101,6 +101,7 @@ def _cosines(products: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.nd
     agreement = (own - twice) / pairs  # mean <h, h'>
     halves = np.maximum(total // 2, 1)
     length = agreement + (squares / total - agreement) / halves  # mean |h|^2
+    length = np.where(length > 0, length, np.nan)
     between = sums / (total[:, :, None] * total[:, None, :])
     diagonal = np.arange(times.shape[1])
     between[:, diagonal, diagonal] = agreement
