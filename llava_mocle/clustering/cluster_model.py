@@ -234,8 +234,7 @@ class ClusterModel:
         All texts are embedded: an assignment table knows the nearest alone. Raises as `assign`.
         """
         ids, distances = self.assign(texts)
-        embeddings = self._encoder_for(texts).encode(texts, progress=False)
-        others, farther = second_nearest(embeddings, self.centroids, ids)
+        others, farther = second_nearest(self.embed(texts), self.centroids, ids)
         return np.stack([ids, others], axis=1), np.stack([distances, farther], axis=1)
 
     def distance_quantile(self, level: float) -> float:
@@ -248,6 +247,15 @@ class ClusterModel:
             ClusterModelError: the cluster model does not record it.
         """
         return quantile(self.config.fit, level, self._place)
+
+    def embed(self, texts: Sequence[str], cache_dir: str | Path | None = None, progress: bool = False) -> np.ndarray:
+        """(N, D) float32: the unit-norm embeddings that texts are assigned by.
+
+        Raises:
+            ClusterModelError, DataError, AssetError: as `assign`; the encoder is needed for every text.
+        """
+        check_texts(texts)
+        return self._encoder_for(texts).encode(texts, cache_dir=cache_dir, progress=progress)
 
     def use_encoder(self, encoder: Encoder) -> bool:
         """Use this encoder from now on if it has the weights of the fit; returns whether it has."""
