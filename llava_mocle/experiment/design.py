@@ -246,6 +246,10 @@ def _check_ablations(design: Design, place: str) -> None:
             raise ConfigError(
                 f"{where} is {declared!r}, expected {{key: [values]}} with one key, or {{label: {{key: value}}}}"
             )
+        if any(isinstance(label, bool) for label in declared):
+            raise ConfigError(
+                f"{where}: a label is true or false to YAML, which reads a bare on, off, yes or no so; quote it"
+            )
         for label in design.variants_of(name):
             if (trouble := why_no_file_name(label)) is not None:
                 raise ConfigError(f"{where}: the value {label!r} {trouble}; it becomes a folder's. Give it a label")

@@ -138,7 +138,8 @@ class RunFolder:
         return bool(read_manifest(self.train, FINISHED_FILE))
 
     def has_weights(self) -> bool:
-        return any(self.train.glob(pattern) for pattern in _WEIGHTS)
+        """Whether the trained model can still be loaded."""
+        return any(path for pattern in _WEIGHTS for path in self.train.glob(pattern))
 
     def finish(self, seconds: Mapping[str, float], peak_mib: Mapping[str, float]) -> None:
         """Write the marker, and remove the checkpoints, which nothing goes on from any more.
