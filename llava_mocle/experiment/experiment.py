@@ -62,9 +62,9 @@ class Experiment:
             ConfigError: a run's folder was made of something else than is asked for; names the runs and the keys.
         """
         changed = [
-            f"{folder.run.name} ({', '.join(folder.differences())})"
+            f"{folder.run.name} ({'; '.join(found)})"
             for folder in _distinct(folders)
-            if folder.state() == State.CHANGED
+            if folder.state() == State.CHANGED and (found := folder.differences())
         ]
         gone = [folder.run.name for folder in _distinct(folders) if folder.state() == State.WITHOUT_WEIGHTS]
         for runs, what in (
@@ -74,7 +74,7 @@ class Experiment:
             if runs:
                 more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
                 raise ConfigError(
-                    f"{self.grid.root}: {len(runs)} runs were {what}: {'; '.join(runs[:_SHOWN])}{more}. --overwrite "
+                    f"{self.grid.root}: {len(runs)} runs were {what}: {', '.join(runs[:_SHOWN])}{more}. --overwrite "
                     "makes them anew; another output_dir keeps them"
                 )
 

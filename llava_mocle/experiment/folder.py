@@ -23,8 +23,9 @@ from safetensors import safe_open
 from llava_mocle.data.rows import rows_digest
 from llava_mocle.evaluation.scores.provenance import versions
 from llava_mocle.evaluation.scores.results import write_json
-from llava_mocle.experiment.grid import Grid, Run, write_yaml
+from llava_mocle.experiment.grid import Grid, Run, recipe_of, write_yaml
 from llava_mocle.io.jsonl import read_json
+from llava_mocle.recipe.comparison import differences
 from llava_mocle.training.checkpoints.manifest import FINISHED_FILE, read_manifest
 from llava_mocle.training.setup.parameter_groups import group_of
 
@@ -91,7 +92,7 @@ class RunFolder:
         """How far the run is, by what is on the disk."""
         if not (self.path / MADE_OF).is_file():
             return State.NEW
-        if read_json(self.path / MADE_OF) != self.made_of:
+        if self.differences():
             return State.CHANGED
         if self.done() is None:
             return State.STARTED
@@ -100,10 +101,14 @@ class RunFolder:
         return State.UNASKED if self.has_weights() else State.WITHOUT_WEIGHTS
 
     def differences(self) -> list[str]:
-        """The keys in which a run that is CHANGED differs from what is asked for."""
+        """What decides what is trained, and is another now than when the run was begun; each with both values.
+
+        Keys that say how to log or save may change, and so may keys that are written out with their default.
+        """
         then, now = read_json(self.path / MADE_OF), self.made_of
-        keys = sorted({*then["recipe"], *now["recipe"]})
-        changed = [key for key in keys if then["recipe"].get(key) != now["recipe"].get(key)]
+        if then == now:
+            return []
+        changed = differences(*(recipe_of(either["recipe"]).as_dict() for either in (then, now)))
         return changed + (["the rows"] if then["rows"] != now["rows"] else [])
 
     def done(self) -> dict[str, Any] | None:

@@ -69,6 +69,7 @@ class Run:
         datasets: of the domains that it trains on and is asked about.
         clusters: the name of its cluster model, with the recipe keys that make it; None: it has none.
         splits: those that are asked.
+        content: all that decides what is trained and asked, with the defaults of what the recipe leaves out, as text.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Run:
     datasets: tuple[DatasetSpec, ...]
     clusters: str | None
     splits: tuple[str, ...]
+    content: str
 
 
 class Grid:
@@ -163,7 +165,9 @@ class Grid:
             clusters = self._clusters_of(recipe)
             values["cluster_model"] = f"clusters/{clusters}"
         splits = (VALIDATION,) if entry.rate is not None else self.splits
-        return Run(name, values, specs, clusters, splits)
+        resolved = recipe.as_dict() | {"output_dir": None, "cluster_model": clusters}
+        content = json.dumps([resolved, splits], sort_keys=True, default=str)
+        return Run(name, values, specs, clusters, splits, content)
 
     def runs(self, entries: Iterable[Entry], rates: Mapping[str, float | None]) -> dict[Entry, Run]:
         """The run of every place. Places whose recipes are the same share the run of the first.
@@ -176,8 +180,7 @@ class Grid:
         for entry in entries:
             rate = entry.rate or rates.get(entry.variant.rate_of) or self._only_rate()
             run = self.run(entry, rate)
-            content = {key: value for key, value in run.recipe.items() if key != "output_dir"}
-            found[entry] = made.setdefault(json.dumps([content, run.splits], sort_keys=True, default=str), run)
+            found[entry] = made.setdefault(run.content, run)
         return found
 
     def _only_rate(self) -> float:

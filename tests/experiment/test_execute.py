@@ -159,8 +159,21 @@ def test_changed_runs_are_named_and_kept(tmp_path: Path, mix, design: Path) -> N
     with pytest.raises(ConfigError, match=r"experiment: 4 runs were made of something else.*num_experts.*--overwrite"):
         experiment.refuse_changed(experiment.report_runs({}))
     done = len(calls(tmp_path))
+    with pytest.raises(ConfigError, match="4 runs"):
+        experiment.carry_out(fake_executor(tmp_path), "all")
+    assert len(calls(tmp_path)) == done
     experiment.carry_out(fake_executor(tmp_path, overwrite=True), "all")
     assert len(calls(tmp_path)) - done == 8  # the clusters are of the same rows
+
+
+def test_what_decides_nothing_changes_nothing(tmp_path: Path, mix, design: Path) -> None:
+    open_experiment(design).carry_out(fake_executor(tmp_path), "all")
+    write_design(tmp_path, mix, recipe={"logging_steps": 3, "gate_mode": "paper"})
+    states = {folder.state() for folder in open_experiment(design).report_runs({}).values()}
+    assert states == {State.DONE}
+    write_design(tmp_path, mix, recipe={"gate_mode": "released"})
+    changed = [folder.differences() for folder in open_experiment(design).report_runs({}).values()]
+    assert changed == [["gate_mode: 'paper' then, 'released' now"]] * 4
 
 
 def test_added_seeds_and_splits_do_only_what_is_new(tmp_path: Path, mix, design: Path) -> None:
