@@ -33,6 +33,7 @@ SUBCOMMANDS = {
         "llava_mocle.cli.report",
         "compare runs: benchmarks beside the paper's tables, or held-out rows",
     ),
+    "analyze": ("llava_mocle.cli.analyze", "figures of a run: clusters, experts, gates; do its datasets conflict?"),
     "convert": (
         "llava_mocle.cli.convert",
         "read the authors' checkpoints, LAVIS' InstructBLIP, LLaVA's LoRA folders",
