@@ -11,7 +11,7 @@ from llava_mocle.experiment.comparison import MEAN
 from llava_mocle.io.files import write_text
 
 JSON_FILE, CSV_FILE, REPORT_FILE = "comparison.json", "comparison.csv", "REPORT.md"
-_SPLITS = {
+SPLIT_TITLES = {
     "test": "Test rows",
     "held_out": "Held-out instructions (zero-shot)",
     "validation": "Validation rows",
@@ -60,27 +60,32 @@ def to_csv(result: Result) -> str:
 
 def reported_splits(result: Result) -> list[str]:
     """The splits in the order of the report: what it is about first, and validation last."""
-    return [split for split in _SPLITS if split in result["splits"] and result["splits"][split]["scores"]]
+    return [split for split in SPLIT_TITLES if split in result["splits"] and result["splits"][split]["scores"]]
 
 
 def to_markdown(result: Result) -> str:
     """The whole report."""
-    return "\n\n".join([*_introduction(result), *_splits(result), *_costs(result), *_searches(result), _NOTES]) + "\n"
+    return (
+        "\n\n".join(
+            ["# Comparison", *introduction(result), *_splits(result), *_costs(result), *_searches(result), NOTES]
+        )
+        + "\n"
+    )
 
 
-_NOTES = (
+NOTES = (
     "Intervals are 95 % intervals over questions and seeds (docs/compare.md defines them); with one seed, over "
     "questions alone. Each is of one number. Of twenty differences that are really 0, one is expected to be told apart."
 )
 
 
-def _introduction(result: Result) -> Iterator[str]:
-    yield "# Comparison"
+def introduction(result: Result) -> Iterator[str]:
+    """What was compared, and what is missing: paragraphs."""
     yield f"Domains: {', '.join(result['domains'])}. Score: {result['metric']}, in percent."
     yield f"{_FAIRNESS[result['fairness']]} {_STEPS[result['single_domain_steps']]}"
     if result["missing"]:
         yield (
-            f"**{len(result['missing'])} runs are missing**, and what follows is of the others: "
+            f"{len(result['missing'])} runs are missing, and what follows is of the others: "
             f"{', '.join(result['missing'])}."
         )
     if "test" not in result["splits"]:
@@ -91,7 +96,7 @@ def _splits(result: Result) -> Iterator[str]:
     for split in reported_splits(result):
         found = result["splits"][split]
         counts = ", ".join(f"{domain} {count:,}" for domain, count in found["n"].items())
-        yield f"## {_SPLITS[split]}"
+        yield f"## {SPLIT_TITLES[split]}"
         yield f"Questions: {counts}."
         yield verdict_lines(found["verdicts"])
         yield _table(*score_table(found))

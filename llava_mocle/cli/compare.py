@@ -211,8 +211,12 @@ def _write_slurm(experiment: "Experiment", args: argparse.Namespace) -> int:
 
 
 def _report(experiment: "Experiment") -> int:
-    from llava_mocle.analysis.comparison_report import write_comparison
+    from llava_mocle.analysis.comparison_figures import plot_comparison
+    from llava_mocle.analysis.comparison_report import REPORT_FILE, write_comparison
+    from llava_mocle.analysis.experiment_page import FIGURES_FOLDER, write_experiment_page
 
-    result = experiment.result()
-    print(write_comparison(result, experiment.grid.root))
+    result, root = experiment.result(), experiment.grid.root
+    print(write_comparison(result, root))
+    plot_comparison(result, root / FIGURES_FOLDER)
+    print(f"{root / REPORT_FILE}\n{write_experiment_page(root)}")
     return 1 if result["missing"] else 0
