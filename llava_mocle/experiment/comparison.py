@@ -18,12 +18,15 @@ KIND = "comparison"
 MEAN = "mean"  # in the place of a domain: the mean of all
 
 
-def compare(grid: Grid, folders: Mapping[Entry, RunFolder], searches: Mapping[str, Search]) -> dict[str, Any]:
+def compare(
+    grid: Grid, folders: Mapping[Entry, RunFolder], searches: Mapping[str, Search], waiting: Sequence[str] = ()
+) -> dict[str, Any]:
     """Everything that the finished runs say.
 
     Args:
         folders: of every place of the grid, as far as it is known.
         searches: of the learning rates; empty without a search.
+        waiting: names of further runs, whose learning rate is not chosen yet.
 
     Returns:
         `kind`, `metric`, `domains`, `baseline`, `single_domain`, `fairness`, `draws`, `methods` (name -> what it is and
@@ -49,7 +52,7 @@ def compare(grid: Grid, folders: Mapping[Entry, RunFolder], searches: Mapping[st
             name: {"tried": [[rate, score] for rate, score in found.tried.items()], "chosen": found.chosen}
             for name, found in searches.items()
         },
-        "missing": missing(folders),
+        "missing": [*missing(folders), *waiting],
         "versions": versions(),
         "command": command(),
     }

@@ -106,7 +106,9 @@ class Experiment:
     def result(self) -> dict[str, Any]:
         """What the finished runs say, see `compare`."""
         searches = self.searches()
-        return compare(self.grid, self.report_runs(searches), searches)
+        folders = self.report_runs(searches)
+        waiting = [entry.named(None) for entry in self._entries if entry not in folders]
+        return compare(self.grid, folders, searches, waiting)
 
     def _folders(self, entries: Sequence[Entry], rates: Mapping[str, float | None]) -> dict[Entry, RunFolder]:
         made: dict[str, RunFolder] = {}

@@ -58,6 +58,13 @@ class Entry:
     domain: str | None
     rate: float | None = None
 
+    def named(self, rate: float | None) -> str:
+        """The name of a run here, with a learning rate in it where the search tries several."""
+        words = [f"seed{self.seed}"]
+        words += [self.domain] if self.domain else []
+        words += [f"lr{rate:g}"] if rate is not None else []
+        return f"{self.variant.name}/{'-'.join(words)}"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -157,7 +164,7 @@ class Grid:
         values["datasets"] = [item for item in self.recipe.data.entries() if item["name"] in own]
         if entry.domain is not None and self.design.single_domain_steps == "share":
             values |= self._shorter(self.shares[entry.domain])
-        name = _run_name(entry, rate if self._is_searched(entry) else None)
+        name = entry.named(rate if self._is_searched(entry) else None)
         values["output_dir"] = f"runs/{name}/train"
         recipe = self._checked(values, variant.name)
         clusters = None
@@ -293,10 +300,3 @@ def recipe_yaml(values: Mapping[str, Any]) -> str:
 def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
     """Write a recipe's keys into a file."""
     write_text(path, recipe_yaml(values))
-
-
-def _run_name(entry: Entry, rate: float | None) -> str:
-    words = [f"seed{entry.seed}"]
-    words += [entry.domain] if entry.domain else []
-    words += [f"lr{rate:g}"] if rate is not None else []
-    return f"{entry.variant.name}/{'-'.join(words)}"
