@@ -15,8 +15,12 @@ from llava_mocle.io.files import write_text
 PEFT_TYPE = "MOCLE"
 # Beside adapter_config.json: the identity of the base that the adapter was trained on (see `model/base_identity.py`).
 BASE_RECORD = "base_fingerprint.json"
-ROUTERS = ("cluster", "dataset", "none")
-LATER_ROUTERS = ("token", "sentence")
+ROUTERS = ("cluster", "dataset", "token", "sentence", "none")
+# The routers whose gates see what the model sees; and the options that only they have, with their defaults.
+LEARNED_ROUTERS = ("token", "sentence")
+LEARNED_OPTIONS = {"gate_sharing": "site", "gate_bias": False, "expert_weight": "probability", "balance_loss_weight": 0}
+GATE_SHARINGS = ("site", "block", "model")
+EXPERT_WEIGHTS = ("probability", "one", "renormalized")
 GATE_MODES = ("paper", "released")
 DEFAULT_DATASET_DIM = 384
 RELEASED_NOISE_STD = 0.1
@@ -39,7 +43,9 @@ class MocleConfig(PeftConfig):
         exclude_modules: modules that are not adapted, named in the same way.
         num_experts: E, the number of task experts.
         universal_expert: add an expert that every sample uses and trains, with weight 1 - G_max.
-        router: "cluster" (`cluster_ids`), "dataset" (`dataset_ids`) or "none" (a plain LoRA: one expert, gate 1).
+        router: "cluster" (`cluster_ids`), "dataset" (`dataset_ids`), "sentence" (`instruction_ids`: gates on the mean
+            word embedding of the instruction), "token" (every token for itself, at every site) or "none" (a plain LoRA:
+            one expert, gate 1). "token" and "sentence" have no universal expert.
         num_clusters: K; read from `centroids` when None. For router="dataset", the number of datasets.
         cluster_dim: D; read from `centroids` when None. For router="dataset" the default is 384.
         top_k: task experts per sample, 1 or 2; kept gates are not renormalised. 2 needs universal_expert=False.
@@ -48,6 +54,13 @@ class MocleConfig(PeftConfig):
             without a universal expert), a cluster embedding per site, gates with a bias, the softmax in fp16.
         gate_noise_std: std of the noise on the gate logits while training. None: num_experts ** -0.5 under "paper",
             0.1 under "released".
+        gate_sharing: of the token and sentence routers: one gate a "site"; one for the sites of a "block", such as an
+            MLP (the token router's sees the input of the block's first site); one a "model" (sentence only).
+        gate_bias: of the token and sentence routers: whether gates have a bias.
+        expert_weight: of the token and sentence routers: a chosen expert is multiplied by its "probability" G; by
+            "one" (top_k=1); or by its probability "renormalized" over the chosen ones (top_k=2).
+        balance_loss_weight: of the token and sentence routers: what the balance loss is multiplied by in training;
+            `MocleModel.balance_losses` gives it.
         centroids: a cluster model folder or a .safetensors file with the tensor "centroids" (K, D). It is read when
             a new adapter is made. It is not written to adapter_config.json: a saved adapter holds its embedding.
         modules_to_save: modules trained and saved beside the adapter.
@@ -81,6 +94,10 @@ class MocleConfig(PeftConfig):
     temperature: float = 0.05
     gate_mode: str = "paper"
     gate_noise_std: float | None = None
+    gate_sharing: str = "site"
+    gate_bias: bool = False
+    expert_weight: str = "probability"
+    balance_loss_weight: float = 0.0
     centroids: str | None = None
     modules_to_save: list[str] | None = None
     parameters_to_save: list[str] | None = None
@@ -103,12 +120,11 @@ class MocleConfig(PeftConfig):
         self._check_router()
         self._check_numbers()
         self._check_mixture()
+        self._check_learned()
         if isinstance(self.parameters_to_save, str):
             raise ConfigError(f"parameters_to_save={self.parameters_to_save!r} must be a list of names.")
 
     def _check_router(self) -> None:
-        if self.router in LATER_ROUTERS:
-            raise ConfigError(f"router={self.router!r} is not available yet; choose one of {', '.join(ROUTERS)}.")
         if self.router not in ROUTERS:
             raise ConfigError(f"router={self.router!r} is unknown; choose one of {', '.join(ROUTERS)}.")
         if self.router == "none":
@@ -158,12 +174,61 @@ class MocleConfig(PeftConfig):
         if self.bias != "none":
             raise ConfigError(f"bias={self.bias!r} is not supported; only 'none' is.")
 
+    def _check_learned(self) -> None:
+        """The options of the token and sentence routers, and what these routers do not have."""
+        if self.router not in LEARNED_ROUTERS:
+            for name, default in LEARNED_OPTIONS.items():
+                if getattr(self, name) != default:
+                    raise ConfigError(
+                        f"{name}={getattr(self, name)!r} is an option of the token and sentence routers, but router="
+                        f"{self.router!r}; leave {name} out."
+                    )
+            return
+        for name, expected in (
+            ("universal_expert", False), ("gate_mode", "paper"), ("centroids", None), ("num_clusters", None),
+            ("cluster_dim", None),
+        ):  # fmt: skip
+            if getattr(self, name) != expected:
+                raise ConfigError(
+                    f"router={self.router!r} does not take {name}={getattr(self, name)!r}; set {name}={expected!r}."
+                )
+        for name, choices in (("gate_sharing", GATE_SHARINGS), ("expert_weight", EXPERT_WEIGHTS)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")
+        if self.gate_sharing == "model" and self.router == "token":
+            raise ConfigError(
+                "gate_sharing='model' needs router='sentence': tokens have hidden states of other widths and meanings "
+                "at other sites. Choose 'site' or 'block'."
+            )
+        needed = {"one": 1, "renormalized": 2}.get(self.expert_weight, self.top_k)
+        if self.top_k != needed:
+            raise ConfigError(f"expert_weight={self.expert_weight!r} needs top_k={needed}, found top_k={self.top_k}.")
+        if self.balance_loss_weight < 0:
+            raise ConfigError(f"balance_loss_weight={self.balance_loss_weight!r} must be 0 or above.")
+        if self.expert_weight == "one" and self.balance_loss_weight == 0:
+            raise ConfigError(
+                "expert_weight='one' leaves the gates without a gradient but for the balance loss; set "
+                "balance_loss_weight above 0, or expert_weight='probability'."
+            )
+
+    @property
+    def has_gates_of_ids(self) -> bool:
+        """Whether a sample's gates follow from an id alone, so that those of a cluster (or dataset) can be told."""
+        return self.router in ("cluster", "dataset")
+
     def check_cluster(self, cluster: int | None) -> None:
         """Check the cluster whose gates are asked for (the dataset of router="dataset"); it needs no weights.
 
         Raises:
-            RoutingError: none was given, there is no such one, or one was given for router="none".
+            RoutingError: none was given, there is no such one, or one was given for router="none"; or the router is
+                "token" or "sentence".
         """
+        if self.router in LEARNED_ROUTERS:
+            what = "token" if self.router == "token" else "instruction"
+            raise RoutingError(
+                f"this adapter has router={self.router!r}: it decides for every {what} anew, so it has no clusters, "
+                "and none of its gates is a constant that could be shown, collapsed or merged. Use it as it is."
+            )
         if self.router == "none":
             if cluster is not None:
                 raise RoutingError(f"cluster is {cluster!r}, but this adapter is a plain LoRA: leave the cluster out.")

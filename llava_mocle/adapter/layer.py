@@ -15,6 +15,7 @@ from llava_mocle.adapter.fused import fused
 from llava_mocle.adapter.model_routing import RoutingState
 from llava_mocle.adapter.product import collapsed_pair, grouped
 from llava_mocle.adapter.routing import Assignment
+from llava_mocle.adapter.token_gates import TokenGate, TokenRouting, TokenWeights, per_token
 from llava_mocle.errors import ConfigError, RoutingError
 
 
@@ -49,15 +50,24 @@ class StackedExperts(nn.Module):
                 nn.init.kaiming_uniform_(slot, a=math.sqrt(5))
 
     def forward(
-        self, x: Tensor, assignment: Assignment | None, base: Tensor, cast_input: bool = True, fuse: bool = True
+        self,
+        x: Tensor,
+        assignment: Assignment | TokenWeights | None,
+        base: Tensor,
+        cast_input: bool = True,
+        fuse: bool = True,
     ) -> Tensor:
-        """base (B, ..., out) + the experts' contribution for x (B, ..., in); see `product` and `fused`.
+        """base (B, ..., out) + the experts' contribution for x (B, ..., in); see `product`, `fused`, `token_gates`.
 
         Args:
             base: the frozen linear's output. The fused product writes over it.
             cast_input: compute in the experts' dtype where autocast does not say another one.
             fuse: use the fused product where it is as exact as the plain one.
         """
+        if isinstance(assignment, TokenWeights):
+            x = x.to(self.experts_A.dtype) if cast_input else x
+            weight = assignment.weight
+            return base + per_token(self.dropout(x), self.experts_A, self.experts_B, weight, self.scaling)
         # A single token (decoding) is cheapest in the plain way. Where the experts are kept in a wider dtype than the
         # model computes in, the plain way computes in theirs.
         narrow = torch.is_autocast_enabled(x.device.type) or self.experts_A.dtype == base.dtype
@@ -75,15 +85,24 @@ class MocleLinear(nn.Module, BaseTunerLayer):
     sample uses (see `RoutingState`).
     """
 
-    adapter_layer_names = ("mocle_experts",)
-    other_param_names = ("scaling", "site_index")
+    adapter_layer_names = ("mocle_experts", "mocle_gate")
+    other_param_names = ("scaling", "site_index", "token_routing")
 
-    def __init__(self, base_layer: nn.Linear, adapter_name: str, config: MocleConfig, state: RoutingState) -> None:
+    def __init__(
+        self,
+        base_layer: nn.Linear,
+        adapter_name: str,
+        config: MocleConfig,
+        state: RoutingState,
+        has_gate: bool = False,
+    ) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.in_features = base_layer.in_features
         self.out_features = base_layer.out_features
         self.mocle_experts = nn.ModuleDict()
+        self.mocle_gate = nn.ModuleDict()
+        self.token_routing: dict[str, TokenRouting] = {}
         self.scaling: dict[str, float] = {}
         self.site_index: dict[str, int | None] = {}
         self.routing_state = state
@@ -91,13 +110,19 @@ class MocleLinear(nn.Module, BaseTunerLayer):
         self.merged_adapters: list[str] = []
         self._merged_assignments: dict[str, Assignment | None] = {}
         self._active_adapter = adapter_name
-        self.update_layer(adapter_name, config)
+        self.update_layer(adapter_name, config, has_gate)
 
-    def update_layer(self, adapter_name: str, config: MocleConfig) -> None:
-        """Add the experts of an adapter. The model sets `site_index` once it knows all sites."""
+    def update_layer(self, adapter_name: str, config: MocleConfig, has_gate: bool = False) -> None:
+        """Add the experts of an adapter. The model sets `site_index` and `token_routing` once it knows all sites.
+
+        Args:
+            has_gate: whether a gate of the token router stands here.
+        """
         self.scaling[adapter_name] = config.scaling
         self.site_index[adapter_name] = None
         self.mocle_experts[adapter_name] = StackedExperts(config, self.in_features, self.out_features)
+        if has_gate:
+            self.mocle_gate[adapter_name] = TokenGate(config, self.in_features)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -105,12 +130,18 @@ class MocleLinear(nn.Module, BaseTunerLayer):
         site = self.site_index[adapter_name]
         return None if site is None else self.routing_state.assignment(adapter_name, site, rows)
 
+    def _token_weights(self, adapter_name: str, x: Tensor) -> TokenWeights:
+        gates = dict(self.mocle_gate.items())
+        site = cast(int, self.site_index[adapter_name])
+        return self.token_routing[adapter_name].choose(site, cast("TokenGate | None", gates.get(adapter_name)), x)
+
     # ------ for a function that computes several sites
 
     @property
     def is_fused(self) -> bool:
         """Whether exactly one adapter takes part in the forward, and by a fused product."""
         alone = len(self.active_adapters) == 1 and self.active_adapters[0] in self.mocle_experts
+        alone = alone and self.active_adapters[0] not in self.token_routing
         return alone and self.routing_state.fused and not self.disable_adapters and not self.merged
 
     @property
@@ -139,7 +170,11 @@ class MocleLinear(nn.Module, BaseTunerLayer):
         cast_input = getattr(self, "cast_input_dtype_enabled", True)
         for adapter_name in self.active_adapters:
             if adapter_name in self.mocle_experts:
-                assignment = self._assignment(adapter_name, x.shape[0])
+                assignment: Assignment | TokenWeights | Pair | None
+                if adapter_name in self.token_routing:
+                    assignment = self._token_weights(adapter_name, x)
+                else:
+                    assignment = self._assignment(adapter_name, x.shape[0])
                 if isinstance(assignment, Pair):
                     result = result + assignment(x, cast_input)
                     continue

@@ -14,24 +14,27 @@ from torch import Tensor, nn
 
 from llava_mocle.adapter.bare_parameters import check_modules_to_save, find_parameters
 from llava_mocle.adapter.collapsed import CollapsedClusters, CollapsedRouting
-from llava_mocle.adapter.config import MocleConfig
+from llava_mocle.adapter.config import LEARNED_ROUTERS, MocleConfig
 from llava_mocle.adapter.gated_mlp import GatedMlp, MlpNames, activation_name
 from llava_mocle.adapter.gating import gate_probabilities
 from llava_mocle.adapter.generation import batch_size
 from llava_mocle.adapter.in_place import InPlaceTuner
 from llava_mocle.adapter.layer import MocleLinear, StackedExperts
+from llava_mocle.adapter.learned_gates import SumOverProcesses
 from llava_mocle.adapter.model_routing import ModelRouting, callable_ancestors
 from llava_mocle.adapter.router import ClusterRouter, Router, build_router, check_ids, check_range, initial_embedding
 from llava_mocle.adapter.routing import Gates, Routing, RoutingStatistics, copy_to_host
+from llava_mocle.adapter.sentence import SentenceRouter, SentenceRouting, embedding_dim
 from llava_mocle.adapter.targets import find_targets
+from llava_mocle.adapter.token_gates import TokenRouting, TokenStatistics
 from llava_mocle.errors import ConfigError, RoutingError
 
 
 class MocleModel(InPlaceTuner):
     """The tuner behind `get_peft_model(model, MocleConfig(...))`; its methods are reachable on the PeftModel.
 
-    `forward` and `generate` of the adapted model take `cluster_ids` (B,) long, or `dataset_ids` (B,) for
-    router="dataset"; a model with router="none" takes and ignores both. For `generate`, configure
+    `forward` and `generate` of the adapted model take `cluster_ids` (B,) long, `dataset_ids` (B,) for router="dataset",
+    or `instruction_ids` (B, L) for router="sentence"; inputs of other routers are ignored. For `generate`, configure
     task_type="CAUSAL_LM" (or another task type that PEFT knows), as PEFT bypasses the tuner without one.
     """
 
@@ -72,6 +75,9 @@ class MocleModel(InPlaceTuner):
         self._check_alone(config)
         parameters = list(find_parameters(model, config))
         embedding = initial_embedding(config)
+        words = embedding_dim(model) if config.router == "sentence" else None
+        tokens = TokenRouting(config, sites) if config.router == "token" else None
+        self._sites_with_gates = set() if tokens is None else tokens.with_gates
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
         config.sites = sites
         self._site_names[adapter_name] = sites
@@ -79,8 +85,11 @@ class MocleModel(InPlaceTuner):
         for index, name in enumerate(sites):
             layer = cast(MocleLinear, model.get_submodule(name))
             layer.site_index[adapter_name] = None if config.router == "none" else index
+            if tokens is not None:
+                layer.token_routing[adapter_name] = self._routing.state.tokens[adapter_name] = tokens
         with init_empty_weights() if low_cpu_mem_usage else nullcontext():
-            self.mocle_router[adapter_name] = build_router(config, len(sites), embedding).train(model.training)
+            router = SentenceRouter(config, sites, words) if words else build_router(config, len(sites), embedding)
+            self.mocle_router[adapter_name] = router.train(model.training)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self._sync_grad()
         self._sync_starts()
@@ -95,10 +104,11 @@ class MocleModel(InPlaceTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        config, has_gate = cast(MocleConfig, peft_config), current_key in self._sites_with_gates
         if isinstance(target, MocleLinear):
-            target.update_layer(adapter_name, cast(MocleConfig, peft_config))
+            target.update_layer(adapter_name, config, has_gate)
             return
-        layer = MocleLinear(cast(nn.Linear, target), adapter_name, cast(MocleConfig, peft_config), self._routing.state)
+        layer = MocleLinear(cast(nn.Linear, target), adapter_name, config, self._routing.state, has_gate)
         if adapter_name not in self.active_adapters:
             # An additional adapter is not trainable until it is activated.
             layer.requires_grad_(False)
@@ -129,9 +139,13 @@ class MocleModel(InPlaceTuner):
         """
         checked: dict[str, Tensor] = {}
         gates: dict[str, Gates] = {}
+        routings: dict[str, Routing] = {}
         for adapter_name in self.active_adapters:
             router = self._router(adapter_name)
             if router.id_name is None:
+                continue
+            if isinstance(router, SentenceRouter):
+                routings[adapter_name] = router.routing(self.model, ids[router.id_name], rows)
                 continue
             if self._is_merged(adapter_name):
                 self._routing.check_merged(adapter_name, router.id_name, ids[router.id_name])
@@ -141,9 +155,8 @@ class MocleModel(InPlaceTuner):
             # Clamped, because a GPU that is asked for a row that is not there stops without naming the id.
             gates[adapter_name] = router(checked[adapter_name].clamp(0, count - 1), noisy=router.training)
         if not gates:
-            return {}
+            return routings
         on_host = copy_to_host([*(gate.expert for gate in gates.values()), *checked.values()])
-        routings = {}
         for adapter_name, experts, values in zip(gates, on_host, on_host[len(gates) :], strict=False):
             config, router = self._config(adapter_name), self._router(adapter_name)
             check_range(cast(str, router.id_name), values, cast(int, config.num_clusters))
@@ -155,6 +168,8 @@ class MocleModel(InPlaceTuner):
         collapsed = {}
         for adapter_name, routing in routings.items():
             router = self._router(adapter_name)
+            if not self._config(adapter_name).has_gates_of_ids:
+                continue
             values = set(torch.as_tensor(ids[cast(str, router.id_name)]).tolist())
             if len(values) > 1 or router.training:
                 continue
@@ -167,15 +182,24 @@ class MocleModel(InPlaceTuner):
                 collapsed[adapter_name] = found
         return collapsed
 
-    def generate(self, *args: Any, cluster_ids: Any = None, dataset_ids: Any = None, **kwargs: Any) -> Any:
-        """The base model's `generate`, with one id per sample; beams and returned sequences follow their sample.
+    def generate(
+        self,
+        *args: Any,
+        cluster_ids: Any = None,
+        dataset_ids: Any = None,
+        instruction_ids: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The base model's `generate`, with one id (or instruction) per sample, which is routed once.
+
+        Beams and returned sequences follow their sample.
 
         Samples that all have one cluster are answered with that cluster's plain LoRA, which is kept for the next call.
 
         Raises:
             RoutingError: the ids are missing, of a wrong dtype or length, or out of range.
         """
-        ids = {"cluster_ids": cluster_ids, "dataset_ids": dataset_ids}
+        ids = {"cluster_ids": cluster_ids, "dataset_ids": dataset_ids, "instruction_ids": instruction_ids}
         with self._routing.generating(ids, batch_size(args, kwargs), kwargs):
             return cast(Any, self.model).generate(*args, **kwargs)
 
@@ -203,7 +227,8 @@ class MocleModel(InPlaceTuner):
         Returns:
             How many there are. An MLP whose activation cannot be recomputed is left alone.
         """
-        owners = {site.rpartition(".")[0] for sites in self._site_names.values() for site in sites}
+        routed = {name: sites for name, sites in self._site_names.items() if self._config(name).router != "token"}
+        owners = {site.rpartition(".")[0] for sites in routed.values() for site in sites}
         for owner in sorted(owner for owner in owners if within in owner):
             module = self.model.get_submodule(owner)
             children = dict(module.named_children())
@@ -282,15 +307,55 @@ class MocleModel(InPlaceTuner):
         """Names of the active adapter's adapted modules, in the order of S."""
         return list(self._site_names[self.active_adapters[0]])
 
-    def last_routing(self, adapter_name: str | None = None) -> RoutingStatistics | None:
-        """The routing of the last forward, detached; None before the first, after `generate` and for router="none"."""
-        routing = self._routing.state.routings.get(adapter_name or self.active_adapters[0])
+    def last_routing(self, adapter_name: str | None = None) -> RoutingStatistics | TokenStatistics | None:
+        """The routing of the last forward, detached; None before the first, after `generate` and for router="none".
+
+        For router="token" it is what all tokens chose together.
+        """
+        name = adapter_name or self.active_adapters[0]
+        if name in self._routing.state.tokens:
+            return self._routing.state.tokens[name].statistics()
+        routing = self._routing.state.routings.get(name)
         return routing.statistics() if isinstance(routing, Routing) else None
+
+    def balance_losses(
+        self,
+        counted: Tensor | None = None,
+        sum_over: SumOverProcesses = lambda total: total,
+        adapter_name: str | None = None,
+    ) -> Tensor | None:
+        """(B,): what each sample of the last forward adds to the balance loss, with its gradient; see docs/adapter.md.
+
+        The loss is the mean over the counted samples of a step, times `balance_loss_weight`. It is 1 where the experts
+        are used alike.
+
+        Args:
+            counted: (B,) bool, the samples that count; None: all.
+            sum_over: adds a tensor up over all processes. For router="sentence" all of them then call together.
+
+        Returns:
+            None where the balance loss has no weight, or there was no forward in training.
+        """
+        name = adapter_name or self.active_adapters[0]
+        if name in self._routing.state.tokens:
+            return self._routing.state.tokens[name].balance_losses()
+        routing = self._routing.state.routings.get(name)
+        if not self._config(name).balance_loss_weight or not isinstance(routing, SentenceRouting):
+            return None
+        if counted is None:
+            counted = torch.ones(routing.num_samples, dtype=torch.bool)
+        return routing.balance_losses(counted, sum_over)
 
     @torch.no_grad()
     def clean_gates(self, adapter_name: str = "default") -> Tensor:
-        """(K, S, E): every cluster's gate probabilities without noise. Ones (1, S, 1) for router="none"."""
+        """(K, S, E): every cluster's gate probabilities without noise. Ones (1, S, 1) for router="none".
+
+        Raises:
+            RoutingError: the router is "token" or "sentence", whose gates are those of no cluster.
+        """
         router, config = self._router(adapter_name), self._config(adapter_name)
+        if config.router in LEARNED_ROUTERS:
+            config.check_cluster(None)
         if router.id_name is None:
             return torch.ones(1, len(self._site_names[adapter_name]), 1)
         logits = router(torch.arange(cast(int, config.num_clusters)), noisy=False).clean_logits
@@ -318,7 +383,8 @@ class MocleModel(InPlaceTuner):
         """
         router = self._router(adapter_name)
         if not isinstance(router, ClusterRouter):
-            raise ConfigError(f"adapter {adapter_name!r} has router='none', which has no cluster embedding.")
+            found = self._config(adapter_name).router
+            raise ConfigError(f"adapter {adapter_name!r} has router={found!r}, which has no cluster embedding.")
         router.set_embedding(torch.as_tensor(centroids))
 
     def _router(self, adapter_name: str) -> Router:
@@ -356,6 +422,7 @@ class MocleModel(InPlaceTuner):
         self._train_in_place(adapter_name, False)
         del self.mocle_router[adapter_name], self._site_names[adapter_name], self._parameter_names[adapter_name]
         self._routing.state.clear()
+        self._routing.state.tokens.pop(adapter_name, None)
         self._sync_starts()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,11 @@ from torch.utils.hooks import RemovableHandle
 from llava_mocle.adapter.collapsed import CollapsedRouting, Pair
 from llava_mocle.adapter.generation import AnyRouting, Generation, batch_size
 from llava_mocle.adapter.routing import Assignment, Routing
+from llava_mocle.adapter.token_gates import TokenRouting
 from llava_mocle.errors import ConfigError, RoutingError
 
 # What `forward` and `generate` take besides the base model's own inputs.
-ROUTING_INPUTS = ("cluster_ids", "dataset_ids")
+ROUTING_INPUTS = ("cluster_ids", "dataset_ids", "instruction_ids")
 
 # A function that computes the routing of each active adapter, by the adapter's name. It gets the value of each routing
 # input (None: it was not passed) and the number of samples (None: it is not known).
@@ -66,6 +68,7 @@ class ModelRouting:
         self._route = route
         self._collapse = collapse
         self._generation: Generation | None = None
+        self._generates = False
         self._starts: dict[nn.Module, tuple[RemovableHandle, ...]] = {}
         self._started_at: nn.Module | None = None
 
@@ -103,7 +106,7 @@ class ModelRouting:
                 routings = self._generation.routings(rows, getattr(module, "generation_config", None))
             else:
                 routings = self._route(ids, rows)
-            self.state.start(routings)
+            self.state.start(routings, _padding(module, args, kwargs), recording=not self._generates)
             self._started_at = module
         return args, kwargs
 
@@ -132,10 +135,12 @@ class ModelRouting:
             if routings:
                 self._generation = Generation(routings, options, collapsed)
         self._started_at = None
+        self._generates = True
         try:
             yield
         finally:
             self._generation = None
+            self._generates = False
             self.state.clear()
 
     # ------ merged clusters
@@ -162,6 +167,13 @@ class ModelRouting:
                 f"cluster {cluster} of adapter {adapter_name!r} is merged into the weights, but {id_name} asks for "
                 "others; call unmerge_adapter() first."
             )
+
+
+def _padding(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The mask (B, T) of a call's tokens that are no padding; None if it has none."""
+    given = inspect.signature(module.forward).bind_partial(*args).arguments if args else {}
+    mask = kwargs.get("attention_mask", given.get("attention_mask"))
+    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 
 class _Pending:
@@ -194,18 +206,26 @@ class RoutingState:
         routings: the current routing of each routed adapter, by the adapter's name.
         merging: while adapters are being merged, the routing of the cluster that goes into the weights.
         fused: whether the sites may use fused products. False: they take the plain path, by autograd alone.
+        tokens: the token routers, by the adapter's name. Their sites decide for themselves.
     """
 
     def __init__(self) -> None:
         self.fused = True
         self.routings: Mapping[str, AnyRouting] = {}
         self.merging: dict[str, Routing | None] = {}
+        self.tokens: dict[str, TokenRouting] = {}
         self._running = False
         self._current: list[weakref.ref[_Pending]] = []
         self._replaced: list[weakref.ref[_Pending]] = []
 
-    def start(self, routings: Mapping[str, AnyRouting]) -> None:
-        """Take over the routing of a forward that begins now."""
+    def start(self, routings: Mapping[str, AnyRouting], padding: Tensor | None = None, recording: bool = True) -> None:
+        """Take over the routing of a forward that begins now.
+
+        Args:
+            padding, recording: for the token routers, see `TokenRouting.start`.
+        """
+        for tokens in self.tokens.values():
+            tokens.start(padding, recording)
         self.routings = routings
         self._running = True
         self._replaced = [ref for ref in self._replaced + self._current if _is_pending(ref)]
@@ -220,11 +240,15 @@ class RoutingState:
     def finish(self) -> None:
         """The forward is over. Its routing is kept for recomputation only."""
         self._running = False
+        for tokens in self.tokens.values():
+            tokens.finish()
 
     def clear(self) -> None:
         """Forget the routing."""
         self.routings = {}
         self._running = False
+        for tokens in self.tokens.values():
+            tokens.forget()
 
     def assignment(self, adapter_name: str, site: int, rows: int) -> Assignment | Pair:
         """The assignment of a site for an input of `rows` samples; a pair in `generate` where all have one cluster.
@@ -253,4 +277,4 @@ class RoutingState:
 
     def __reduce__(self) -> tuple:
         # A copy is empty: tensors of a live autograd graph cannot be copied, and a copied model has seen no forward.
-        return RoutingState, ()
+        return RoutingState, (), {"tokens": self.tokens}

@@ -1,4 +1,4 @@
-"""Routers: from a sample's id to the experts of every site. One interface; cluster, dataset and none are its kinds."""
+"""Routers: from what is known of a sample to the experts of every site. Here: cluster, dataset and none."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Router(nn.Module, ABC):
 
 
 class NoRouter(Router):
-    """A plain LoRA: one expert, always, with gate 1."""
+    """Decides nothing for a sample: a plain LoRA has one expert, and the token router's gates are at the sites."""
 
     def forward(self, ids: Tensor, noisy: bool) -> Gates:
-        raise RoutingError("router='none' routes nothing: every sample uses the one expert.")
+        raise RoutingError("routers 'none' and 'token' decide nothing for a whole sample.")
 
 
 class ClusterRouter(Router):
@@ -124,7 +124,7 @@ def build_router(config: MocleConfig, num_sites: int, embedding: Tensor | None) 
 
 
 def initial_embedding(config: MocleConfig) -> Tensor | None:
-    """(K, D): the centroids, or random unit vectors without them; None for router="none".
+    """(K, D): the centroids, or random unit vectors without them; None for a router without ids.
 
     Reads `config.centroids`, and fills in num_clusters and cluster_dim from them.
 
@@ -132,7 +132,7 @@ def initial_embedding(config: MocleConfig) -> Tensor | None:
         ConfigError: the centroids contradict num_clusters or cluster_dim.
         ClusterModelError: the centroids cannot be read.
     """
-    if config.router == "none":
+    if not config.has_gates_of_ids:
         return None
     if config.centroids is None:
         shape = (cast(int, config.num_clusters), cast(int, config.cluster_dim))

@@ -111,6 +111,15 @@ class RoutingStatistics:
     universal_weight: Tensor | None
     overturned: Tensor
 
+    def means(self, num_experts: int) -> dict[str, Tensor]:
+        """The means over the samples at every site, (S,) each: `gate`, `overturned`, `expert_0`..., `universal`."""
+        found = {"gate": self.gate.float().mean(dim=1), "overturned": self.overturned.float().mean(dim=1)}
+        for expert in range(num_experts):
+            found[f"expert_{expert}"] = (self.expert == expert).float().mean(dim=1)
+        if self.universal_weight is not None:
+            found["universal"] = self.universal_weight.float().mean(dim=1)
+        return found
+
 
 def copy_to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Copies on the CPU of int64 tensors of any shapes. They travel together, so that the CPU waits for a GPU once."""

@@ -49,7 +49,12 @@ def check_dataset(args: argparse.Namespace, predictor: "Predictor") -> None:
         RoutingError: the model is not routed by dataset.
     """
     if args.dataset is not None and predictor.router != "dataset":
-        routed = "is routed by cluster" if predictor.router == "cluster" else "routes nothing"
+        known = {
+            "cluster": "is routed by cluster",
+            "token": "is routed by token",
+            "sentence": "is routed by instruction",
+        }
+        routed = known.get(predictor.router, "routes nothing")
         raise RoutingError(
             f"--dataset is {args.dataset!r}, but {args.model} {routed}, so it would change nothing: leave it out."
         )

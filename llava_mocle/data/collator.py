@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from llava_mocle.data.instruction_tokens import INSTRUCTION_IDS, padded_instructions
 from llava_mocle.data.tokenize import IGNORE_INDEX
 from llava_mocle.errors import ConfigError
 
@@ -27,7 +28,8 @@ class Collator:
         pixel_values (sum of the samples' images, 3, H, W), absent when no sample has an image,
         any other tensor of a sample in the same way: those of all samples behind each other, padded with zeros where
         their other dimensions differ (images of several sizes, or of several numbers of tiles),
-        cluster_ids (B,) long, absent when the samples have none, dataset_ids (B,) long.
+        cluster_ids (B,) long, absent when the samples have none, dataset_ids (B,) long,
+        instruction_ids (B, L) long, padded with -1 on the right, absent when the samples have none.
 
     Raises:
         ConfigError: `pad_token_id` is None.
@@ -67,6 +69,8 @@ class Collator:
         for key, value in ({"labels": IGNORE_INDEX} | dict(self.sequences)).items():
             if key in samples[0]:
                 batch[key] = self._pad([sample[key] for sample in samples], value)
+        if INSTRUCTION_IDS in samples[0]:
+            batch[INSTRUCTION_IDS] = padded_instructions([sample[INSTRUCTION_IDS] for sample in samples])
         for key in dict.fromkeys(key for sample in samples for key in sample):
             if key not in batch and key not in _IDS:
                 batch[key] = _stacked([sample[key] for sample in samples if key in sample])

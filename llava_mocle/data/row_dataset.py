@@ -16,6 +16,7 @@ from llava_mocle.data.conversation import row_images
 from llava_mocle.data.encoder import Encoder
 from llava_mocle.data.image_limits import ImageUnreadable
 from llava_mocle.data.images import image_path, load_image
+from llava_mocle.data.instruction_tokens import INSTRUCTION_IDS, InstructionTokens
 from llava_mocle.data.measure import DROPPED, measure_rows
 from llava_mocle.data.measure_cache import remembered
 from llava_mocle.data.mixture import DatasetSpec, Mixture
@@ -38,6 +39,7 @@ class RowDataset(Dataset):
         mixture: rows and repeats.
         encoder: makes samples of rows.
         cluster_ids: dataset name -> cluster of each of its rows; None for samples without `cluster_id`.
+        instructions: what tokenizes the routing text of every row; None for samples without `instruction_ids`.
         corrupt_images: what an unreadable image does when it is met: "error" raises; "skip" gives the next sample whose
             images can be read instead, and counts the row.
 
@@ -58,6 +60,7 @@ class RowDataset(Dataset):
         cluster_ids: Mapping[str, Any] | None = None,
         *,
         corrupt_images: str = "error",
+        instructions: InstructionTokens | None = None,
     ) -> None:
         if corrupt_images not in POLICIES:
             raise ConfigError(f"corrupt_images is {corrupt_images!r}, expected one of {', '.join(POLICIES)}")
@@ -65,6 +68,7 @@ class RowDataset(Dataset):
         self.encoder = encoder
         self.cluster_ids = None if cluster_ids is None else _checked_ids(cluster_ids, mixture)
         self.corrupt_images = corrupt_images
+        self.instructions = instructions
         self._choose_samples()
         if self.has_image.any() and not encoder.takes_images:
             raise ConfigError("the rows have images, but there is no image processor; load one with the model")
@@ -157,7 +161,8 @@ class RowDataset(Dataset):
 
         Returns:
             what the encoder makes of the row: input_ids (T,) long, labels (T,) long, and what the model takes of its
-            images; cluster_id int, absent without cluster ids; dataset_id int.
+            images; cluster_id int, absent without cluster ids; dataset_id int; instruction_ids (L,) long, absent
+            without `instructions`.
 
         Raises:
             ImageUnreadable: an image can't be read, and the policy is "error" or no later sample is any better.
@@ -198,6 +203,8 @@ class RowDataset(Dataset):
         with self._locating(spec.name, row_index):
             paths = [image_path(spec.image_folder, path) for path in row_images(row)]
             sample = self.encoder.encode(row, [load_image(path) for path in paths], paths)
+            if self.instructions is not None:
+                sample[INSTRUCTION_IDS] = self.instructions.of_row(row)
         if self.cluster_ids is not None:
             sample["cluster_id"] = int(self.cluster_ids[spec.name][row_index])
         sample["dataset_id"] = dataset

@@ -181,7 +181,7 @@ class Family(ABC):
         Args:
             input_ids: (P,), of the candidates' rows. P may be less than the tokens that `inputs` are for.
             inputs: `Candidates.inputs`, on the model's device.
-            routing: `cluster_ids` or `dataset_ids` (1,), if the model is routed.
+            routing: `cluster_ids` or `dataset_ids` (1,), or `instruction_ids` (1, L), if the model takes one of them.
         """
         start = model(input_ids=input_ids[None], **inputs, **routing, use_cache=True, logits_to_keep=1)
         return Prefix(start.logits, start.past_key_values)
@@ -195,5 +195,5 @@ class Family(ABC):
         """
         cache = copy.deepcopy(prefix.cache)
         cache.batch_repeat_interleave(len(tokens))
-        repeated = {name: value.expand(len(tokens)) for name, value in routing.items()}
+        repeated = {name: value.expand(len(tokens), *value.shape[1:]) for name, value in routing.items()}
         return model(input_ids=tokens, past_key_values=cache, use_cache=True, **repeated).logits

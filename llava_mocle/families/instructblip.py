@@ -140,7 +140,7 @@ class InstructBlipFamily(Family):
             qformer_input_ids=None,
             past_key_values=cache,
             use_cache=True,
-            **{name: value.expand(len(tokens)) for name, value in routing.items()},
+            **{name: value.expand(len(tokens), *value.shape[1:]) for name, value in routing.items()},
         ).logits
 
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from llava_mocle.clustering.instruction import instruction_text
+from llava_mocle.adapter.config import LEARNED_ROUTERS
+from llava_mocle.clustering.instruction import InstructionRule, instruction_text
 from llava_mocle.data.conversation import HUMAN, Turn, marked_prompt, place_images
+from llava_mocle.data.instruction_tokens import INSTRUCTION_IDS, InstructionTokens, padded_instructions
 from llava_mocle.data.template_names import template_name
-from llava_mocle.errors import CheckpointError, DataError
+from llava_mocle.errors import CheckpointError, DataError, RoutingError
 from llava_mocle.inference.explanation import Explanation, explain_routing
 from llava_mocle.inference.generation import (
     AnswerRepetition,
@@ -36,7 +38,7 @@ class Predictor:
     Attributes:
         path: the folder that was loaded.
         cluster_model: what routes; None for base and stage-1 folders.
-        router: "cluster", "dataset" or "none", from the adapter; "none" without one.
+        router: "cluster", "dataset", "token", "sentence" or "none", from the adapter; "none" without one.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -55,6 +57,10 @@ class Predictor:
         adapters = getattr(self.model, "peft_config", {})
         self._adapter: Any = adapters.get(getattr(self.model, "active_adapter", "default"))
         self.router = getattr(self._adapter, "router", "none")
+        self._instructions: InstructionTokens | None = None
+        if self.router == "sentence":
+            turns = loaded.recipe.get("instruction_turns") or InstructionRule().turns
+            self._instructions = InstructionTokens(self.tokenizer, InstructionRule(turns))
 
     @classmethod
     def from_pretrained(
@@ -205,7 +211,7 @@ class Predictor:
         self, requests: Sequence[Request], config: GenerationConfig, repetition_penalty: float
     ) -> tuple[list[Prediction], list[int]]:
         """The answers, and the rows whose answer the batch may have changed."""
-        clusters, distances = self._prompt_router.route(requests)
+        clusters, distances = self._route(requests)
         samples = [self._sample(request) for request in requests]
         inputs: dict[str, Any] = self.encoder.collator(pad_token_id=config.pad_token_id, left=True)(samples)
         prompt_length = inputs["input_ids"].shape[1]
@@ -242,7 +248,7 @@ class Predictor:
             raise DataError(f"prompt {request.prompt[:60]!r}: candidates are {list(candidates)!r}; expected texts.")
         for candidate in candidates:
             check_text("candidate", candidate)
-        clusters, distances = self._prompt_router.route([request])
+        clusters, distances = self._route([request])
         asked = self.encoder.candidates(self._turns(request), request.image_list, candidates)
         self._check_length(request, max(len(row["input_ids"]) for row in asked.rows))
         inputs = self._on_device(asked.inputs)
@@ -256,9 +262,9 @@ class Predictor:
         Raises:
             RoutingError: as `predict_batch`.
         """
-        if self.router == "none":
+        if self.router not in ("cluster", "dataset"):
             return [None] * len(requests)
-        clusters, _ = self._prompt_router.route(requests)
+        clusters, _ = self._route(requests)
         (ids,) = self._routing_inputs(requests, clusters).values()
         return list(ids.tolist())
 
@@ -285,7 +291,7 @@ class Predictor:
                 f"{self.path}: has no cluster model ({self.kind} folder), so nothing is routed by cluster; {remedy}."
             )
         request = Request(prompt, route_text=route_text, cluster_id=cluster_id)
-        (cluster,), (distance,) = self._prompt_router.route([request])
+        (cluster,), (distance,) = self._route([request])
         assert cluster is not None
         return explain_routing(
             self.model,
@@ -297,8 +303,21 @@ class Predictor:
         )
 
     def routing_text(self, row: Mapping[str, Any]) -> str | None:
-        """The text that training would route this row by; None for a model without a cluster model."""
+        """The text that training would route this row by; None for a model that no text routes or clusters."""
+        if self._instructions is not None:
+            return instruction_text(row, self._instructions.rule)
         return None if self.cluster_model is None else instruction_text(row, self.cluster_model.rule)
+
+    def _route(self, requests: Sequence[Request]) -> tuple[list[int | None], list[float | None]]:
+        """Cluster and distance of each request, as `PromptRouter.route`."""
+        if self.router in LEARNED_ROUTERS:
+            for request in requests:
+                if request.cluster_id is not None:
+                    raise RoutingError(
+                        f"cluster_id is {request.cluster_id}, but {self.path} has router {self.router!r}, which looks "
+                        "at no cluster: leave it out."
+                    )
+        return self._prompt_router.route(requests)
 
     def _routing_inputs(self, requests: Sequence[Request], clusters: Sequence[int | None]) -> dict[str, Tensor]:
         if self.router == "cluster":
@@ -306,6 +325,9 @@ class Predictor:
         if self.router == "dataset":
             names = dataset_names(self._loaded.recipe)
             return {"dataset_ids": torch.tensor([dataset_id(request, names, self.path) for request in requests])}
+        if self._instructions is not None:
+            texts = [request.prompt if request.route_text is None else request.route_text for request in requests]
+            return {INSTRUCTION_IDS: padded_instructions([self._instructions.of_prompt(text) for text in texts])}
         return {}
 
     def _turns(self, request: Request) -> list[Turn]:

@@ -50,7 +50,8 @@ def log_likelihoods(
         model: adapted or not.
         rows: tokenized conversations, the same up to the candidate (`split_prefix`).
         inputs: what else the model takes, for the one question, on the model's device.
-        routing: `cluster_ids` or `dataset_ids` (1,), if the model is routed, on the model's device.
+        routing: on the model's device: `cluster_ids` or `dataset_ids` (1,), or `instruction_ids` (1, L), if the model
+            takes one of them.
     """
     device = next(model.parameters()).device
     ids, own = split_prefix(rows)

@@ -8,7 +8,7 @@ T tokens, N = B T, in one layer of a Llama-like decoder:
     gated MLP           as one function: its input and two tensors of the intermediate width; else three of these
     experts of a site   the site's input (shared by the sites that have the same), and the rank-wide product for each
                         expert that a sample takes; on the plain path also a copy of the input in expert order, and the
-                        product after its gate
+                        product after its gate. By token: the products of all experts, before and after their gates
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from llava_mocle.planning.shapes import Experts, ModelShape, Site
 # Which tensor of the layer a linear reads. Only `eager` attention does not keep its output itself.
 _INPUT_OF = {"q_proj": "norm1", "k_proj": "norm1", "v_proj": "norm1", "o_proj": "attention"}
 _INPUT_OF |= {"gate_proj": "norm2", "up_proj": "norm2", "down_proj": "product"}
+INT64 = 8
 _MLP = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -131,7 +132,7 @@ def _attention_bytes(shape: ModelShape, batch: Batch, size: int, attention: str)
 
 def _moves(experts: Experts, batch: Batch) -> bool:
     """Whether samples are copied into expert order: those that are in order by chance are counted as if they were."""
-    return experts.routed and batch.samples * experts.top_k > 1
+    return experts.routed and not experts.by_token and batch.samples * experts.top_k > 1
 
 
 def _reads_shared(experts: Experts, batch: Batch) -> bool:
@@ -142,8 +143,12 @@ def _reads_shared(experts: Experts, batch: Batch) -> bool:
 def _plain_site_bytes(experts: Experts, site: Site, batch: Batch, precision: Precision) -> int:
     size, rows = precision.compute, batch.tokens * experts.active
     middle = rows * experts.rank * size * (2 if experts.routed else 1)
+    if experts.by_token:
+        # Probabilities and weights of a token's experts, its choice, and all B's side by side.
+        middle += batch.tokens * (2 * experts.slots * FLOAT32 + experts.top_k * INT64)
+        middle += 0 if precision.autocast else experts.slots * experts.rank * site.out_features * size
     if precision.autocast:
-        inputs = rows * site.in_features
+        inputs = (batch.tokens if experts.by_token else rows) * site.in_features
     else:
         inputs = batch.tokens * experts.top_k * site.in_features if _moves(experts, batch) else 0
     dropped = 0
@@ -152,7 +157,9 @@ def _plain_site_bytes(experts: Experts, site: Site, batch: Batch, precision: Pre
         dropped = batch.tokens * site.in_features * (1 + (size if read else 0))
     casts = 0
     if precision.autocast:
-        used = min(experts.slots, experts.top_k * batch.samples + int(experts.universal))
+        used = experts.slots
+        if not experts.by_token:
+            used = min(used, experts.top_k * batch.samples + int(experts.universal))
         casts = used * experts.rank * (site.in_features + site.out_features) * size
     return middle + inputs * size + dropped + casts
 

@@ -99,7 +99,8 @@ def _experts(model: nn.Module) -> Experts | None:
             universal=config.universal_expert,
             routed=config.router != "none",
             dropout=config.lora_dropout > 0,
-            fused=tuner.fused,
+            fused=tuner.fused and config.router != "token",
+            by_token=config.router == "token",
         )
     return None
 

@@ -24,6 +24,7 @@ class Experts:
         routed: False for a plain LoRA, whose only expert has weight 1.
         dropout: whether there is dropout in front of the experts.
         fused: whether a site's experts are one function of autograd; else the plain path.
+        by_token: whether every token chooses for itself. All experts are computed then.
     """
 
     rank: int
@@ -33,11 +34,12 @@ class Experts:
     routed: bool
     dropout: bool = False
     fused: bool = True
+    by_token: bool = False
 
     @property
     def active(self) -> int:
-        """Experts that one sample takes at one site."""
-        return self.top_k + int(self.universal)
+        """Experts that are computed for one token at one site."""
+        return self.slots if self.by_token else self.top_k + int(self.universal)
 
 
 @dataclass(frozen=True)

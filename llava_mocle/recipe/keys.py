@@ -27,7 +27,7 @@ LEFT_TO_BASE = (
 )  # fmt: skip
 # `model_max_length` where neither the recipe nor the base says another one.
 USUAL_LENGTH = 2048
-ADAPTERS = ("mocle", "cluster", "dataset", "lora")
+ADAPTERS = ("mocle", "cluster", "dataset", "token", "sentence", "lora")
 
 
 @dataclass
@@ -204,7 +204,10 @@ class ClusterArguments:
         path=True,
     )
     instruction_turns: str = by_content(
-        "first", "Which human turns route a sample.", choices=("first", "all"), clustering="instruction_turns"
+        "first",
+        "Which human turns route a sample, by cluster or by sentence.",
+        choices=("first", "all"),
+        clustering="instruction_turns",
     )
     cluster_seed: int = by_content(0, "Seed of k-means++.", clustering="seed", numbers=SEED)
     cluster_n_init: int = by_content(
@@ -219,7 +222,8 @@ class AdapterArguments:
 
     adapter: str = same(
         "mocle",
-        "mocle; cluster (no universal expert); dataset (routes by dataset); lora (one plain LoRA).",
+        "mocle; cluster (no universal expert); dataset (routes by dataset); token (every token for itself, as in "
+        "LLaVA-MoLE); sentence (by the mean word embedding of the instruction, as in Octavius); lora (one plain LoRA).",
         choices=ADAPTERS,
     )
     lora_r: int = same(128, "Rank of every expert.", numbers=FROM_1)
@@ -242,6 +246,21 @@ class AdapterArguments:
         None,
         "Noise on the gates while training; none: num_experts ** -0.5, or 0.1 under gate_mode released.",
         numbers=FROM_0,
+    )
+    gate_sharing: str = same(
+        "site",
+        "With adapter token or sentence: one gate a site, a block (such as an MLP), or for sentence one a model.",
+        choices=("site", "block", "model"),
+    )
+    gate_bias: bool = same(False, "With adapter token or sentence: gates have a bias.")
+    expert_weight: str = same(
+        "probability",
+        "With adapter token or sentence, what a chosen expert is multiplied by: its probability; one (top_k 1, with a "
+        "balance loss); renormalized (top_k 2), its probability over the sum of the two.",
+        choices=("probability", "one", "renormalized"),
+    )
+    balance_loss_weight: float = same(
+        0.0, "With adapter token or sentence: the weight of the loss that spreads choices over experts.", numbers=FROM_0
     )
     gate_mode: str = same("paper", "`released` reproduces the authors' inference code.", choices=("paper", "released"))
 

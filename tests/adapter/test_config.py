@@ -7,14 +7,13 @@ from llava_mocle.adapter import MocleConfig
 from llava_mocle.errors import ConfigError
 
 from .helpers import config, plain_lora
+from .learned import learned
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"router": "token"}, ["token", "not available yet", "cluster"]),
-        ({"router": "sentence"}, ["sentence", "not available yet"]),
-        ({"router": "random"}, ["random", "cluster, dataset, none"]),
+        ({"router": "random"}, ["random", "cluster, dataset, token, sentence, none"]),
         ({"router": "none"}, ["num_experts=4", "universal_expert=False"]),
         ({"router": "dataset", "num_clusters": None}, ["num_clusters", "number of datasets"]),
         ({"router": "dataset", "centroids": "x"}, ["centroids='x'", "drop"]),
@@ -36,6 +35,44 @@ def test_contradictions_are_named(changes, words):
         config(**changes)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("router", ["token", "sentence"])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"universal_expert": True}, ["universal_expert=True", "set universal_expert=False"]),
+        ({"gate_mode": "released"}, ["gate_mode='released'"]),
+        ({"centroids": "x"}, ["centroids='x'"]),
+        ({"num_clusters": 4}, ["num_clusters=4", "set num_clusters=None"]),
+        ({"gate_sharing": "layer"}, ["'layer'", "site, block, model"]),
+        ({"expert_weight": "two"}, ["'two'", "probability, one, renormalized"]),
+        ({"expert_weight": "renormalized"}, ["top_k=2", "found top_k=1"]),
+        ({"expert_weight": "one", "top_k": 2, "balance_loss_weight": 0.1}, ["top_k=1", "found top_k=2"]),
+        ({"expert_weight": "one"}, ["without a gradient", "balance_loss_weight above 0"]),
+        ({"balance_loss_weight": -1.0}, ["balance_loss_weight=-1.0"]),
+        ({"num_experts": 1, "top_k": 2}, ["top_k=2", "num_experts=1"]),
+    ],
+)
+def test_what_a_learned_router_does_not_take(router, changes, words):
+    with pytest.raises(ConfigError) as error:
+        learned(router, **changes)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_the_token_router_has_no_gate_for_all_layers():
+    assert learned("sentence", gate_sharing="model").gate_sharing == "model"
+    with pytest.raises(ConfigError, match="gate_sharing='model' needs router='sentence'"):
+        learned("token", gate_sharing="model")
+
+
+@pytest.mark.parametrize("name", ["gate_sharing", "gate_bias", "expert_weight", "balance_loss_weight"])
+@pytest.mark.parametrize("make", [config, plain_lora])
+def test_options_of_the_learned_routers_are_refused_elsewhere(name, make):
+    value = {"gate_sharing": "block", "gate_bias": True, "expert_weight": "one", "balance_loss_weight": 0.1}[name]
+    with pytest.raises(ConfigError, match=f"{name}={value!r} is an option of the token and sentence routers"):
+        make(**{name: value})
 
 
 def test_noise_default_depends_on_the_gate_mode():

@@ -30,6 +30,13 @@ def test_worked_example() -> None:
     assert {value.dtype for key, value in batch.items() if key != "pixel_values"} == {torch.int64}
 
 
+def test_instructions_are_padded_on_the_right_even_where_prompts_are_not() -> None:
+    asked = [FIRST | {"instruction_ids": torch.tensor([4, 0])}, SECOND | {"instruction_ids": torch.zeros(0).long()}]
+    batch = Collator(0, left=True)(asked)
+    assert batch["instruction_ids"].tolist() == [[4, 0], [-1, -1]]
+    assert batch["instruction_ids"].dtype == torch.int64
+
+
 def test_images_of_all_samples_in_order() -> None:
     two = FIRST | {"pixel_values": torch.stack([torch.full((3, 2, 2), 1.0), torch.full((3, 2, 2), 2.0)])}
     batch = Collator(0)([two, SECOND, FIRST])

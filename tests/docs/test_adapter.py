@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import pytest
 import torch
+from peft import get_peft_model
 from transformers import AutoTokenizer
 
 from llava_mocle.model.load import load_model
@@ -26,6 +28,22 @@ def test_the_page_makes_saves_and_exports_an_adapter(base: Path, user_folder: Pa
         merged = names["merged"](**batch).logits
     assert merged.shape[0] == len(QUESTIONS)
     assert not any("mocle" in name for name in names["merged"].state_dict())
+
+
+def test_the_loss_of_a_sentence_router(base: Path) -> None:
+    (snippet,) = [text for text in python_snippets(DOCS / "adapter.md") if "balance_losses" in text]
+    names: dict = {}
+    exec(snippet, names)
+    model = get_peft_model(load_model(base).model, names["sentence"]).train()
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    batch, asked = {"input_ids": ids, "labels": ids}, torch.tensor([[5, 6], [8, -1]])
+    torch.manual_seed(0)
+    found = names["training_loss"](model, batch, asked)
+    torch.manual_seed(0)
+    plain = model(**batch, instruction_ids=asked).loss
+    balance = model.base_model.balance_losses().mean()
+    assert balance > 0
+    assert found.item() == pytest.approx((plain + 0.01 * balance).item(), rel=1e-6)
 
 
 def test_a_trained_model_is_exported_as_the_page_says(trained: Path, user_folder: Path) -> None:

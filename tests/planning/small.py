@@ -30,7 +30,7 @@ def make_model(
     fused=True,
     seed=0,
 ):
-    """On the CPU, float32, in training mode. `adapter`: mocle, top2 (no universal expert) or lora.
+    """On the CPU, float32, in training mode. `adapter`: mocle, top2 (no universal expert), token or lora.
 
     `fused`: head and adapter as training has them by default; else the plain paths.
     """
@@ -60,6 +60,7 @@ def make_model(
     routing = {
         "mocle": {"num_experts": 4, "num_clusters": 4, "cluster_dim": 16},
         "top2": {"num_experts": 4, "num_clusters": 4, "cluster_dim": 16, "top_k": 2, "universal_expert": False},
+        "token": {"router": "token", "num_experts": 4, "universal_expert": False},
         "lora": {"router": "none", "num_experts": 1, "universal_expert": False},
     }[adapter]
     model = get_peft_model(

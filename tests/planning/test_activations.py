@@ -65,6 +65,7 @@ def saved_by_loss(shape, batch, precision):
         (6, 128, True, {"kv_heads": 2}),
         (6, 64, False, {"kv_heads": 1, "rank": 32}),
         (5, 96, True, {"adapter": "top2"}),
+        (5, 96, True, {"adapter": "token"}),
         (5, 96, True, {"adapter": "lora", "rank": 32}),
         (6, 64, True, {"targets": "q_proj|v_proj"}),
         (6, 64, True, {"targets": "q_proj|o_proj|gate_proj|down_proj", "layers": 2}),

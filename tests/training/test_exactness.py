@@ -126,6 +126,31 @@ def test_two_processes_equal_one(unbalanced: Path, alone: list, tmp_path: Path, 
     compare(losses_and_norms(unbalanced, tmp_path, *words, count=2), alone, FLOAT32)
 
 
+BALANCED = ["--num_experts", "3", "--gate_temperature", "0.5", "--balance_loss_weight", "0.2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("adapter", "zero", "extra"),
+    [
+        ("token", None, ACCUMULATE),
+        ("token", 2, CHECKPOINTING),
+        ("token", 3, []),
+        # Its shares are those of a micro-batch of all ranks, so accumulation is not the same.
+        ("sentence", 2, []),
+        ("sentence", 3, CHECKPOINTING),
+    ],
+)
+def test_two_processes_equal_one_without_clusters(
+    unbalanced: Path, tmp_path: Path, adapter: str, zero: int | None, extra: list
+) -> None:
+    """The global batches are the same, and what is routed is unbalanced: a rank has images, and its peer has none."""
+    words = ["--adapter", adapter, "--cluster_model", "", *BALANCED]
+    alone = losses_and_norms(unbalanced, tmp_path / "alone", *words)
+    words += extra + (["--deepspeed", ZERO[zero]] if zero else [])
+    compare(losses_and_norms(unbalanced, tmp_path / "two", *words, count=2), alone, FLOAT32)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [2, 3])
 def test_in_bfloat16(unbalanced: Path, alone_bf16: list, tmp_path: Path, zero: int) -> None:

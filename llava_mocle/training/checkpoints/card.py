@@ -8,6 +8,7 @@ from transformers import TrainerState
 
 from llava_mocle import __version__
 from llava_mocle.adapter.card import PAPER, code, public_name, table, write_card
+from llava_mocle.adapter.config import LEARNED_ROUTERS
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.training.setup.adapter import count_parameters
 
@@ -18,6 +19,8 @@ _KINDS = {
     "mocle": "MoCLE: experts chosen by the cluster of the instruction, and a universal expert",
     "cluster": "experts chosen by the cluster of the instruction, without a universal expert",
     "dataset": "experts chosen by dataset",
+    "token": "experts chosen by every token at every adapted linear",
+    "sentence": "experts chosen by the mean word embedding of the instruction",
     "lora": "one LoRA",
 }
 
@@ -118,6 +121,8 @@ def _use(recipe: Recipe) -> list[str]:
     blocks = ["In this folder, with `pip install llava_mocle`:", ask]
     if recipe.stage.stage == "pretrain":
         return [*blocks, "For stage 2, name this folder as `pretrain_mm_mlp_adapter`."]
+    if recipe.adapter.adapter in LEARNED_ROUTERS:
+        return blocks
     number = None if recipe.adapter.adapter == "lora" else 0
     what = {"lora": "The adapter", "dataset": "One dataset's part"}.get(recipe.adapter.adapter, "One cluster")
     return [

@@ -13,22 +13,27 @@ from llava_mocle.training.checkpoints.manifest import checkpoint_facts
 _SHOWN = 16
 
 
-def data_identity(train: Mixture, held_out: Mixture | None, routed_by: ClusterModel | None) -> dict[str, Any]:
+def data_identity(
+    train: Mixture, held_out: Mixture | None, routed_by: ClusterModel | None, turns: str | None = None
+) -> dict[str, Any]:
     """The digests of a run's data, which each of its checkpoints keeps in the manifest.
 
     Args:
         train: the rows to train on.
         held_out: the rows to validate on, if any.
         routed_by: the cluster model that chooses experts; None where none does.
+        turns: which human turns choose experts by themselves, without clusters; None where none do.
 
     Returns:
-        `rows` and `held_out_rows` (dataset name -> digest of its rows), and `cluster_model` (its fingerprint, or None).
+        `rows` and `held_out_rows` (dataset name -> digest of its rows), `cluster_model` (its fingerprint, or None), and
+        `instruction_turns`, if `turns` is given.
     """
-    return {
+    found = {
         "rows": _digests(train),
         "held_out_rows": _digests(held_out) if held_out is not None else {},
         "cluster_model": routed_by.fingerprint if routed_by is not None else None,
     }
+    return found if turns is None else {**found, "instruction_turns": turns}
 
 
 def _digests(mixture: Mixture) -> dict[str, str]:
@@ -54,6 +59,12 @@ def check_data_identity(
         ConfigError: names the dataset's file or the cluster model's folder, with both values.
     """
     before = checkpoint_facts(checkpoint)
+    turns = now.get("instruction_turns")
+    if before.get("instruction_turns", turns) != turns:
+        raise ConfigError(
+            f"instruction_turns is {turns!r}, but {checkpoint} was trained with {before['instruction_turns']!r}; set "
+            "it to that, or choose another output_dir"
+        )
     for kind, mixture in (("rows", train), ("held_out_rows", held_out)):
         paths = {spec.name: spec.data_path for spec in mixture.specs} if mixture is not None else {}
         for name, digest in now[kind].items():

@@ -42,7 +42,12 @@ def overturned_by_noise(clean_logits: Tensor, noise_std: float) -> float:
 
 
 def describe_start(tuner: MocleModel) -> str | None:
-    """A sentence on the gates of a new adapter; None without noise. All processes call it together."""
+    """A sentence on the gates of a new adapter; None without noise. All processes call it together.
+
+    None too where no gate is known without a sample: the token and sentence routers.
+    """
+    if not _has_gates_of_ids(tuner):
+        return None
     share = _overturned(tuner)
     if share is None:
         return None
@@ -115,12 +120,21 @@ def lost_experts(gates: Tensor, sites: list[str], top_k: int = 1) -> list[str]:
 
 
 def warn_of_gates(tuner: MocleModel, shown: bool) -> None:
-    """Print what `describe_end` finds, problems as warnings. All processes call it together; `shown` on one."""
+    """Print what `describe_end` finds, problems as warnings. All processes call it together; `shown` on one.
+
+    Nothing is printed for the token and sentence routers, of which no gate is known without a sample.
+    """
+    if not _has_gates_of_ids(tuner):
+        return
     summary, problems = describe_end(tuner)
     if shown:
         print(summary, flush=True)
         for problem in problems:
             logger.warning(problem)
+
+
+def _has_gates_of_ids(tuner: MocleModel) -> bool:
+    return tuner.peft_config[tuner.active_adapters[0]].has_gates_of_ids
 
 
 def _overturned(tuner: MocleModel) -> float | None:

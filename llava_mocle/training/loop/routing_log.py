@@ -14,8 +14,9 @@ class RoutingLog:
     """Averages over the forwards since the last log, of every process.
 
     Per site group (the linear's own name, such as `up_proj`): mean weight of the chosen expert (`gate`), share of
-    samples each expert got (`expert_0`...), and mean universal weight. Over all sites: share of choices that the
-    noise overturned. Sums stay on the routing's device, so that a GPU is waited for only when they are logged.
+    samples (of tokens, with the token router) each expert got (`expert_0`...), and mean universal weight. Over all
+    sites: share of choices that the noise overturned. Sums stay on the routing's device, so that a GPU is waited for
+    only when they are logged.
     """
 
     def __init__(self, tuner: MocleModel) -> None:
@@ -37,13 +38,7 @@ class RoutingLog:
             return
         self._forwards += 1
         experts = self.tuner.peft_config[self.tuner.active_adapters[0]].num_experts
-        # The mean over the samples at every site, (S,) each.
-        means = {"gate": routing.gate.float().mean(dim=1), "overturned": routing.overturned.float().mean(dim=1)}
-        for expert in range(experts):
-            means[f"expert_{expert}"] = (routing.expert == expert).float().mean(dim=1)
-        if routing.universal_weight is not None:
-            means["universal"] = routing.universal_weight.float().mean(dim=1)
-        for name, value in means.items():
+        for name, value in routing.means(experts).items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def pop(self, reduce: Callable[..., Any] | None = None) -> Mapping[str, float]:

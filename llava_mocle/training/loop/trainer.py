@@ -30,6 +30,7 @@ from llava_mocle.training.checkpoints.resume import (
     start_name,
 )
 from llava_mocle.training.checkpoints.writer import CheckpointWriter
+from llava_mocle.training.loop.balance import BalanceLoss
 from llava_mocle.training.loop.callbacks import ConsoleLines, ConsoleProgress, OwnBest, OwnIntervals, StopAfterSteps
 from llava_mocle.training.loop.divergence import DivergenceCheck
 from llava_mocle.training.loop.gate_check import warn_of_gates
@@ -128,6 +129,9 @@ class MocleTrainer(Trainer):
         self.divergence = DivergenceCheck(args, self.accelerator.reduce)
         routed = isinstance(model, PeftModel) and recipe.adapter.adapter != "lora"
         self.routing = RoutingLog(model.base_model) if routed else None
+        balanced = routed and recipe.adapter.balance_loss_weight > 0
+        everywhere = bool(args.average_tokens_across_devices)
+        self.balance = BalanceLoss(model.base_model, self.accelerator, everywhere) if balanced else None
         self.validation_losses = LossByGroup(data.dataset_names, 0 if held_out is None else clusters_of(held_out))
 
     def take_steps(self) -> None:
@@ -251,11 +255,21 @@ class MocleTrainer(Trainer):
         left_out = {POSITIONS} if routed else {POSITIONS, *ROUTING_INPUTS}
         return {key: value for key, value in inputs.items() if key not in left_out}, inputs.get(POSITIONS)
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Tensor | int | None]:
+        """`Trainer.get_batch_samples`; the balance loss also counts the step's samples."""
+        batches, count = super().get_batch_samples(*args, **kwargs)
+        if self.balance is not None and batches:
+            self.balance.start_step(batches)
+        return batches, count
+
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """`Trainer.compute_loss`, which averages over the supervised tokens of the global batch."""
+        """`Trainer.compute_loss`, a mean over the supervised tokens of the global batch, and the balance loss."""
         inputs, positions = self._model_inputs(inputs)
-        with self.supervision.around(inputs["labels"], positions):
+        labels = inputs["labels"]
+        with self.supervision.around(labels, positions):
             result = super().compute_loss(model, inputs, *args, **kwargs)
+        if self.balance is not None and model.training:
+            result = result + self.balance.of(labels)
         if self.routing is not None and model.training:
             self.routing.add()
         return result
@@ -283,6 +297,8 @@ class MocleTrainer(Trainer):
         """Log with the routing statistics since the last training log, then look for numbers that are not finite."""
         if self.routing is not None and "loss" in logs:
             logs = {**logs, **self.routing.pop(self.accelerator.reduce)}
+        if self.balance is not None and "loss" in logs:
+            logs = {**logs, **self.balance.pop()}
         super().log(logs, start_time)
         self.divergence.after_log(self.state.global_step, logs)
 

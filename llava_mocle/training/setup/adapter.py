@@ -7,6 +7,7 @@ from peft import get_peft_model
 from torch import nn
 
 from llava_mocle.adapter import MocleConfig
+from llava_mocle.adapter.config import LEARNED_OPTIONS, LEARNED_ROUTERS
 from llava_mocle.errors import ConfigError
 from llava_mocle.families.parts import Parts, connector_parameters, linears_of, target_names, target_pattern
 from llava_mocle.families.registry import family_of
@@ -128,7 +129,7 @@ def _routing_options(
 ) -> dict:
     if adapter.adapter == "lora":
         return {"router": "none", "num_experts": 1, "universal_expert": False, "top_k": 1}
-    options = {
+    options: dict[str, Any] = {
         "num_experts": adapter.num_experts,
         "universal_expert": adapter.adapter == "mocle",
         "top_k": adapter.top_k,
@@ -138,6 +139,8 @@ def _routing_options(
     }
     if adapter.adapter == "dataset":
         return options | {"router": "dataset", "num_clusters": num_datasets}
+    if adapter.adapter in LEARNED_ROUTERS:
+        return options | {"router": adapter.adapter, **{key: getattr(adapter, key) for key in LEARNED_OPTIONS}}
     num_clusters, cluster_dim = cluster_shape or (None, None)
     return options | {
         "router": "cluster",

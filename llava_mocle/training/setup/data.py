@@ -8,6 +8,8 @@ import numpy as np
 from accelerate import PartialState
 
 from llava_mocle.clustering import ClusterModel
+from llava_mocle.clustering.instruction import InstructionRule
+from llava_mocle.data.instruction_tokens import InstructionTokens
 from llava_mocle.data.mixture import Mixture
 from llava_mocle.data.row_dataset import RowDataset
 from llava_mocle.model.load import LoadedModel
@@ -52,7 +54,8 @@ def prepare_data(recipe: Recipe, loaded: LoadedModel, checkpoint: Path | None = 
     with PartialState().local_main_process_first():
         mixture = Mixture.load(specs)
         held_out = Mixture.load(specs, split="eval") if any(spec.eval_data_path for spec in specs) else None
-        identity = data_identity(mixture, held_out, clusters if needs_clusters(recipe) else None)
+        turns = recipe.cluster.instruction_turns if _by_sentence(recipe) else None
+        identity = data_identity(mixture, held_out, clusters if needs_clusters(recipe) else None, turns)
         if checkpoint is not None:
             check_data_identity(checkpoint, identity, mixture, held_out, recipe.cluster.cluster_model)
         train = _dataset(recipe, loaded, mixture, training_ids(recipe, mixture, clusters))
@@ -69,13 +72,24 @@ def prepare_data(recipe: Recipe, loaded: LoadedModel, checkpoint: Path | None = 
     )
 
 
+def _by_sentence(recipe: Recipe) -> bool:
+    return recipe.stage.stage == "finetune" and recipe.adapter.adapter == "sentence"
+
+
 def _dataset(
     recipe: Recipe, loaded: LoadedModel, mixture: Mixture, cluster_ids: dict[str, np.ndarray] | None
 ) -> RowDataset:
     data = recipe.data
+    rule = InstructionRule(recipe.cluster.instruction_turns)
     encoder = loaded.family.encoder(
         data.version or loaded.template,
         aspect_ratio=data.image_aspect_ratio or loaded.image_aspect_ratio,
         max_length=data.model_max_length or min(loaded.family.usual_length, loaded.model_max_length),
     )
-    return RowDataset(mixture, encoder, cluster_ids, corrupt_images=data.corrupt_images)
+    return RowDataset(
+        mixture,
+        encoder,
+        cluster_ids,
+        corrupt_images=data.corrupt_images,
+        instructions=InstructionTokens(loaded.tokenizer, rule) if _by_sentence(recipe) else None,
+    )

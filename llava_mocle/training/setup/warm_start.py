@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import nn
 
 from llava_mocle.adapter import MocleConfig
+from llava_mocle.adapter.config import LEARNED_ROUTERS
 from llava_mocle.adapter.router import load_centroids
 from llava_mocle.data.template_names import template_name
 from llava_mocle.errors import ClusterModelError, ConfigError
@@ -22,9 +23,9 @@ from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.training.setup.clusters import needs_clusters
 from llava_mocle.training.setup.warm_start_folder import (
     EXPERTS_B,
-    ROUTER,
     WarmStart,
     is_beside,
+    is_gate,
     lora_name,
     read_warm_start,
 )
@@ -32,7 +33,7 @@ from llava_mocle.training.setup.warm_start_folder import (
 # What two adapters of one shape have in common -> the recipe keys that decide it.
 _SHAPE = {
     "router": "adapter", "universal_expert": "adapter", "num_experts": "num_experts", "num_clusters": "cluster_model",
-    "cluster_dim": "cluster_model", "gate_mode": "gate_mode",
+    "cluster_dim": "cluster_model", "gate_mode": "gate_mode", "gate_sharing": "gate_sharing", "gate_bias": "gate_bias",
 }  # fmt: skip
 
 
@@ -135,6 +136,13 @@ def _weakened(start: WarmStart, model: PeftModel) -> str | None:
     exact = config.universal_expert and config.gate_mode == "paper"
     if not start.is_lora or config.router == "none" or exact:
         return None
+    if config.router in LEARNED_ROUTERS:
+        if config.expert_weight != "probability":
+            return None
+        return (
+            f"warm_start {start.folder}: at the start an adapted linear adds what the LoRA adds times the probability "
+            "of the chosen experts, which is less than 1; expert_weight one or renormalized adds the same"
+        )
     with torch.no_grad(), gathered(list(tuner.mocle_router.parameters())):
         gates = tuner.clean_gates().float().cpu().topk(config.top_k, dim=-1).values
     total = (gates**2 + 1 - gates if config.universal_expert else gates).sum(dim=-1)
@@ -194,7 +202,7 @@ def _expected_shapes(start: WarmStart, trained: Mapping[str, nn.Parameter]) -> d
     for ours, parameter in trained.items():
         name, shape = lora_name(ours) if start.is_lora else ours, whole_shape(parameter)
         # Without a projector in it, the adapter was trained on that of the base.
-        left_out = (is_beside(ours) and not start.beside) or (start.is_lora and ours.startswith(ROUTER))
+        left_out = (is_beside(ours) and not start.beside) or (start.is_lora and is_gate(ours))
         if not left_out:
             expected[name] = shape if name == ours else shape[1:]
     return expected

@@ -23,6 +23,8 @@ from llava_mocle.model.weights import read_weights
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 EXPERTS_A, EXPERTS_B = ".mocle_experts.experts_A", ".mocle_experts.experts_B"
 ROUTER = "base_model.mocle_router."
+# In the name of a gate of the token router, which stands in its site.
+TOKEN_GATE = ".mocle_gate."
 # Fields of a LoRA that may have any value: how large it is, what it adapts, and how it was trained.
 _FREE = {
     "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "exclude_modules", "modules_to_save",
@@ -108,9 +110,14 @@ def lora_name(name: str) -> str:
     return name
 
 
+def is_gate(name: str) -> bool:
+    """Whether a weight belongs to gates or their cluster embedding."""
+    return name.startswith(ROUTER) or TOKEN_GATE in name
+
+
 def is_beside(name: str) -> bool:
     """Whether a weight belongs to something that is trained beside the adapter."""
-    return not name.startswith(ROUTER) and not name.endswith((EXPERTS_A, EXPERTS_B, LORA_A, LORA_B))
+    return not is_gate(name) and not name.endswith((EXPERTS_A, EXPERTS_B, LORA_A, LORA_B))
 
 
 def _config(folder: Path) -> LoraConfig | MocleConfig:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from llava_mocle.adapter import RoutingStatistics
 from llava_mocle.recipe.recipe import load_recipe
 from llava_mocle.training.loop.routing_log import RoutingLog
 from llava_mocle.training.run import train
@@ -20,10 +21,12 @@ class Routed:
         self.active_adapters = ["default"]
         self.peft_config = {"default": SimpleNamespace(num_experts=2)}
 
-    def last_routing(self) -> SimpleNamespace:
-        return SimpleNamespace(
+    def last_routing(self) -> RoutingStatistics:
+        gate = torch.tensor([[0.5, 0.5, 0.5, 0.9], [0.8, 0.8, 0.8, 0.8]])
+        return RoutingStatistics(
             expert=torch.tensor([[0, 0, 0, 1], [1, 1, 0, 1]]),
-            gate=torch.tensor([[0.5, 0.5, 0.5, 0.9], [0.8, 0.8, 0.8, 0.8]]),
+            gate=gate,
+            weight=gate,
             universal_weight=None,
             overturned=torch.tensor([[True, False, False, False], [False, False, False, False]]),
         )
@@ -84,7 +87,7 @@ def test_nothing_is_read_from_the_device_until_the_log_is_written(monkeypatch: p
     routing = {
         name: value if value is None else DeviceTensor(value) for name, value in vars(Routed().last_routing()).items()
     }
-    monkeypatch.setattr(tuner, "last_routing", lambda: SimpleNamespace(**routing))
+    monkeypatch.setattr(tuner, "last_routing", lambda: RoutingStatistics(**routing))
     log = RoutingLog(tuner)
     DeviceTensor.reads.clear()
     for _ in range(3):
