@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from llava_mocle.adapter.config import LEARNED_OPTIONS, LEARNED_ROUTERS
 from llava_mocle.data.mixture import DatasetSpec, Mixture
 from llava_mocle.data.rows import read_rows
 from llava_mocle.errors import ConfigError
@@ -16,10 +17,17 @@ from llava_mocle.experiment.design import Design
 from llava_mocle.experiment.fairness import Measure, alpha_of, experts_of, rank_of, share_of_steps, shares_of
 from llava_mocle.experiment.methods import OURS, STANDARD, Method
 from llava_mocle.io.files import write_text
+from llava_mocle.recipe.checks import check_adapter
 from llava_mocle.recipe.recipe import Recipe, load_recipe, read_yaml
 from llava_mocle.recipe.trainer_keys import policies
 from llava_mocle.training.setup.clusters import needs_clusters
 
+# Keys that only some kinds of adapters take. Methods of other kinds leave those of the shared recipe out.
+_ONLY_WITH: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(LEARNED_OPTIONS, LEARNED_ROUTERS),
+    **dict.fromkeys(("gates", "gate_init", "train_cluster_embedding", "gate_mode"), ("mocle", "cluster", "dataset")),
+    "dataset_groups": ("dataset",),
+}
 VALIDATION, TEST, HELD_OUT = "validation", "test", "held_out"
 
 
@@ -156,7 +164,7 @@ class Grid:
             ConfigError: the recipe that comes out is not one.
         """
         variant = entry.variant
-        values = self.values | dict(variant.keys) | {"seed": entry.seed, "learning_rate": rate}
+        values = self._values(variant.keys) | {"seed": entry.seed, "learning_rate": rate}
         specs = tuple(spec for name, spec in self.specs.items() if entry.domain in (None, name))
         own = {spec.name for spec in specs}
         for key in ("data_path", "image_folder", "eval_data_path", "cluster_model", "cluster_assignments"):
@@ -189,6 +197,12 @@ class Grid:
             run = self.run(entry, rate)
             found[entry] = made.setdefault(run.content, run)
         return found
+
+    def _values(self, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """The shared recipe with a method's keys in it, without what the method's kind of adapter does not take."""
+        adapter = keys.get("adapter", self.recipe.adapter.adapter)
+        shared = {key: value for key, value in self.values.items() if adapter in _ONLY_WITH.get(key, (adapter,))}
+        return shared | dict(keys)
 
     def _only_rate(self) -> float:
         rates = self.design.learning_rates or []
@@ -238,7 +252,7 @@ class Grid:
                 )
 
     def _variant(self, method: Method) -> Variant:
-        adapter = self._checked(self.values | dict(method.keys), method.name).adapter
+        adapter = self._checked(self._values(method.keys), method.name).adapter
         keys = dict(method.keys)
         if "lora_r" not in keys:
             measure = Measure(self.recipe.adapter.lora_r, self.recipe.adapter.num_experts)
@@ -265,9 +279,11 @@ class Grid:
 
     def _checked(self, values: Mapping[str, Any], name: str) -> Recipe:
         try:
-            return recipe_of(values)
+            recipe = recipe_of(values)
+            check_adapter(recipe)
         except ConfigError as error:
             raise ConfigError(f"method {name}: {error}") from error
+        return recipe
 
     def _clusters_of(self, recipe: Recipe) -> str:
         """The name of a recipe's cluster model: its K, and what else differs from the shared recipe."""

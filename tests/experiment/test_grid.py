@@ -59,6 +59,15 @@ def test_equal_recipes_are_one_run(tmp_path: Path, mix) -> None:
     assert [run.clusters for run in found.values()] == ["k2", "k5", "k2", "k5"]
 
 
+def test_keys_of_another_kind_of_adapter_are_left_out(tmp_path: Path, mix) -> None:
+    """Training refuses a key that would do nothing; a recipe of MoCLE may have it, and one of the token router too."""
+    methods = ["mocle", "token", "lora_activated"]
+    found = runs(tmp_path, mix, {"gate_mode": "released"}, methods=methods)
+    assert [run.recipe.get("gate_mode") for run in found.values()] == ["released", None, None]
+    found = runs(tmp_path, mix, {"adapter": "token", "balance_loss_weight": 0.01}, methods=methods)
+    assert [run.recipe.get("balance_loss_weight") for run in found.values()] == [None, 0.01, None]
+
+
 def test_an_ablation_of_the_rank_keeps_the_scaling(tmp_path: Path, mix) -> None:
     found = runs(tmp_path, mix, methods=["mocle"], ablations={"rank": {"lora_r": [2, 16]}}, ablation_seeds=1)
     ranks = {name: (run.recipe["lora_r"], run.recipe["lora_alpha"]) for name, run in found.items()}
@@ -112,6 +121,11 @@ def test_one_rate_is_no_search(tmp_path: Path, mix) -> None:
             "at rank 4, which another method has, the same scaling would need lora_alpha 6.66667",
         ),
         ({}, {"methods": {"mine": {"adapter": "moe"}}}, "method mine: .*adapter is 'moe', expected one of"),
+        (
+            {},
+            {"methods": {"mine": {"adapter": "lora", "gate_bias": True}}},
+            "method mine: gate_bias is True, but adapter",
+        ),
         ({}, {"methods": {"mine": {"num_expert": 4}}}, "method mine: .*unknown key 'num_expert'"),
     ],
 )
