@@ -1,16 +1,19 @@
 """`llava-mocle compare` around the runs: the list, the report, the SLURM script, and what cannot be."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from llava_mocle.cli.main import main
 from llava_mocle.cli.several import run_several
-from tests.experiment.experiments import fake_executor, open_experiment, write_design
+from tests.experiment.experiments import calls, fake_executor, open_experiment, write_design
+from tests.processes import ended, is_alive
 from tests.tiny_run import mix  # noqa: F401
 
 
@@ -120,3 +123,35 @@ def test_several_stop_at_the_first_that_fails(tmp_path: Path, capsys: pytest.Cap
     assert run_several([*good, "--then", *good]) == 0
     assert run_several([*bad, "--then", *good]) == 2
     assert capsys.readouterr().err.count("none.yaml") == 1
+
+
+# The command's own way around the runs, with the stand-in in place of real trainings.
+SIGNALLED = """
+import sys
+from pathlib import Path
+from llava_mocle.cli.compare import _passing_signals_on
+from tests.experiment.experiments import fake_executor, open_experiment
+executor = fake_executor(Path(sys.argv[2]))
+with _passing_signals_on(executor.processes):
+    open_experiment(Path(sys.argv[1])).carry_out(executor, "best")
+assert executor.failures == []
+assert executor.processes.stopping.is_set()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_reaches_the_training_and_ends_the_command(tmp_path: Path, design: Path, number: int) -> None:
+    os.mkfifo(tmp_path / "hold-train-lora_activated-seed0-lr0.2")
+    process = subprocess.Popen([sys.executable, "-c", SIGNALLED, str(design), str(tmp_path)])
+    with ended(process):
+        until = time.monotonic() + 300
+        while not (tmp_path / "held-train-lora_activated-seed0-lr0.2").exists():
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        process.send_signal(number)
+        assert process.wait(300) == 0
+    held = int((tmp_path / "held-train-lora_activated-seed0-lr0.2").read_text())
+    assert not is_alive(held)
+    assert calls(tmp_path)[-1] == "train-lora_activated-seed0-lr0.2"
