@@ -83,6 +83,8 @@ def introduction(result: Result) -> Iterator[str]:
     """What was compared, and what is missing: paragraphs."""
     yield f"Domains: {', '.join(result['domains'])}. Score: {result['metric']}, in percent."
     yield f"{_FAIRNESS[result['fairness']]} {_STEPS[result['single_domain_steps']]}"
+    for names in _same_runs(result):
+        yield f"{', '.join(names)} come out the same here: they share their runs."
     if result["missing"]:
         yield (
             f"{len(result['missing'])} runs are missing, and what follows is of the others: "
@@ -90,6 +92,15 @@ def introduction(result: Result) -> Iterator[str]:
         )
     if "test" not in result["splits"]:
         yield "There are no test rows: everything here is on the validation rows, by which rates were chosen too."
+
+
+def _same_runs(result: Result) -> list[list[str]]:
+    """Groups of methods that have the same runs."""
+    groups: dict[frozenset[str], list[str]] = {}
+    for name, of in result["methods"].items():
+        if of["ablation"] is None and of["runs"]:
+            groups.setdefault(frozenset(of["runs"].values()), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def _splits(result: Result) -> Iterator[str]:

@@ -144,7 +144,7 @@ def _figures(folder: Path, splits: Sequence[str]) -> list[Mapping[str, Any]]:
     for path in sorted(folder.glob("*"), reverse=True):
         if path.suffix in _KINDS and chosen.setdefault(path.stem, path).suffix != ".png":
             chosen[path.stem] = path
-    found = []
+    found: list[Mapping[str, Any]] = []
     for stem, path in chosen.items():
         caption = path.with_suffix(".txt")
         data = base64.b64encode(path.read_bytes()).decode("ascii")

@@ -39,6 +39,7 @@ from llava_mocle.io.paths import user_path
 if TYPE_CHECKING:
     from llava_mocle.experiment.execute import Executor, Failure
     from llava_mocle.experiment.experiment import Experiment
+    from llava_mocle.experiment.grid import Grid
     from llava_mocle.experiment.processes import Processes
 
 
@@ -98,11 +99,11 @@ def run(args: argparse.Namespace) -> int:
     if args.slurm:
         return _write_slurm(experiment, args)
     if args.report_only:
-        return _report(experiment)
+        return _report(grid, experiment)
     failures = _carry_out(experiment, args)
     if args.run is not None:
         return 1 if failures else 0
-    code = _report(experiment)
+    code = _report(grid, experiment)
     return 1 if failures else code
 
 
@@ -210,13 +211,15 @@ def _write_slurm(experiment: "Experiment", args: argparse.Namespace) -> int:
     return 0
 
 
-def _report(experiment: "Experiment") -> int:
+def _report(grid: "Grid", worked_on: "Experiment") -> int:
+    """Write the report of the whole grid; 1 where a run of those that were worked on is missing."""
     from llava_mocle.analysis.comparison_figures import plot_comparison
     from llava_mocle.analysis.comparison_report import REPORT_FILE, write_comparison
     from llava_mocle.analysis.experiment_page import FIGURES_FOLDER, write_experiment_page
+    from llava_mocle.experiment.experiment import Experiment
 
-    result, root = experiment.result(), experiment.grid.root
+    result, root = Experiment(grid).result(), grid.root
     print(write_comparison(result, root))
     plot_comparison(result, root / FIGURES_FOLDER)
     print(f"{root / REPORT_FILE}\n{write_experiment_page(root)}")
-    return 1 if result["missing"] else 0
+    return 1 if worked_on.missing() else 0

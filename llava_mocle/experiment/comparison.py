@@ -19,14 +19,14 @@ MEAN = "mean"  # in the place of a domain: the mean of all
 
 
 def compare(
-    grid: Grid, folders: Mapping[Entry, RunFolder], searches: Mapping[str, Search], waiting: Sequence[str] = ()
+    grid: Grid, folders: Mapping[Entry, RunFolder], searches: Mapping[str, Search], missing: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that the finished runs say.
 
     Args:
         folders: of every place of the grid, as far as it is known.
         searches: of the learning rates; empty without a search.
-        waiting: names of further runs, whose learning rate is not chosen yet.
+        missing: names of the runs that are not done.
 
     Returns:
         `kind`, `metric`, `domains`, `baseline`, `single_domain`, `fairness`, `draws`, `methods` (name -> what it is and
@@ -52,15 +52,10 @@ def compare(
             name: {"tried": [[rate, score] for rate, score in found.tried.items()], "chosen": found.chosen}
             for name, found in searches.items()
         },
-        "missing": [*missing(folders), *waiting],
+        "missing": list(missing),
         "versions": versions(),
         "command": command(),
     }
-
-
-def missing(folders: Mapping[Entry, RunFolder]) -> list[str]:
-    """The names of the runs that are not done."""
-    return list(dict.fromkeys(folder.run.name for folder in folders.values() if folder.state() != State.DONE))
 
 
 def _about(variant: Variant, folders: Mapping[Entry, RunFolder]) -> dict[str, Any]:

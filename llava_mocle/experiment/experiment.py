@@ -18,7 +18,7 @@ class Experiment:
     """The runs of a grid in their two parts: those that search a learning rate, and those of the report.
 
     Args:
-        only: names of the variants that are worked on; None: all.
+        only: names of the variants that are worked on, with the search that they need; None: all.
 
     Raises:
         ConfigError: `only` names no variant.
@@ -30,8 +30,9 @@ class Experiment:
         for name in only or ():
             if name not in names:
                 raise ConfigError(f"--only {name}: no such method; there are {', '.join(names)}")
-        self._search = [entry for entry in grid.search() if _is_in(entry, only)]
-        self._entries = [entry for entry in grid.entries() if _is_in(entry, only)]
+        self._entries = [entry for entry in grid.entries() if only is None or entry.variant.name in only]
+        needed = {entry.variant.rate_of for entry in self._entries}
+        self._search = [entry for entry in grid.search() if entry.variant.name in needed]
 
     def search(self) -> dict[Entry, RunFolder]:
         """The runs that choose the learning rates."""
@@ -107,8 +108,13 @@ class Experiment:
         """What the finished runs say, see `compare`."""
         searches = self.searches()
         folders = self.report_runs(searches)
-        waiting = [entry.named(None) for entry in self._entries if entry not in folders]
-        return compare(self.grid, folders, searches, waiting)
+        return compare(self.grid, folders, searches, self.missing())
+
+    def missing(self) -> list[str]:
+        """The names of the runs of the report that are not done, or wait for the search."""
+        folders = self.report_runs(self.searches())
+        undone = [folder.run.name for folder in _distinct(folders) if folder.state() != State.DONE]
+        return undone + [entry.named(None) for entry in self._entries if entry not in folders]
 
     def _folders(self, entries: Sequence[Entry], rates: Mapping[str, float | None]) -> dict[Entry, RunFolder]:
         made: dict[str, RunFolder] = {}
@@ -116,10 +122,6 @@ class Experiment:
         for entry, run in self.grid.runs(entries, rates).items():
             found[entry] = made.setdefault(run.name, RunFolder(self.grid, run))
         return found
-
-
-def _is_in(entry: Entry, only: Collection[str] | None) -> bool:
-    return only is None or entry.variant.name in only
 
 
 def _distinct(folders: Mapping[Entry, RunFolder]) -> list[RunFolder]:

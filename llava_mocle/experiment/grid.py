@@ -118,6 +118,7 @@ class Grid:
             raise ConfigError(
                 f"{design.recipe}: stage is {self.recipe.stage.stage!r}; a comparison is of stage finetune"
             )
+        self._made: dict[tuple[Entry, float], Run] = {}
         self.specs = self._domains()
         rows = {name: read_rows(spec.data_path) for name, spec in self.specs.items()}
         mixture = Mixture(list(self.specs.values()), rows)
@@ -163,6 +164,11 @@ class Grid:
         Raises:
             ConfigError: the recipe that comes out is not one.
         """
+        if (entry, rate) not in self._made:
+            self._made[entry, rate] = self._run(entry, rate)
+        return self._made[entry, rate]
+
+    def _run(self, entry: Entry, rate: float) -> Run:
         variant = entry.variant
         values = self._values(variant.keys) | {"seed": entry.seed, "learning_rate": rate}
         specs = tuple(spec for name, spec in self.specs.items() if entry.domain in (None, name))

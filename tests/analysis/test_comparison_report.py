@@ -70,6 +70,12 @@ def test_a_gap_that_is_none(tmp_path: Path, mix) -> None:  # noqa: F811
     assert "everything here is on the validation rows" in text
 
 
+def test_methods_that_come_out_the_same(tmp_path: Path, mix) -> None:  # noqa: F811
+    design = write_design(tmp_path, mix, methods=["lora_r", "lora_activated", "mocle"], fairness="activated")
+    text = write_comparison(open_experiment(design).result(), tmp_path)
+    assert "lora_r, lora_activated come out the same here: they share their runs." in text
+
+
 def test_nothing_is_done_yet(tmp_path: Path, mix) -> None:  # noqa: F811
     experiment = open_experiment(write_design(tmp_path, mix))
     text = write_comparison(experiment.result(), tmp_path)

@@ -12,6 +12,7 @@ import pytest
 
 from llava_mocle.cli.main import main
 from llava_mocle.cli.several import run_several
+from llava_mocle.experiment.experiment import Experiment
 from tests.experiment.experiments import calls, fake_executor, open_experiment, write_design
 from tests.processes import ended, is_alive
 from tests.tiny_run import mix  # noqa: F401
@@ -57,6 +58,17 @@ def test_the_report_and_its_exit_code(tmp_path: Path, design: Path, capsys: pyte
     assert "| lora_activated | 60.0 | 60.0 | 0.1 |" in printed
     assert "methods_validation.png" in {path.name for path in (out / "figures").iterdir()}
     assert (out / "report.html").is_file()
+
+
+def test_the_report_is_of_the_whole_grid(tmp_path: Path, design: Path, capsys: pytest.CaptureFixture) -> None:
+    grid = open_experiment(design).grid
+    Experiment(grid, ["mocle"]).carry_out(fake_executor(tmp_path), "best")
+    assert main(["compare", str(design), "--report-only", "--only", "mocle"]) == 0
+    assert (
+        "2 runs are missing, and what follows is of the others: lora_activated/seed0, lora_act"
+        in capsys.readouterr().out
+    )
+    assert main(["compare", str(design), "--report-only"]) == 1
 
 
 def test_a_run_by_its_number(design: Path, capsys: pytest.CaptureFixture) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llava_mocle.errors import ConfigError
+from llava_mocle.experiment.experiment import Experiment
 from llava_mocle.experiment.folder import State
 from tests.experiment.experiments import calls, fake_executor, open_experiment, say_right, write_design
 from tests.processes import ended, kill_tree
@@ -173,7 +174,7 @@ def test_what_decides_nothing_changes_nothing(tmp_path: Path, mix, design: Path)
     assert states == {State.DONE}
     write_design(tmp_path, mix, recipe={"gate_mode": "released"})
     changed = [folder.differences() for folder in open_experiment(design).report_runs({}).values()]
-    assert changed == [["gate_mode: 'paper' then, 'released' now"]] * 4
+    assert changed == [[], [], [], ["gate_mode: 'paper' then, 'released' now"]]  # a plain LoRA has no gates
 
 
 def test_added_seeds_and_splits_do_only_what_is_new(tmp_path: Path, mix, design: Path) -> None:
@@ -203,6 +204,17 @@ def test_weights(tmp_path: Path, mix) -> None:
         ConfigError, match=r"2 runs were asked other questions than now, and their weights were removed"
     ):
         experiment.refuse_changed(experiment.report_runs({}))
+
+
+def test_an_ablation_alone_takes_the_rate_of_its_method(tmp_path: Path, mix) -> None:
+    ablations = {"K": {"num_clusters": [3]}}
+    design = write_design(tmp_path, mix, learning_rates=[0.1, 0.2], ablations=ablations, ablation_seeds=1)
+    say_right(tmp_path, {"mocle/seed0-lr0.2-validation-sums": "1 1 1 1 1"})
+    Experiment(open_experiment(design).grid, ["K=3"]).carry_out(fake_executor(tmp_path), "best")
+    assert [call for call in calls(tmp_path) if call.startswith("train")] == [
+        "train-mocle-seed0-lr0.1", "train-mocle-seed0-lr0.2", "train-K=3-seed0",
+    ]  # fmt: skip
+    assert "learning_rate: 0.2" in (tmp_path / "experiment/runs/K=3/seed0/recipe.yaml").read_text()
 
 
 def test_the_search_comes_first_and_its_winner_is_not_trained_again(tmp_path: Path, mix) -> None:
