@@ -21,6 +21,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOREIGN_FLAGS = {
     *("--gpu-bind", "--gpus-per-task", "--gres", "--ntasks-per-node", "--nodes", "--gpus-per-node", "--qos", "--mem"),
     *("--ssh_port", "--include", "--nproc_per_node", "--KEY", "--log_samples"),
+    *("--partition", "--gpus", "--cpus-per-task", "--time"),
     *("--output_format", "--url_col", "--caption_col", "--output_folder"),
 }
 MODEL_VQA_FLAGS = {"--all-rounds", "--model-path", "--image-folder", "--answers-file", "--question-file"}
