@@ -12,7 +12,7 @@ from playground.domains.emoji import BACKGROUNDS, CONCEPTS, emoji_path, render_e
 
 SIZE = 128
 # Images of each pair of object and background. `combination` shows the pairs that no other split but `neutral` shows.
-COUNTS: Mapping[str, int] = {"neutral": 12, "train": 4, "validation": 1, "test": 2, "combination": 5}
+COUNTS: Mapping[str, int] = {"neutral": 12, "train": 4, "validation": 1, "test": 1, "combination": 3}
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,18 @@ def held_out_pairs() -> set[tuple[str, str]]:
     return {(thing, COLORS[i % len(COLORS)]) for i, thing in enumerate(OBJECTS)}
 
 
-def draw_split(
-    split: str, count: int, assets: Path, data: Path, rng: np.random.Generator, drawings: int | None = None
-) -> list[Picture]:
-    """Draw every pair of the split `count` times, each time another drawing of the object.
+def draw_split(split: str, count: int, assets: Path, data: Path, rng: np.random.Generator) -> list[Picture]:
+    """Draw every pair of the split `count` times, each time with a random one of the object's emoji.
 
     Args:
         assets: folder of the fetched parts (`fluent-emoji`).
         data: images go to `data/images`.
-        drawings: how many emoji of each object are used; None: all.
     """
     apart = held_out_pairs()
     concepts = {concept.name: concept for concept in CONCEPTS}
     pictures = []
     for thing in OBJECTS:
-        codes = (concepts[thing].train + concepts[thing].test)[:drawings]
+        codes = concepts[thing].train + concepts[thing].test
         for color in COLORS:
             if split != "neutral" and ((thing, color) in apart) != (split == "combination"):
                 continue

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +28,12 @@ from playground.prepare import fingerprint, part_sums, run_step
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 SEED = 0
-LAYERS = 10
+LAYERS = 6
 GRID = 2
 NEUTRAL_RECIPE = HERE / "neutral.yaml"
 CALIBRATION_IMAGES = 120
+ASKED = ("train", "validation", "test")
+ZERO_SHOT = ("paraphrase", "combination")
 
 
 def instructions(domain: str, kind: str, held_out: bool) -> list[str]:
@@ -62,18 +64,27 @@ def rows_of(domain: str, split: str, pictures: Sequence[Picture], rng: np.random
     return [rows[i] for i in rng.permutation(len(rows))]
 
 
-def make_data(assets: Path, data: Path, seed: int = SEED, counts: dict[str, int] | None = None) -> None:
-    """Write images and rows: `data/neutral.json` and `data/<domain>/<split>.json`."""
-    rng = np.random.default_rng([seed, 11])
+def make_data(assets: Path, data: Path, seed: int = SEED, counts: Mapping[str, int] = COUNTS) -> None:
+    """Write images and rows: `data/neutral.json` and `data/<domain>/<split>.json`.
+
+    A domain's splits are `train`, `validation`, `test` and `held_out`. The last one holds the zero-shot questions: the
+    test images in new words (`paraphrase` in the ids), and new pairs of object and background (`combination`).
+
+    Args:
+        seed: every split draws from a generator of its own.
+        counts: images of each pair of object and background, by split.
+    """
     shutil.rmtree(data, ignore_errors=True)
-    counts = counts or dict(COUNTS)
-    pictures = {split: draw_split(split, count, assets, data, rng) for split, count in counts.items()}
-    write_json(data / "neutral.json", rows_of("plain", "neutral", pictures["neutral"], rng))
-    write_json(data / "neutral_validation.json", rows_of("plain", "validation", pictures["validation"], rng))
+    generators = {split: np.random.default_rng([seed, 11, n]) for n, split in enumerate((*counts, "paraphrase"))}
+    pictures = {split: draw_split(split, count, assets, data, generators[split]) for split, count in counts.items()}
     pictures["paraphrase"] = pictures["test"]
+    for split, name in (("neutral", "neutral"), ("validation", "neutral_validation")):
+        write_json(data / f"{name}.json", rows_of("plain", split, pictures[split], generators[split]))
     for domain in DOMAINS:
-        for split in ("train", "validation", "test", "paraphrase", "combination"):
-            write_json(data / domain / f"{split}.json", rows_of(domain, split, pictures[split], rng))
+        rows = {split: rows_of(domain, split, pictures[split], generators[split]) for split in (*ASKED, *ZERO_SHOT)}
+        rows["held_out"] = [row for split in ZERO_SHOT for row in rows.pop(split)]
+        for split, found in rows.items():
+            write_json(data / domain / f"{split}.json", found)
 
 
 def build_parts(assets: Path, out: Path, data: Path) -> None:
