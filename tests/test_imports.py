@@ -21,7 +21,8 @@ LEVELS = {
     "inference": 3,
     "planning": 4,
     "evaluation": 4,
-    "analysis": 4.5,  # reads what evaluation wrote
+    "experiment": 4.2,  # runs and judges whole recipes
+    "analysis": 4.5,  # reads what evaluation and experiments wrote
     "cli": 5,
     "train_mem": 5.5,  # LLaVA's name of the command line
 }

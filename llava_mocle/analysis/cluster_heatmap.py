@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_mocle.analysis.style import SEQUENTIAL_MAP, ink_on, new_figure, save_figure, save_table, styled
+from llava_mocle.analysis.share_heatmap import draw_shares, panel_width
+from llava_mocle.analysis.style import new_figure, save_figure, save_table, styled
 from llava_mocle.clustering.assign import count_by_dataset, read_table
 from llava_mocle.errors import DataError
-
-_MOST_LABELLED = 16
 
 
 def count_assignments(assignments: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -24,43 +23,49 @@ def count_assignments(assignments: str | os.PathLike[str]) -> dict[str, np.ndarr
 
 
 @styled
-def plot_cluster_heatmap(counts: Mapping[str, Sequence[int] | np.ndarray], path: str | os.PathLike[str]) -> Path:
-    """Draw dataset x cluster, each row as shares of its dataset: a PNG at `path`, its data as CSV beside.
+def plot_cluster_heatmap(
+    counts: Mapping[str, Sequence[int] | np.ndarray],
+    path: str | os.PathLike[str],
+    *,
+    held_out: Mapping[str, Sequence[int] | np.ndarray] | None = None,
+    counted: str = "rows",
+) -> Path:
+    """Draw dataset x cluster, each row as shares of its dataset: PNG, SVG, CSV and caption.
 
     Args:
         counts: dataset -> (K,) number of its rows in each cluster.
+        held_out: the same of datasets that were not trained on, below a dotted line.
+        counted: what is counted, for the caption.
     """
-    names = list(counts)
+    both = dict(counts) | dict(held_out or {})
+    names = list(both)
     if not names:
         raise DataError("No dataset to draw a heatmap of: the assignment table is empty.")
-    table = np.stack([np.asarray(counts[name], dtype=np.int64) for name in names])
-    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    table = np.stack([np.asarray(both[name], dtype=np.int64) for name in names])
+    sizes = table.sum(axis=1)
+    shares = table / np.maximum(sizes[:, None], 1)
     num_clusters = table.shape[1]
     save_table(
         path,
-        ("dataset", "cluster", "count", "share"),
+        ("dataset", "trained", "cluster", "count", "share"),
         (
-            (name, cluster, int(table[row, cluster]), f"{shares[row, cluster]:.6f}")
+            (name, int(name in counts), cluster, int(table[row, cluster]), f"{shares[row, cluster]:.6f}")
             for row, name in enumerate(names)
             for cluster in range(num_clusters)
         ),
     )
-    labelled = num_clusters <= _MOST_LABELLED
-    width = 2.6 + max(3.2, num_clusters * (0.95 if labelled else 0.16))
-    figure, (axes,) = new_figure(min(width, 14), 1.4 + 0.55 * len(names))
-    axes.grid(False)
-    image = axes.imshow(shares, aspect="auto", cmap=SEQUENTIAL_MAP, vmin=0, vmax=max(float(shares.max()), 1e-9))
+    figure, (axes,) = new_figure(2.9 + panel_width(num_clusters), 1.5 + 0.55 * len(names))
+    labels = [f"{name} (n = {size:,})" for name, size in zip(names, sizes, strict=True)]
+    image = draw_shares(axes, shares, labels, counts=table, most=float(shares.max(initial=0)), line_after=len(counts))
     axes.set_title("Where each dataset's instructions fall")
     axes.set_xlabel("cluster")
-    axes.set_yticks(range(len(names)), names)
-    step = 1 if labelled else max(1, num_clusters // 16)
-    axes.set_xticks(range(0, num_clusters, step))
-    axes.spines[:].set_visible(False)
-    if labelled:
-        for (row, cluster), count in np.ndenumerate(table):
-            share = shares[row, cluster]
-            text = f"{100 * share:.0f} %\n{count:,}" if count else "0"
-            ink = ink_on(image.cmap(image.norm(share)))
-            axes.text(cluster, row, text, ha="center", va="center", fontsize=9, color=ink)
     figure.colorbar(image, ax=axes, label="share of the dataset", fraction=0.05, pad=0.02)
-    return save_figure(figure, path)
+    caption = (
+        f"Dataset x cluster, K = {num_clusters}. Each line shows which share of a dataset's {counted} each cluster has "
+        f"(n = {sizes.sum():,} rows of {len(names)} datasets). Clusters are numbered by size, 0 the largest. What to "
+        "see: datasets that share a dark column ask alike, and share experts there; a dataset that is spread over "
+        "columns holds several kinds of instructions."
+    )
+    if held_out:
+        caption += " Below the dotted line: datasets that the run was not trained on."
+    return save_figure(figure, path, caption)

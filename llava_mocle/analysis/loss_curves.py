@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.analysis.style import PALETTE, new_figure, save_figure, save_table, styled
+from llava_mocle.analysis.style import LINE_STYLES, PALETTE, new_figure, save_figure, save_table, styled
 from llava_mocle.errors import DataError
 
 History = Sequence[Mapping[str, Any]]
 _DOMAIN_PREFIX = "eval_loss_"
 _CLUSTER_PREFIX = "eval_loss_cluster_"
-_LINE_STYLES = ("-", "--", ":", "-.")
 
 
 def read_log_history(source: str | os.PathLike[str] | History) -> list[Mapping[str, Any]]:
@@ -72,7 +71,7 @@ def plot_loss_curves(
         runs: name of the run -> run folder, trainer_state.json or log history.
         smoothing: weight of the past in the exponential mean drawn over the raw training loss.
 
-    The CSV beside has columns run, series, step, loss (unsmoothed).
+    SVG, CSV (run, series, step, loss, unsmoothed) and caption lie beside it.
     """
     losses = {name: collect_losses(read_log_history(source)) for name, source in runs.items()}
     save_table(
@@ -98,7 +97,15 @@ def plot_loss_curves(
         panel.set_ylabel("nats a supervised token")
         if panel.has_data():
             panel.legend(fontsize=9)
-    return save_figure(figure, path)
+    last = max((step for series in losses.values() for points in series.values() for step, _ in points), default=0)
+    caption = (
+        f"Loss in nats a supervised token, up to step {last}, of {', '.join(losses)}. Training loss: raw values pale, "
+        f"an exponential mean over them (the past weighs {smoothing:g})."
+    )
+    if held_out:
+        caption += " Held-out loss: of rows that training never sees, by domain. What to see: a domain whose held-out "
+        caption += "loss rises while training loss falls is overfitted, or loses to the others."
+    return save_figure(figure, path, caption)
 
 
 def _series_name(key: str) -> str | None:
@@ -135,7 +142,7 @@ def _draw_held_out(axes: Any, losses: Mapping[str, Mapping[str, Sequence[tuple[i
                 markersize=4,
                 linewidth=1.8,
                 color=PALETTE[index % len(PALETTE)],
-                linestyle=_LINE_STYLES[run_index % len(_LINE_STYLES)],
+                linestyle=LINE_STYLES[run_index % len(LINE_STYLES)],
                 label=label,
             )
 

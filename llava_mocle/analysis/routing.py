@@ -24,8 +24,8 @@ def plot_routing(
     Args:
         gates: (K, S, E) noise-free gate probabilities, as `MocleModel.clean_gates()` returns them.
 
-    The CSV beside has columns cluster, expert, expert_share, mean_gate, weight; the universal expert's row has only a
-    weight.
+    SVG, CSV and caption lie beside it. The CSV has columns cluster, expert, expert_share, mean_gate, weight; the
+    universal expert's row has only a weight.
     """
     summary = summarize_routing(gates, top_k=top_k, universal=universal, gate_mode=gate_mode)
     save_table(path, ("cluster", "expert", "expert_share", "mean_gate", "weight"), _table(summary))
@@ -45,7 +45,14 @@ def plot_routing(
     weights.set_xlabel("mean over sites")
     handles, labels = weights.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=9)
-    return save_figure(figure, path)
+    caption = (
+        f"Cluster x expert, over {summary.num_sites} sites, {num_clusters} clusters and {num_experts} experts, without "
+        "noise. Left: at which share of the sites an expert is a cluster's strongest. Right: the mean weight with "
+        "which an expert enters the output. What to see: a long bar of one expert on the left only means that its "
+        "number was drawn often, as experts of two sites have nothing in common; on the right, what is left to the "
+        "universal expert is what the gates are not sure of."
+    )
+    return save_figure(figure, path, caption)
 
 
 def _stack(axes: Any, parts: list[np.ndarray], universal_last: bool = False) -> None:

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from llava_mocle.io.files import written_aside
+from llava_mocle.io.files import write_text, written_aside
 
 # Okabe and Ito's palette, told apart by readers of every kind of colour vision; grey for the universal expert.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -34,7 +34,12 @@ _STYLE: Any = {
     "legend.frameon": False,
     "figure.dpi": 100,
     "savefig.dpi": 160,
+    # An SVG of the same numbers has the same bytes.
+    "svg.hashsalt": "llava_mocle",
 }
+# Lines that are told apart in grey too; the shapes of points likewise.
+LINE_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)), (0, (3, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
 
 
 # Decorator: a function draws under our settings, and other figures of the process keep theirs. It goes around the whole
@@ -54,12 +59,22 @@ def ink_on(color: Any) -> str:
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a PNG to a temporary name, then rename it; the figure is closed."""
+def save_figure(figure: Figure, path: str | os.PathLike[str], caption: str = "") -> Path:
+    """Write a PNG at `path`, the same as SVG beside it, and the caption as text; the figure is closed.
+
+    Each file is written to a temporary name, then renamed.
+
+    Args:
+        path: ends with `.png`; the other files have its name with `.svg` and `.txt`.
+        caption: what to see, how many things were counted, and in which unit; "" writes none.
+    """
     target = Path(path)
-    with written_aside(target) as aside:
-        figure.savefig(aside, format="png", facecolor="white")
+    for kind, metadata in (("png", {}), ("svg", {"Date": None})):
+        with written_aside(target.with_suffix(f".{kind}")) as aside:
+            figure.savefig(aside, format=kind, facecolor="white", metadata=metadata)
     plt.close(figure)
+    if caption:
+        write_text(target.with_suffix(".txt"), caption + "\n")
     return target
 
 

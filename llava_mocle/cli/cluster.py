@@ -7,16 +7,18 @@ on the same rows and settings reuses the folder.
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from llava_mocle.cli import cluster_sweep
 from llava_mocle.clustering.instruction import TURNS
 from llava_mocle.errors import ClusterModelError, ConfigError, DataError
-from llava_mocle.io.paths import user_path, why_missing
+from llava_mocle.io.paths import user_path
 from llava_mocle.recipe.keys import ClusterArguments
 
 if TYPE_CHECKING:
+    from llava_mocle.cli.cluster_rows import ClusterRows, Rows
     from llava_mocle.clustering.cluster_model import ClusterModel
     from llava_mocle.clustering.fitting import FitRequest
 
@@ -27,13 +29,14 @@ _EXAMPLES = """examples:
       any LLaVA JSON or JSONL files; each file is one dataset, named after the file
   llava-mocle cluster --recipe scripts/recipes/playground_mocle.yaml --num-clusters 8 --output clusters/k8
       a flag wins over the recipe; embeddings come from the cache
+  llava-mocle cluster sweep --recipe scripts/recipes/playground_mocle.yaml --num-clusters 4,16,64
+      which K to start with: inertia, silhouette, and whether paraphrases stay together
   llava-mocle cluster inspect clusters/k64
       sizes, cluster x dataset table, and the instructions nearest each centre
 """
 _INSPECT_EXAMPLES = """example:
   llava-mocle cluster inspect clusters/k64 --examples 10
 """
-Rows = Mapping[str, Sequence[dict[str, Any]]]
 _DEFAULTS = ClusterArguments()
 # What stands in for a key that the recipe leaves out, in words.
 _UNSET = {
@@ -45,7 +48,8 @@ _EXAMPLES_SHOWN = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
-    parser.usage = f"{parser.prog} (--recipe YAML | --rows FILE...) [options]\n       {parser.prog} inspect DIR"
+    own = ("(--recipe YAML | --rows FILE...) [options]", "sweep (--recipe YAML | --rows FILE...)", "inspect DIR")
+    parser.usage = "\n       ".join(f"{parser.prog} {words}" for words in own)
     source = parser.add_argument_group("what to cluster (one of the two)")
     source.add_argument(
         "--recipe",
@@ -77,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument("--device", help="where the encoder runs (default: the GPU if there is one)")
     where.add_argument("--overwrite", action="store_true", help="replace another cluster model in the output folder")
-    actions = parser.add_subparsers(dest="action", metavar="", title="look at a result", prog=parser.prog)
+    actions = parser.add_subparsers(dest="action", metavar="", title="choose K, or look at a result", prog=parser.prog)
+    cluster_sweep.add_arguments(actions)
     inspect = actions.add_parser(
         "inspect",
         help="print sizes, cluster x dataset table and nearest instructions",
@@ -94,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from llava_mocle.cli.cluster_rows import cluster_rows
     from llava_mocle.cli.cluster_view import show
     from llava_mocle.clustering.cluster_files import ASSIGNMENTS_FILE
     from llava_mocle.clustering.embedding_cache import default_cache_dir
@@ -102,7 +108,10 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "inspect":
         show(Path(args.folder), args.examples)
         return 0
-    rows, held_out, rates, settings = _from_recipe(args) if args.recipe else _from_files(args)
+    if args.action == "sweep":
+        return cluster_sweep.run(args)
+    found = cluster_rows(args.recipe, args.rows)
+    settings = found.settings
     flags = {key: value for key in vars(settings) if (value := getattr(args, key, None)) is not None}
     given = {key: normalized("command line", key, value) for key, value in flags.items()}
     if args.cluster_model:
@@ -114,70 +123,18 @@ def run(args: argparse.Namespace) -> int:
     output = Path(settings.cluster_model)
     assignments = Path(settings.cluster_assignments or output / ASSIGNMENTS_FILE)
     cache_dir = Path(settings.cluster_cache_dir or default_cache_dir())
-    _fit(
-        rows,
-        rates,
-        settings,
-        output,
-        assignments,
-        cache_dir,
-        held_out=held_out,
-        device=args.device,
-        overwrite=args.overwrite,
-    )
+    _fit(found, settings, output, assignments, cache_dir, device=args.device, overwrite=args.overwrite)
     show(output, _EXAMPLES_SHOWN, assignments)
     return 0
 
 
-def _from_recipe(args: argparse.Namespace) -> tuple[Rows, Rows, dict[str, float], ClusterArguments]:
-    """The rows of each dataset, its held-out rows, the weight of each dataset's rows, and the settings."""
-    if args.rows:
-        raise ConfigError("both --recipe and --rows were given: drop one")
-    from llava_mocle.data.mixture import Mixture
-    from llava_mocle.data.rows import read_rows
-    from llava_mocle.recipe.recipe import load_recipe
-
-    recipe = load_recipe(args.recipe)
-    specs = recipe.data.dataset_specs()
-    if not specs:
-        raise ConfigError(f"{args.recipe}: names no dataset to cluster; fill its `datasets`")
-    rows = {spec.name: read_rows(spec.data_path) for spec in specs}
-    rates = dict(zip(rows, Mixture(specs, rows).rates().tolist(), strict=True))
-    # Training says what is wrong with held-out rows that are not there; clusters can be made without them.
-    held_out = {
-        spec.name: read_rows(spec.eval_data_path)
-        for spec in specs
-        if spec.eval_data_path and why_missing(spec.eval_data_path) is None
-    }
-    return rows, held_out, rates, recipe.cluster
-
-
-def _from_files(args: argparse.Namespace) -> tuple[Rows, Rows, dict[str, float], ClusterArguments]:
-    """The same of `--rows`: each file is a dataset of its own, and all rows have the same weight."""
-    if not args.rows:
-        raise ConfigError("nothing to cluster: give --recipe YAML or --rows FILE... (`llava-mocle cluster --help`)")
-    from llava_mocle.data.rows import read_rows
-
-    files: dict[str, Path] = {}
-    for name in map(Path, args.rows):
-        if name.stem in files:
-            raise ConfigError(
-                f"--rows: {files[name.stem]} and {name} would both be dataset {name.stem!r}: rename one, "
-                "or use a recipe"
-            )
-        files[name.stem] = name
-    return {name: read_rows(path) for name, path in files.items()}, {}, dict.fromkeys(files, 1.0), _DEFAULTS
-
-
 def _fit(
-    rows: Rows,
-    rates: Mapping[str, float],
+    found: "ClusterRows",
     settings: ClusterArguments,
     output: Path,
     assignments: Path,
     cache_dir: Path,
     *,
-    held_out: Rows,
     device: str | None,
     overwrite: bool,
 ) -> None:
@@ -194,9 +151,9 @@ def _fit(
 
     started = time.perf_counter()
     rule = InstructionRule(settings.instruction_turns)
-    texts = route_texts(rows, rule)
+    texts = route_texts(found.rows, rule)
     flat = [text for part in texts.values() for text in part]
-    weights = [rates[name] for name, part in texts.items() for _ in part]
+    weights = [found.rates[name] for name, part in texts.items() for _ in part]
     place, _ = choose_placement(device, None)
     request = FitRequest(
         weigh(flat, weights), settings.num_clusters, settings.cluster_seed, settings.cluster_n_init, rule,
@@ -204,9 +161,9 @@ def _fit(
     )  # fmt: skip
     distinct = len(request.weight_of)
     print(f"{len(flat):,} rows of {len(texts)} datasets, {distinct:,} distinct instructions", flush=True)
-    tables = {assignments: rows} | ({output / HELD_OUT_FILE: held_out} if held_out else {})
+    tables = {assignments: found.rows} | ({output / HELD_OUT_FILE: found.held_out} if found.held_out else {})
 
-    def lacking(model: "ClusterModel") -> dict[Path, Rows]:
+    def lacking(model: "ClusterModel") -> "dict[Path, Rows]":
         return {path: part for path, part in tables.items() if not _holds(path, part, model)}
 
     model, wrote = fitted_already(output, request), False
@@ -252,7 +209,7 @@ def _new_model(
     return model
 
 
-def _holds(path: Path, rows: Rows, model: "ClusterModel") -> bool:
+def _holds(path: Path, rows: "Rows", model: "ClusterModel") -> bool:
     """Whether an assignment table is there, and is of these rows and this model."""
     from llava_mocle.clustering.assign import read_assignments
 

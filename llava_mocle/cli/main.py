@@ -25,10 +25,15 @@ SUBCOMMANDS = {
     "train": ("llava_mocle.cli.train", "train a recipe: stage 1 (projector) or stage 2 (MoCLE or a baseline)"),
     "generate": ("llava_mocle.cli.generate", "answer one prompt about one image, and say which cluster it took"),
     "eval": ("llava_mocle.cli.eval", "score a model on the paper's benchmarks, or on held-out rows"),
+    "compare": (
+        "llava_mocle.cli.compare",
+        "single-domain LoRAs, LoRAs for all, every router and MoCLE on your data, with a verdict in words",
+    ),
     "report": (
         "llava_mocle.cli.report",
         "compare runs: benchmarks beside the paper's tables, or held-out rows",
     ),
+    "analyze": ("llava_mocle.cli.analyze", "figures of a run: clusters, experts, gates; do its datasets conflict?"),
     "convert": (
         "llava_mocle.cli.convert",
         "read the authors' checkpoints, LAVIS' InstructBLIP, LLaVA's LoRA folders",
@@ -39,6 +44,7 @@ SUBCOMMANDS = {
 # What is kept of a subcommand that Ctrl-C ends.
 _KEPT = {
     "cluster": "embeddings that were stored are kept; the same command goes on with them",
+    "compare": "runs that are done are kept; the same command goes on with the others",
     "eval": "the answers so far are kept; the same command goes on with them",
     "train": "the same command goes on from the newest checkpoint, if there is one",
 }

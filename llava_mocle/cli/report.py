@@ -6,6 +6,7 @@ the others are compared with, question by question. Markdown on the screen, Mark
 examples:
   llava-mocle report runs/mocle/eval
   llava-mocle report lora=runs/lora/eval mocle=runs/mocle/eval --output runs/report
+  llava-mocle report runs/compare --html        the page of a `llava-mocle compare`, with what is in its figures folder
 """
 
 import argparse
@@ -20,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=user_path, help="folder for benchmarks.md or held_out.md, and .html; without it, print only"
     )
+    parser.add_argument(
+        "--html",
+        action="store_true",
+        help="RUN is the folder of a `llava-mocle compare`: write its report.html anew, one page with all tables and "
+        "every picture of its figures folder, which needs no network",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from llava_mocle.evaluation.scores.results import HELD_OUT_KIND, KIND, read_results
     from llava_mocle.io.folders import make_folder
 
+    if args.html:
+        return _write_page(args)
     if args.output:
         make_folder(args.output)
     runs = {}
@@ -49,6 +58,18 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         for path in write_report_files(sections, args.output, "held_out" if held_out else "benchmarks"):
             print(path)
+    return 0
+
+
+def _write_page(args: argparse.Namespace) -> int:
+    from llava_mocle.analysis.experiment_page import write_experiment_page
+    from llava_mocle.errors import ConfigError
+
+    if len(args.runs) > 1 or args.output:
+        raise ConfigError(
+            "--html takes the folder of one experiment, and writes report.html there; leave out the rest."
+        )
+    print(write_experiment_page(Path(user_path(args.runs[0]))))
     return 0
 
 

@@ -224,6 +224,15 @@ class ClusterModel:
         order = np.fromiter((place[text] for text in texts), dtype=np.int64, count=len(texts))
         return ids[order], distances[order]
 
+    def embed(self, texts: Sequence[str], cache_dir: str | Path | None = None, progress: bool = False) -> np.ndarray:
+        """(N, D) float32: the unit-norm embeddings that texts are assigned by.
+
+        Raises:
+            ClusterModelError, DataError, AssetError: as `assign`; the encoder is needed for every text.
+        """
+        check_texts(texts)
+        return self._encoder_for(texts).encode(texts, cache_dir=cache_dir, progress=progress)
+
     def use_encoder(self, encoder: Encoder) -> bool:
         """Use this encoder from now on if it has the weights of the fit; returns whether it has."""
         if encoder.weight_hash != self.config.encoder_weight_hash:

@@ -45,7 +45,31 @@ def test_picture_and_data(tmp_path, num_clusters):
         values = np.asarray(counts[row["dataset"]])
         assert int(row["count"]) == values[int(row["cluster"])]
         assert float(row["share"]) == pytest.approx(values[int(row["cluster"])] / max(values.sum(), 1), abs=1e-6)
-    assert sorted(file.name for file in path.parent.iterdir()) == ["heatmap.csv", "heatmap.png"]
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        f"heatmap.{kind}" for kind in ("csv", "png", "svg", "txt")
+    ]
+    total = sum(int(np.sum(values)) for values in counts.values())
+    assert f"n = {total:,} rows of 5 datasets" in path.with_suffix(".txt").read_text()
+
+
+def test_held_out_datasets_stand_below_a_line(tmp_path):
+    path = plot_cluster_heatmap({"a": [1, 1]}, tmp_path / "heatmap.png", held_out={"b": [0, 4]})
+    with open(path.with_suffix(".csv"), newline="") as file:
+        rows = [tuple(row.values()) for row in csv.DictReader(file)]
+    assert rows == [
+        ("a", "1", "0", "1", "0.500000"),
+        ("a", "1", "1", "1", "0.500000"),
+        ("b", "0", "0", "0", "0.000000"),
+        ("b", "0", "1", "4", "1.000000"),
+    ]
+    assert "datasets that the run was not trained on" in path.with_suffix(".txt").read_text()
+
+
+def test_the_same_numbers_give_the_same_bytes(tmp_path):
+    files = [plot_cluster_heatmap({"a": [1, 2]}, tmp_path / name / "h.png") for name in ("one", "two")]
+    for kind in (".png", ".svg", ".csv", ".txt"):
+        first, second = (file.with_suffix(kind).read_bytes() for file in files)
+        assert first == second
 
 
 def test_nothing_to_draw(tmp_path):

@@ -163,10 +163,10 @@ def test_rows_weigh_as_often_as_training_meets_them(files, tmp_path, monkeypatch
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(json.dumps({"datasets": datasets, "max_steps": 5}))
         assert cluster("--recipe", recipe, "--output", tmp_path / "out") == 0
-    assert list(calls[0][1].values()) == [2, 9]
+    assert list(calls[0][0].rates.values()) == [2, 9]
     # Of as many samples as there are rows, three in four are of the first.
     total = sum(numbers)
-    assert list(calls[1][1].values()) == pytest.approx([0.75 * total / numbers[0], 0.25 * total / numbers[1]])
+    assert list(calls[1][0].rates.values()) == pytest.approx([0.75 * total / numbers[0], 0.25 * total / numbers[1]])
 
 
 def test_the_defaults_are_the_recipes(files, tmp_path, monkeypatch):
@@ -181,7 +181,7 @@ def test_the_defaults_are_the_recipes(files, tmp_path, monkeypatch):
     dataset = {"name": "shapes", "data_path": str(files[0]), "image_folder": ""}
     recipe.write_text(json.dumps({"datasets": [dataset]}))
     assert cluster("--recipe", recipe, "--output", tmp_path / "recipe") == 0
-    for (_, _, settings, output, assignments, cache_dir), place in zip(calls, ("rows", "recipe"), strict=True):
+    for (_, settings, output, assignments, cache_dir), place in zip(calls, ("rows", "recipe"), strict=True):
         assert settings == ClusterArguments(cluster_model=str(tmp_path / place))
         assert cache_dir == tmp_path / "cache" / "embeddings"
         assert assignments == output / "assignments.parquet"

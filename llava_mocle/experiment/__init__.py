@@ -1,0 +1,1 @@
+"""Methods against each other on the same data: a declared grid of runs, carried out and judged."""

@@ -1,0 +1,1 @@
+from tests.tiny_run import base, clusters, encoder, mix, recipe_file  # noqa: F401
