@@ -3,7 +3,6 @@
 import logging
 import os
 import secrets
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -40,13 +39,11 @@ def prepare_deepspeed(config: Any) -> None:
             "the recipe's `deepspeed` key needs DeepSpeed: pip install 'llava_mocle[deepspeed]', or pass --deepspeed ''"
         ) from error
     read_deepspeed(config)
-    # Without these variables, which launchers set, it would look for MPI.
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    # Without these variables, which launchers set, it would look for MPI. Port 0: one that is free when it is opened.
+    # A port that was looked up here could be taken until then; nobody has to know it, as the process is alone.
     for name, value in {
         "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0",
     }.items():  # fmt: skip
         os.environ.setdefault(name, value)
     if not torch.cuda.is_available():

@@ -28,8 +28,7 @@ def test_deepspeed_needs_its_file_and_a_place_to_meet(monkeypatch: pytest.Monkey
         group.prepare_deepspeed(str(tmp_path / "none.json"))
     monkeypatch.setenv("MASTER_ADDR", "node7")
     group.prepare_deepspeed('{"zero_optimization": {"stage": 2}}')
-    assert [os.environ[name] for name in names[:5]] == ["0", "0", "1", "1", "node7"]
-    assert int(os.environ["MASTER_PORT"]) > 0
+    assert [os.environ[name] for name in names] == ["0", "0", "1", "1", "node7", "0"]
 
 
 def test_deepspeed_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
