@@ -67,8 +67,14 @@ def convert_language_model(gguf: Path, out_dir: Path) -> None:
     _write_folder(out_dir, model, tokenizer)
 
 
-def convert_vision_tower(weights: Path, out_dir: Path, grid_size: int = GRID_SIZE, images: Sequence[Path] = ()) -> None:
-    """Write EfficientNet-Lite0 as a grid tower folder with its image processor (224 px, mean = std = 0.5, PIL).
+def convert_vision_tower(
+    weights: Path,
+    out_dir: Path,
+    grid_size: int = GRID_SIZE,
+    images: Sequence[Path] = (),
+    image_size: int = IMAGE_SIZE,
+) -> None:
+    """Write EfficientNet-Lite0 as a grid tower folder with its image processor (mean = std = 0.5, PIL).
 
     With `images`, the tower's features are standardized over them.
 
@@ -83,11 +89,15 @@ def convert_vision_tower(weights: Path, out_dir: Path, grid_size: int = GRID_SIZ
     from llava_mocle.model.grid_tower import GridVisionModel
 
     tower = GridVisionModel.from_backbone_weights(
-        weights, grid_size, feature_cache_size=FEATURE_CACHE_SIZE, standardize=bool(images)
+        weights,
+        grid_size,
+        image_size=image_size,
+        feature_cache_size=FEATURE_CACHE_SIZE,
+        standardize=bool(images),
     )
     processor = CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIZE},
-        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        size={"shortest_edge": image_size},
+        crop_size={"height": image_size, "width": image_size},
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
