@@ -73,7 +73,7 @@ def load_point(source: str | Path, overrides: Sequence[str] = ()) -> TrainingPoi
     loaded = load_start(recipe, args, folder)
     data = prepare_data(recipe, loaded)
     set_seed(args.seed)
-    model: Any = adapt(recipe, args, loaded.model, len(data.dataset_names), loaded.base_record)
+    model: Any = adapt(recipe, args, loaded.model, data.dataset_names, loaded.base_record)
     where = f"the start of {source}"
     if folder is not None:
         where = str(folder)

@@ -180,7 +180,7 @@ def _fit(
                 write_assignments(assign_rows(model, part, cache_dir=cache_dir), path)
                 wrote = True
             if FIELD not in model.config.fit:  # an earlier release made the folder
-                model.config.fit[FIELD] = of_assignments(read_table(assignments), rates)
+                model.config.fit[FIELD] = of_assignments(read_table(assignments), found.rates)
                 write_text(output / CONFIG_FILE, model.config.to_json())
                 print(f"{output} already holds this clustering: added the quantiles of its distances", flush=True)
     what = f"wrote {output}" if wrote else f"{output} already holds this clustering of these rows: reused"

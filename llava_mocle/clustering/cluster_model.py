@@ -6,7 +6,6 @@ the fast path is off by at most `FP32_ERROR`, which is checked on probe texts, o
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +17,8 @@ from llava_mocle.clustering.assign import find_stored, read_stored, read_table
 from llava_mocle.clustering.cluster_config import ClusterConfig, Example, fingerprint, fit_request, weigh
 from llava_mocle.clustering.cluster_files import ASSIGNMENTS_FILE
 from llava_mocle.clustering.deciding import decide
-from llava_mocle.clustering.encoder import FP32_ERROR, Encoder, SentenceEncoder
-from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER, find_local_encoder
+from llava_mocle.clustering.encoder import FP32_ERROR, Encoder, SentenceEncoder, recorded_encoder
+from llava_mocle.clustering.encoder_files import DEFAULT_ENCODER
 from llava_mocle.clustering.instruction import InstructionRule, check_texts
 from llava_mocle.clustering.nearest import second_nearest
 from llava_mocle.clustering.training_distances import FIELD, nearest_examples, quantile, quantiles
@@ -346,7 +345,9 @@ class ClusterModel:
 
     @cached_property
     def _checked_encoder(self) -> Encoder:
-        encoder = self._given_encoder or self._find_encoder()
+        encoder = self._given_encoder or recorded_encoder(
+            self.config.encoder, self.config.encoder_weight_hash, self._device
+        )
         self._check_weights(encoder)
         self._check_drift(encoder, encoder.encode(PROBE_TEXTS, progress=False))
         return encoder
@@ -361,25 +362,6 @@ class ClusterModel:
                 f"so they must be embedded with this cluster model's encoder, {self.config.encoder!r} (weight hash "
                 f"{self.config.encoder_weight_hash[:16]}), or a copy of it in any folder. {error}"
             ) from error
-
-    def _find_encoder(self) -> Encoder:
-        """The recorded encoder; else, as its path may be another machine's, one of its name or the default one.
-
-        Raises:
-            AssetError: none of them is here with the same weights.
-        """
-        try:
-            return SentenceEncoder(self.config.encoder, self._device)
-        except AssetError as missing:
-            for name in dict.fromkeys([Path(self.config.encoder).name, DEFAULT_ENCODER]):
-                folder = find_local_encoder(name)
-                if folder is None:
-                    continue
-                with suppress(AssetError):
-                    other = SentenceEncoder(folder, self._device)
-                    if other.weight_hash == self.config.encoder_weight_hash:
-                        return other
-            raise missing
 
     def _check_weights(self, encoder: Encoder) -> None:
         expected, found = self.config.encoder_weight_hash, encoder.weight_hash

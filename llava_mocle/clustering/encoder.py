@@ -9,7 +9,7 @@ error could change a cluster id.
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -259,3 +259,27 @@ def outside_zero3() -> Iterator[None]:
     finally:
         if active is not None:
             deepspeed.set_hf_deepspeed_config(active)
+
+
+def recorded_encoder(name: str, weight_hash: str, device: "str | torch.device | None" = None) -> SentenceEncoder:
+    """The encoder of a record; else, as its path may be another machine's, one of its name or the default one.
+
+    Args:
+        name: the folder or the name that was recorded.
+        weight_hash: which a stand-in must have. The caller checks that of the recorded one.
+
+    Raises:
+        AssetError: none of them is here with the same weights.
+    """
+    try:
+        return SentenceEncoder(name, device)
+    except AssetError as missing:
+        for stand_in in dict.fromkeys([Path(name).name, DEFAULT_ENCODER]):
+            folder = encoder_files.find_local_encoder(stand_in)
+            if folder is None:
+                continue
+            with suppress(AssetError):
+                other = SentenceEncoder(folder, device)
+                if other.weight_hash == weight_hash:
+                    return other
+        raise missing
