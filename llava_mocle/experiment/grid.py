@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from llava_mocle.adapter.config import LEARNED_OPTIONS, LEARNED_ROUTERS
 from llava_mocle.data.mixture import DatasetSpec, Mixture
 from llava_mocle.data.rows import read_rows
 from llava_mocle.errors import ConfigError
@@ -17,17 +16,13 @@ from llava_mocle.experiment.design import Design
 from llava_mocle.experiment.fairness import Measure, alpha_of, experts_of, rank_of, share_of_steps, shares_of
 from llava_mocle.experiment.methods import OURS, STANDARD, Method
 from llava_mocle.io.files import write_text
-from llava_mocle.recipe.checks import check_adapter
 from llava_mocle.recipe.recipe import Recipe, load_recipe, read_yaml
+from llava_mocle.recipe.router_options import ADAPTERS_WITH, check_router_options
 from llava_mocle.recipe.trainer_keys import policies
 from llava_mocle.training.setup.clusters import needs_clusters
 
-# Keys that only some kinds of adapters take. Methods of other kinds leave those of the shared recipe out.
-_ONLY_WITH: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(LEARNED_OPTIONS, LEARNED_ROUTERS),
-    **dict.fromkeys(("gates", "gate_init", "train_cluster_embedding", "gate_mode"), ("mocle", "cluster", "dataset")),
-    "dataset_groups": ("dataset",),
-}
+# The kinds of adapters that take a key. Methods of other kinds leave those of the shared recipe out.
+_ONLY_WITH = ADAPTERS_WITH | {"gate_mode": ADAPTERS_WITH["gates"]}
 VALIDATION, TEST, HELD_OUT = "validation", "test", "held_out"
 
 
@@ -286,7 +281,7 @@ class Grid:
     def _checked(self, values: Mapping[str, Any], name: str) -> Recipe:
         try:
             recipe = recipe_of(values)
-            check_adapter(recipe)
+            check_router_options(recipe)
         except ConfigError as error:
             raise ConfigError(f"method {name}: {error}") from error
         return recipe

@@ -7,8 +7,6 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
-from llava_mocle.adapter import MocleConfig
-from llava_mocle.adapter.config import LEARNED_OPTIONS, LEARNED_ROUTERS
 from llava_mocle.errors import ConfigError, UserError
 from llava_mocle.model.quantization import require_bitsandbytes
 from llava_mocle.recipe.deepspeed_config import read_deepspeed, zero_stage
@@ -34,7 +32,6 @@ def check_recipe(recipe: Recipe, args: MocleTrainingArguments) -> None:
     check_quantization(recipe)
     _check_validation(recipe, args)
     check_weighted(recipe)
-    check_adapter(recipe)
     check_router_options(recipe)
     check_best_checkpoint(recipe, args)
     _check_trackers(recipe)
@@ -101,33 +98,6 @@ def check_weighted(recipe: Recipe) -> None:
             f"max_steps is {recipe.trainer['max_steps']}, but dataset {weighted[0]!r} is drawn by weight, so no epoch "
             "would end; set max_steps to the number of steps, or give the datasets a repeat in place of a weight"
         )
-
-
-def check_adapter(recipe: Recipe) -> None:
-    """Refuse keys of the token and sentence routers that contradict each other, or that another adapter does not have.
-
-    Raises:
-        ConfigError: names the key and what to do.
-    """
-    adapter = recipe.adapter
-    if recipe.stage.stage != "finetune":
-        return
-    if adapter.adapter in LEARNED_ROUTERS:
-        MocleConfig(
-            router=adapter.adapter,
-            universal_expert=False,
-            num_experts=adapter.num_experts,
-            top_k=adapter.top_k,
-            gate_mode=adapter.gate_mode,
-            **{key: getattr(adapter, key) for key in LEARNED_OPTIONS},
-        )
-        return
-    for key, default in LEARNED_OPTIONS.items():
-        if getattr(adapter, key) != default:
-            raise ConfigError(
-                f"{key} is {getattr(adapter, key)!r}, but adapter {adapter.adapter!r} has no such option; leave it "
-                f"out, or set adapter to {' or '.join(LEARNED_ROUTERS)}"
-            )
 
 
 def _check_dtype(recipe: Recipe, args: MocleTrainingArguments) -> None:

@@ -5,37 +5,51 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from llava_mocle.adapter import MocleConfig
+from llava_mocle.adapter.config import LEARNED_OPTIONS, LEARNED_ROUTERS
 from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.keys import AdapterArguments
 from llava_mocle.recipe.recipe import Recipe
 
-# What only adapters that route by cluster or dataset have, and what would be misunderstood if it did nothing.
-_OPTIONS = ("gates", "gate_init", "train_cluster_embedding")
-_ADAPTERS = ("mocle", "cluster", "dataset")
+# The kinds of adapters that take a key. For others it would do nothing, and so be misunderstood.
+ADAPTERS_WITH: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(LEARNED_OPTIONS, LEARNED_ROUTERS),
+    **dict.fromkeys(("gates", "gate_init", "train_cluster_embedding"), ("mocle", "cluster", "dataset")),
+    "dataset_groups": ("dataset",),
+}
 
 
 def check_router_options(recipe: Recipe) -> None:
-    """Refuse keys about the router that would do nothing with the recipe's adapter, and groups that do not fit.
+    """Refuse keys about the router that the recipe's adapter does not have, or that contradict each other.
 
     Raises:
         ConfigError: names the key, its value, and what to do.
     """
     adapter = recipe.adapter
-    defaults = {item.name: item.default for item in fields(AdapterArguments)}
-    for key in () if adapter.adapter in _ADAPTERS else _OPTIONS:
-        if getattr(adapter, key) != defaults[key]:
-            raise ConfigError(
-                f"{key} is {getattr(adapter, key)!r} with adapter {adapter.adapter!r}, which does not route by cluster "
-                f"or dataset; leave {key} out"
-            )
-    if adapter.dataset_groups is None:
+    if recipe.stage.stage != "finetune":
         return
-    if adapter.adapter != "dataset":
-        raise ConfigError(
-            f"dataset_groups goes with adapter 'dataset', and adapter is {adapter.adapter!r}; leave dataset_groups out "
-            "(as a flag: --dataset_groups none), or set adapter to dataset"
+    defaults = {item.name: item.default for item in fields(AdapterArguments)}
+    for key, kinds in ADAPTERS_WITH.items():
+        if adapter.adapter not in kinds and getattr(adapter, key) != defaults[key]:
+            raise ConfigError(
+                f"{key} is {getattr(adapter, key)!r}, but adapter {adapter.adapter!r} has no such option; leave it out "
+                f"(as a flag: --{key} {_as_flag(defaults[key])}), or set adapter to {' or '.join(kinds)}"
+            )
+    if adapter.adapter in LEARNED_ROUTERS:
+        MocleConfig(
+            router=adapter.adapter,
+            universal_expert=False,
+            num_experts=adapter.num_experts,
+            top_k=adapter.top_k,
+            gate_mode=adapter.gate_mode,
+            **{key: getattr(adapter, key) for key in LEARNED_OPTIONS},
         )
-    group_ids(adapter.dataset_groups, [spec.name for spec in recipe.data.dataset_specs()])
+    if adapter.dataset_groups is not None:
+        group_ids(adapter.dataset_groups, [spec.name for spec in recipe.data.dataset_specs()])
+
+
+def _as_flag(value: Any) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def group_ids(groups: Any, datasets: Sequence[str]) -> list[int]:

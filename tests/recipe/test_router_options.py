@@ -54,10 +54,16 @@ def test_as_a_flag_and_in_a_file(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--dataset_groups", '{"a": ["llava", "vqa", "rad", "slake"]}'], "adapter is 'mocle'"),
+        (
+            ["--dataset_groups", '{"a": ["llava", "vqa", "rad", "slake"]}'],
+            "adapter 'mocle' has no such option.*--dataset_groups none",
+        ),
         (["--adapter", "dataset", "--dataset_groups", '{"a": ["llava"]}'], "'rad' is in no group"),
-        (["--adapter", "lora", "--gates", "fixed"], "gates is 'fixed' with adapter 'lora'"),
-        (["--adapter", "lora", "--gate_init", "balanced"], "gate_init is 'balanced' with adapter 'lora'"),
+        (
+            ["--adapter", "lora", "--gates", "fixed"],
+            "gates is 'fixed', but adapter 'lora' has no such option.*--gates learned",
+        ),
+        (["--adapter", "lora", "--gate_init", "balanced"], "gate_init is 'balanced', but adapter 'lora'"),
         (["--adapter", "lora", "--train_cluster_embedding", "false"], "train_cluster_embedding is False"),
     ],
 )
