@@ -19,7 +19,7 @@ from llava_mocle.data.rows import read_rows
 from llava_mocle.errors import CheckpointError, ConfigError, DataError
 from llava_mocle.evaluation.answering.file import read_answers
 from llava_mocle.io.jsonl import read_json
-from llava_mocle.io.paths import looked_for
+from llava_mocle.io.paths import looked_for, user_path
 from llava_mocle.model.adapters import load_cluster_model
 from llava_mocle.model.folders import ADAPTER_CONFIG, RECIPE_FILE, detect_kind, find_folder
 from llava_mocle.recipe.recipe import Recipe, load_recipe
@@ -206,7 +206,7 @@ class RunFolder:
         if folder.is_dir():
             return {path.stem: self._answered(path) for path in sorted(folder.glob("*.jsonl"))}
         name, _, file = source.rpartition("=")
-        path = Path(source if Path(source).is_file() else file)
+        path = Path(source if Path(source).is_file() else user_path(file))
         if not path.is_file():
             raise DataError(
                 f"--held-out {source}: no such file of rows, and no folder of `llava-mocle eval`{looked_for(source)}"

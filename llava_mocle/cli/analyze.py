@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     figures = parser.add_argument_group("single figures")
     figures.add_argument(
         "--held-out",
+        type=user_path,
         nargs="+",
         action="extend",
         default=[],
