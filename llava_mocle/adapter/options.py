@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from llava_mocle.adapter.config import MocleConfig
 
 GATES = ("learned", "fixed")
-# The routers that know a sample by an id.
-OF_IDS = ("cluster", "dataset")
 GATE_INITS = ("random", "balanced")
 
 
@@ -26,8 +24,8 @@ def check_options(config: MocleConfig) -> None:
     for name, choices in (("gates", GATES), ("gate_init", GATE_INITS)):
         if getattr(config, name) not in choices:
             raise ConfigError(f"{name}={getattr(config, name)!r} is unknown; choose one of {', '.join(choices)}.")
-    if not config.train_cluster_embedding and (config.router not in OF_IDS or config.gates == "fixed"):
-        reason = "gates='fixed'" if config.router in OF_IDS else f"router={config.router!r}"
+    if not config.train_cluster_embedding and (not config.has_gates_of_ids or config.gates == "fixed"):
+        reason = "gates='fixed'" if config.has_gates_of_ids else f"router={config.router!r}"
         raise ConfigError(f"train_cluster_embedding=False, but {reason} has no cluster embedding; leave it out.")
     if config.gate_init == "balanced" and config.router != "cluster":
         raise ConfigError(
@@ -59,7 +57,7 @@ def _check_groups(config: MocleConfig) -> None:
 
 
 def _check_fixed(config: MocleConfig) -> None:
-    if config.router not in OF_IDS:
+    if not config.has_gates_of_ids:
         raise ConfigError(
             f"gates='fixed' takes the id of a cluster or dataset as that of its expert, but router={config.router!r} "
             "has no such ids; use router='cluster' or 'dataset'."

@@ -12,8 +12,6 @@ from llava_mocle.adapter.gating import gate_probabilities
 from llava_mocle.adapter.router import build_router
 from llava_mocle.errors import CheckpointError, ConfigError
 
-# Routers whose gates see a sample only through its id, so that each id has gates of its own.
-ID_ROUTERS = ("cluster", "dataset")
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.mocle_router."
 
@@ -32,12 +30,12 @@ def saved_gates(folder: Path, config: MocleConfig) -> Tensor:
     """
     if config.router == "none":
         raise ConfigError(f"{folder}: is a single LoRA (router none): it has one expert, and no gates")
-    if config.router not in ID_ROUTERS:
+    if not config.has_gates_of_ids:
         raise ConfigError(
             f"{folder}: its router is {config.router!r}, which looks at hidden states: no cluster has gates of its own"
         )
     path, sites = folder / WEIGHTS_FILE, config.sites or []
-    shape = (cast(int, config.num_clusters), cast(int, config.cluster_dim))
+    shape = (cast(int, config.num_groups), cast(int, config.cluster_dim))
     router = build_router(config, len(sites), torch.zeros(shape))
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -46,5 +44,5 @@ def saved_gates(folder: Path, config: MocleConfig) -> Tensor:
         router.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{path}: its gates cannot be read ({' '.join(str(error).split())})") from error
-    logits = router(torch.arange(shape[0]), noisy=False).clean_logits
+    logits = router(torch.arange(cast(int, config.num_clusters)), noisy=False).clean_logits
     return gate_probabilities(logits, config.temperature, config.gate_mode).transpose(0, 1)

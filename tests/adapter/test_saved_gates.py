@@ -35,8 +35,10 @@ def saved(folder, **options):
         {"num_clusters": 5, "cluster_dim": 7, "temperature": 0.1},
         {"num_clusters": 3, "cluster_dim": 7, "gate_mode": "released"},
         {"num_clusters": 4, "router": "dataset", "universal_expert": False, "top_k": 2},
+        {"num_clusters": 3, "router": "dataset", "dataset_groups": [0, 1, 0]},
+        {"num_clusters": 4, "cluster_dim": 7, "gates": "fixed", "universal_expert": False},
     ],
-    ids=["paper", "released", "dataset"],
+    ids=["paper", "released", "dataset", "groups", "fixed"],
 )
 def test_the_gates_are_those_of_the_model(tmp_path, options) -> None:
     """The same function on the same weights: equal to the bit."""
