@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llava_mocle.clustering import cluster_model
+from llava_mocle.clustering import encoder as encoder_module
 from llava_mocle.clustering.cluster_config import ClusterConfig, fingerprint
 from llava_mocle.clustering.cluster_model import PROBE_TEXTS, ClusterModel
 from llava_mocle.clustering.encoder import FP32_ERROR, SentenceEncoder
@@ -292,7 +293,7 @@ def test_the_device_reaches_an_encoder_that_stands_in(tiny, tmp_path, monkeypatc
     moved = shutil.copytree(tiny, tmp_path / "moved")
     fitted(encoder=SentenceEncoder(moved, device="cpu"), n_init=1).save(tmp_path / "clusters")
     shutil.rmtree(moved)
-    monkeypatch.setattr(cluster_model, "DEFAULT_ENCODER", str(tiny))
+    monkeypatch.setattr(encoder_module, "DEFAULT_ENCODER", str(tiny))
     asked = record_devices(monkeypatch)
     ClusterModel.load(tmp_path / "clusters", device="cpu").assign(["a"])
     assert set(asked) == {"cpu"}
