@@ -9,7 +9,7 @@ from typing import Any
 
 from peft.config import PeftConfig
 
-from llava_mocle.adapter.options import check_options
+from llava_mocle.adapter.options import LEARNED_ROUTERS, check_options
 from llava_mocle.errors import ConfigError, RoutingError
 from llava_mocle.io.files import write_text
 
@@ -17,11 +17,6 @@ PEFT_TYPE = "MOCLE"
 # Beside adapter_config.json: the identity of the base that the adapter was trained on (see `model/base_identity.py`).
 BASE_RECORD = "base_fingerprint.json"
 ROUTERS = ("cluster", "dataset", "token", "sentence", "none")
-# The routers whose gates see what the model sees; and the options that only they have, with their defaults.
-LEARNED_ROUTERS = ("token", "sentence")
-LEARNED_OPTIONS = {"gate_sharing": "site", "gate_bias": False, "expert_weight": "probability", "balance_loss_weight": 0}
-GATE_SHARINGS = ("site", "block", "model")
-EXPERT_WEIGHTS = ("probability", "one", "renormalized")
 GATE_MODES = ("paper", "released")
 DEFAULT_DATASET_DIM = 384
 RELEASED_NOISE_STD = 0.1
@@ -132,7 +127,6 @@ class MocleConfig(PeftConfig):
         self._check_router()
         self._check_numbers()
         self._check_mixture()
-        self._check_learned()
         check_options(self)
         if isinstance(self.parameters_to_save, str):
             raise ConfigError(f"parameters_to_save={self.parameters_to_save!r} must be a list of names.")
@@ -186,43 +180,6 @@ class MocleConfig(PeftConfig):
             )
         if self.bias != "none":
             raise ConfigError(f"bias={self.bias!r} is not supported; only 'none' is.")
-
-    def _check_learned(self) -> None:
-        """The options of the token and sentence routers, and what these routers do not have."""
-        if self.router not in LEARNED_ROUTERS:
-            for name, default in LEARNED_OPTIONS.items():
-                if getattr(self, name) != default:
-                    raise ConfigError(
-                        f"{name}={getattr(self, name)!r} is an option of the token and sentence routers, but router="
-                        f"{self.router!r}; leave {name} out."
-                    )
-            return
-        for name, expected in (
-            ("universal_expert", False), ("gate_mode", "paper"), ("centroids", None), ("num_clusters", None),
-            ("cluster_dim", None),
-        ):  # fmt: skip
-            if getattr(self, name) != expected:
-                raise ConfigError(
-                    f"router={self.router!r} does not take {name}={getattr(self, name)!r}; set {name}={expected!r}."
-                )
-        for name, choices in (("gate_sharing", GATE_SHARINGS), ("expert_weight", EXPERT_WEIGHTS)):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")
-        if self.gate_sharing == "model" and self.router == "token":
-            raise ConfigError(
-                "gate_sharing='model' needs router='sentence': tokens have hidden states of other widths and meanings "
-                "at other sites. Choose 'site' or 'block'."
-            )
-        needed = {"one": 1, "renormalized": 2}.get(self.expert_weight, self.top_k)
-        if self.top_k != needed:
-            raise ConfigError(f"expert_weight={self.expert_weight!r} needs top_k={needed}, found top_k={self.top_k}.")
-        if self.balance_loss_weight < 0:
-            raise ConfigError(f"balance_loss_weight={self.balance_loss_weight!r} must be 0 or above.")
-        if self.expert_weight == "one" and self.balance_loss_weight == 0:
-            raise ConfigError(
-                "expert_weight='one' leaves the gates without a gradient but for the balance loss; set "
-                "balance_loss_weight above 0, or expert_weight='probability'."
-            )
 
     @property
     def has_gates_of_ids(self) -> bool:

@@ -23,13 +23,7 @@ from llava_mocle.adapter.layer import MocleLinear, StackedExperts
 from llava_mocle.adapter.mixture import CLUSTER_WEIGHTS, distinct_mixtures
 from llava_mocle.adapter.model_routing import ROUTING_INPUTS, ModelRouting, callable_ancestors
 from llava_mocle.adapter.routed import RoutedTuner
-from llava_mocle.adapter.router import (
-    Router,
-    build_router,
-    check_range,
-    check_routing,
-    initial_embedding,
-)
+from llava_mocle.adapter.router import Router, build_router, check_range, check_routing, initial_embedding
 from llava_mocle.adapter.routing import Gates, Routing, copy_to_host
 from llava_mocle.adapter.sentence import SentenceRouter, embedding_dim
 from llava_mocle.adapter.targets import find_targets

@@ -1,4 +1,4 @@
-"""The options of a router that the paper varies in its ablations, or does not have: what goes together."""
+"""The options of a router beside the paper's own numbers: which router has which, and what goes together."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from llava_mocle.errors import ConfigError
 if TYPE_CHECKING:
     from llava_mocle.adapter.config import MocleConfig
 
+# The routers whose gates see what the model sees; and the options that only they have, with their defaults.
+LEARNED_ROUTERS = ("token", "sentence")
+LEARNED_OPTIONS = {"gate_sharing": "site", "gate_bias": False, "expert_weight": "probability", "balance_loss_weight": 0}
+GATE_SHARINGS = ("site", "block", "model")
+EXPERT_WEIGHTS = ("probability", "one", "renormalized")
 GATES = ("learned", "fixed")
 GATE_INITS = ("random", "balanced")
 
@@ -21,6 +26,7 @@ def check_options(config: MocleConfig) -> None:
     Raises:
         ConfigError: names the fields, their values, and what to set.
     """
+    _check_learned(config)
     for name, choices in (("gates", GATES), ("gate_init", GATE_INITS)):
         if getattr(config, name) not in choices:
             raise ConfigError(f"{name}={getattr(config, name)!r} is unknown; choose one of {', '.join(choices)}.")
@@ -35,6 +41,44 @@ def check_options(config: MocleConfig) -> None:
     _check_groups(config)
     if config.gates == "fixed":
         _check_fixed(config)
+
+
+def _check_learned(config: MocleConfig) -> None:
+    """The options of the token and sentence routers, and what these routers do not have."""
+    if config.router not in LEARNED_ROUTERS:
+        for name, default in LEARNED_OPTIONS.items():
+            if getattr(config, name) != default:
+                raise ConfigError(
+                    f"{name}={getattr(config, name)!r} is an option of the token and sentence routers, but router="
+                    f"{config.router!r}; leave {name} out."
+                )
+        return
+    for name, expected in (
+        ("universal_expert", False), ("gate_mode", "paper"), ("centroids", None), ("num_clusters", None),
+        ("cluster_dim", None),
+    ):  # fmt: skip
+        if getattr(config, name) != expected:
+            raise ConfigError(
+                f"router={config.router!r} does not take {name}={getattr(config, name)!r}; set {name}={expected!r}."
+            )
+    for name, choices in (("gate_sharing", GATE_SHARINGS), ("expert_weight", EXPERT_WEIGHTS)):
+        if getattr(config, name) not in choices:
+            raise ConfigError(f"{name}={getattr(config, name)!r} is unknown; choose one of {', '.join(choices)}.")
+    if config.gate_sharing == "model" and config.router == "token":
+        raise ConfigError(
+            "gate_sharing='model' needs router='sentence': tokens have hidden states of other widths and meanings "
+            "at other sites. Choose 'site' or 'block'."
+        )
+    needed = {"one": 1, "renormalized": 2}.get(config.expert_weight, config.top_k)
+    if config.top_k != needed:
+        raise ConfigError(f"expert_weight={config.expert_weight!r} needs top_k={needed}, found top_k={config.top_k}.")
+    if config.balance_loss_weight < 0:
+        raise ConfigError(f"balance_loss_weight={config.balance_loss_weight!r} must be 0 or above.")
+    if config.expert_weight == "one" and config.balance_loss_weight == 0:
+        raise ConfigError(
+            "expert_weight='one' leaves the gates without a gradient but for the balance loss; set "
+            "balance_loss_weight above 0, or expert_weight='probability'."
+        )
 
 
 def _check_groups(config: MocleConfig) -> None:

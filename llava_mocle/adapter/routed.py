@@ -7,12 +7,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from llava_mocle.adapter.config import LEARNED_ROUTERS, MocleConfig
+from llava_mocle.adapter.config import MocleConfig
 from llava_mocle.adapter.gating import gate_probabilities
 from llava_mocle.adapter.in_place import InPlaceTuner
 from llava_mocle.adapter.layer import MocleLinear
 from llava_mocle.adapter.learned_gates import SumOverProcesses
 from llava_mocle.adapter.model_routing import ModelRouting
+from llava_mocle.adapter.options import LEARNED_ROUTERS
 from llava_mocle.adapter.router import ClusterRouter, Router, check_ids
 from llava_mocle.adapter.routing import Routing, RoutingStatistics
 from llava_mocle.adapter.sentence import SentenceRouting

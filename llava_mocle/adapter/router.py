@@ -19,11 +19,30 @@ from llava_mocle.adapter.routing import Gates
 from llava_mocle.errors import ConfigError, RoutingError
 
 
-class Router(nn.Module, ABC):
+class Router(nn.Module):
     """Owns the parameters that route. They are used only inside its forward, as ZeRO-3 and FSDP require."""
 
     #: The keyword of `forward` and `generate` that this router reads; None for a router that routes nothing.
     id_name: str | None = None
+
+    def train_parameters(self, trained: bool) -> None:
+        """Train what the adapter trains of this router, or (False) nothing."""
+        self.requires_grad_(trained)
+
+
+class NoRouter(Router):
+    """Decides nothing for a sample: a plain LoRA has one expert, and the token router's gates are at the sites."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Gates:
+        raise RoutingError("routers 'none' and 'token' decide nothing for a whole sample.")
+
+
+class IdRouter(Router, ABC):
+    """Knows a sample by an id alone.
+
+    Args:
+        groups: the group of each id, which decides in its place; None: each id for itself.
+    """
 
     def __init__(self, groups: list[int] | None = None) -> None:
         super().__init__()
@@ -37,19 +56,8 @@ class Router(nn.Module, ABC):
     def forward(self, ids: Tensor, noisy: bool, weights: Tensor | None = None) -> Gates:
         """The gates of samples with these (checked) ids, for all sites at once; `weights` as in `ClusterRouter`."""
 
-    def train_parameters(self, trained: bool) -> None:
-        """Train what the adapter trains of this router, or (False) nothing."""
-        self.requires_grad_(trained)
 
-
-class NoRouter(Router):
-    """Decides nothing for a sample: a plain LoRA has one expert, and the token router's gates are at the sites."""
-
-    def forward(self, ids: Tensor, noisy: bool, weights: Tensor | None = None) -> Gates:
-        raise RoutingError("routers 'none' and 'token' decide nothing for a whole sample.")
-
-
-class ClusterRouter(Router):
+class ClusterRouter(IdRouter):
     """Gates that see a sample only through the learnable embedding of its cluster.
 
     Parameters:
@@ -147,7 +155,7 @@ class DatasetRouter(ClusterRouter):
     id_name = "dataset_ids"
 
 
-class FixedRouter(Router):
+class FixedRouter(IdRouter):
     """The id is that of the expert: hard routing, without anything to train.
 
     Buffers:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -12,7 +13,6 @@ from llava_mocle.adapter.gating import gate_probabilities
 from llava_mocle.adapter.router import build_router
 from llava_mocle.errors import CheckpointError, ConfigError
 
-WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.mocle_router."
 
 
@@ -34,7 +34,7 @@ def saved_gates(folder: Path, config: MocleConfig) -> Tensor:
         raise ConfigError(
             f"{folder}: its router is {config.router!r}, which looks at hidden states: no cluster has gates of its own"
         )
-    path, sites = folder / WEIGHTS_FILE, config.sites or []
+    path, sites = folder / SAFETENSORS_WEIGHTS_NAME, config.sites or []
     shape = (cast(int, config.num_groups), cast(int, config.cluster_dim))
     router = build_router(config, len(sites), torch.zeros(shape))
     try:

@@ -91,7 +91,7 @@ class SentenceRouter(Router):
             for parameter in self.parameters():
                 parameter.uniform_(-(dim**-0.5), dim**-0.5)
 
-    def forward(self, sentences: Tensor, noisy: bool) -> SentenceGates:  # type: ignore[override]
+    def forward(self, sentences: Tensor, noisy: bool) -> SentenceGates:
         """The gates of all sites; noise is drawn here, once a gate and sample.
 
         Args:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_mocle.analysis.benchmark_sections import Cell, Section
+from llava_mocle.analysis.markdown import markdown_table
 from llava_mocle.analysis.pages import render_page, verdict
 from llava_mocle.io.files import write_text
 
@@ -13,18 +14,14 @@ def to_markdown(sections: Sequence[Section]) -> str:
     """The tables in GitHub's Markdown."""
     parts = []
     for section in sections:
-        lines = [f"## {section.title}", "", _line(["", *section.columns]), _line(["---"] * (len(section.columns) + 1))]
-        for row in section.rows:
-            name = f"**{row.name}**" if row.ours else row.name
-            lines.append(
-                _line(
-                    [
-                        name,
-                        *(f"{_value(cell)} ({_below(cell)})" if _below(cell) else _value(cell) for cell in row.cells),
-                    ]
-                )
-            )
-        parts.append("\n".join(lines))
+        rows = [
+            [
+                f"**{row.name}**" if row.ours else row.name,
+                *(f"{_value(cell)} ({_below(cell)})" if _below(cell) else _value(cell) for cell in row.cells),
+            ]
+            for row in section.rows
+        ]
+        parts.append(f"## {section.title}\n\n{markdown_table(['', *section.columns], rows)}")
         parts += section.notes
     return "\n\n".join([*parts, NOTE]) + "\n"
 
@@ -77,10 +74,6 @@ def write_report_files(sections: Sequence[Section], folder: str | os.PathLike[st
         write_text(path, text)
         paths.append(path)
     return paths
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _number(value: float, signed: bool = False) -> str:

@@ -1,13 +1,14 @@
 """The report of a comparison in Markdown, and the same numbers as JSON and CSV."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_mocle.analysis.markdown import markdown_table
+from llava_mocle.analysis.style import save_table
 from llava_mocle.experiment.comparison import MEAN
+from llava_mocle.experiment.methods import OURS
 from llava_mocle.io.files import write_text
 
 JSON_FILE, CSV_FILE, REPORT_FILE = "comparison.json", "comparison.csv", "REPORT.md"
@@ -36,26 +37,22 @@ def write_comparison(result: Result, folder: Path) -> str:
     """
     text = to_markdown(result)
     write_text(folder / JSON_FILE, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    write_text(folder / CSV_FILE, to_csv(result))
+    save_table(folder / CSV_FILE, ("split", "method", "ablation", "label", "domain", "seed", "score"), _rows(result))
     write_text(folder / REPORT_FILE, text)
     return text
 
 
-def to_csv(result: Result) -> str:
-    """A line for every score: split, method, ablation, label, domain, seed, score. Shares from 0 to 1."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("split", "method", "ablation", "label", "domain", "seed", "score"))
+def _rows(result: Result) -> Iterator[tuple[Any, ...]]:
+    """A line for every score of a seed. Shares from 0 to 1."""
     for split, found in result["splits"].items():
         ablated = [(name, entry) for name, entries in found["ablations"].items() for entry in entries]
         for method, ablation, label, scores in [
             *((name, "", "", scores) for name, scores in found["scores"].items()),
-            *(("mocle", name, entry["label"], entry) for name, entry in ablated),
+            *((OURS, name, entry["label"], entry) for name, entry in ablated),
         ]:
             for domain, of in scores["domains"].items():
                 for seed, score in zip(scores["seeds"], of["by_seed"], strict=True):
-                    writer.writerow((split, method, ablation, label, domain, seed, f"{score:.6f}"))
-    return buffer.getvalue()
+                    yield split, method, ablation, label, domain, seed, f"{score:.6f}"
 
 
 def reported_splits(result: Result) -> list[str]:
@@ -110,20 +107,20 @@ def _splits(result: Result) -> Iterator[str]:
         yield f"## {SPLIT_TITLES[split]}"
         yield f"Questions: {counts}."
         yield verdict_lines(found["verdicts"])
-        yield _table(*score_table(found))
+        yield markdown_table(*score_table(found))
         for other, methods in found["differences"].items():
             yield f"### Differences from {other}, in points"
-            yield _table(*difference_table(found, methods))
+            yield markdown_table(*difference_table(found, methods))
         if found["shares"]:
             yield "### Share of the gap recovered"
             yield (
                 f"(method - {result['baseline']}) / ({result['single_domain']} - {result['baseline']}), in percent: 0 "
                 "is as good as one LoRA for all, 100 as good as a LoRA a domain."
             )
-            yield _table(*share_table(found["shares"]))
+            yield markdown_table(*share_table(found["shares"]))
         for name, entries in found["ablations"].items():
             yield f"### Ablation: {name}"
-            yield _table(*ablation_table(name, entries))
+            yield markdown_table(*ablation_table(name, entries))
 
 
 def verdict_lines(verdicts: Sequence[Mapping[str, str]]) -> str:
@@ -202,7 +199,7 @@ def _costs(result: Result) -> Iterator[str]:
     heads, rows = cost_table(result)
     if rows:
         yield "## What each method took"
-        yield _table(heads, rows)
+        yield markdown_table(heads, rows)
         yield (
             "Parameters are counted in the saved weights. Trainable and minutes are of one seed; of single-domain "
             "LoRAs, of all domains together. Activated: what a sample passes through, with router and projector whole. "
@@ -225,14 +222,7 @@ def _searches(result: Result) -> Iterator[str]:
     if result["searches"]:
         yield "## The learning rates that were searched"
         yield "Mean of the domains' validation scores, in percent, of each method's first seed."
-        yield _table(*search_table(result))
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return "\n".join([line(heads), line(["---"] * len(heads)), *map(line, rows)])
+        yield markdown_table(*search_table(result))
 
 
 def _score(of: Mapping[str, Any]) -> str:

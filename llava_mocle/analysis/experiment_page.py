@@ -1,6 +1,5 @@
 """One self-contained HTML page of an experiment: the verdict, tables, and every figure in its folder, no network."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from llava_mocle.analysis.comparison_report import (
     search_table,
     share_table,
 )
-from llava_mocle.analysis.pages import render_page
+from llava_mocle.analysis.pages import data_uri, render_page
 from llava_mocle.errors import DataError
 from llava_mocle.experiment.comparison import KIND
 from llava_mocle.io.files import write_text
@@ -147,12 +146,11 @@ def _figures(folder: Path, splits: Sequence[str]) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     for stem, path in chosen.items():
         caption = path.with_suffix(".txt")
-        data = base64.b64encode(path.read_bytes()).decode("ascii")
         found.append(
             {
                 "split": next((split for split in splits if stem.endswith(f"_{split}")), None),
                 "caption": caption.read_text(encoding="utf-8").strip() if caption.is_file() else stem,
-                "data": f"data:{_KINDS[path.suffix]};base64,{data}",
+                "data": data_uri(path.read_bytes(), _KINDS[path.suffix]),
             }
         )
     return found

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.patheffects import withStroke
@@ -96,6 +97,29 @@ def plot_instruction_map(
     datasets = list(dict.fromkeys(point.dataset for point in points))
     kinds = sorted({point.kind for point in points}, key=lambda kind: (len(kind), kind))
     figure, (axes,) = new_figure(8.6, 5.8)
+    _draw_points(axes, points, places, datasets, kinds)
+    _name_groups(axes, points, places, datasets)
+    axes.margins(y=0.09)
+    axes.set_title("Instructions of the datasets")
+    axes.set_xlabel("t-SNE 1 (no unit)")
+    axes.set_ylabel("t-SNE 2 (no unit)")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    figure.legend(loc="outside right upper", fontsize=9)
+    marker = "the marker says the " + ("cluster" if kinds[0].startswith("cluster ") else "task category")
+    caption = (
+        f"t-SNE of the embeddings of {len(points)} distinct instructions of {len(datasets)} datasets. Colour says the "
+        f"dataset{'; ' + marker if len(kinds) > 1 else ''}. What to see: instructions that lie together ask alike. "
+        "Datasets that mix will share clusters, and so experts; a dataset in several places holds several tasks. "
+        "Distances between far groups mean nothing in a t-SNE."
+    )
+    return save_figure(figure, path, caption)
+
+
+def _draw_points(
+    axes: Any, points: Sequence[Point], places: np.ndarray, datasets: Sequence[str], kinds: Sequence[str]
+) -> None:
+    """The points, and what stands for them in the legend."""
     for number, name in enumerate(datasets):
         color, hollow = PALETTE[number % len(PALETTE)], number >= len(PALETTE)
         for shape, kind in enumerate(kinds):
@@ -115,25 +139,14 @@ def plot_instruction_map(
     if len(kinds) > 1:
         for shape, kind in enumerate(kinds):
             axes.scatter([], [], s=40, marker=MARKERS[shape % len(MARKERS)], color="#5b6675", label=kind)
-    for name in datasets:  # for a reader without colours
+
+
+def _name_groups(axes: Any, points: Sequence[Point], places: np.ndarray, datasets: Sequence[str]) -> None:
+    """Each dataset's name at its topmost point, for a reader without colours."""
+    for name in datasets:
         group = places[[point.dataset == name for point in points]]
         x, y = group[group[:, 1].argmax()]
         halo = [withStroke(linewidth=3, foreground="white")]
         axes.annotate(
             name, (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=10, path_effects=halo
         )
-    axes.margins(y=0.09)
-    axes.set_title("Instructions of the datasets")
-    axes.set_xlabel("t-SNE 1 (no unit)")
-    axes.set_ylabel("t-SNE 2 (no unit)")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    figure.legend(loc="outside right upper", fontsize=9)
-    marker = "the marker says the " + ("cluster" if kinds[0].startswith("cluster ") else "task category")
-    caption = (
-        f"t-SNE of the embeddings of {len(points)} distinct instructions of {len(datasets)} datasets. Colour says the "
-        f"dataset{'; ' + marker if len(kinds) > 1 else ''}. What to see: instructions that lie together ask alike. "
-        "Datasets that mix will share clusters, and so experts; a dataset in several places holds several tasks. "
-        "Distances between far groups mean nothing in a t-SNE."
-    )
-    return save_figure(figure, path, caption)

@@ -1,5 +1,6 @@
 """HTML pages: one frame, one stylesheet, and the cells of their tables. Jinja escapes all text that is filled in."""
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,3 +85,8 @@ def verdict(interval: Sequence[float] | None) -> str:
     if interval is None:
         return ""
     return "up" if interval[0] > 0 else "down" if interval[1] < 0 else ""
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """A file inside a page; `kind` is its media type, such as image/png."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,6 +1,5 @@
 """One self-contained HTML page: what a run learned, on what, and how it answers."""
 
-import base64
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_mocle.analysis.pages import render_page, verdict
+from llava_mocle.analysis.pages import data_uri, render_page, verdict
 from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.data.images import load_image
 from llava_mocle.errors import DataError
@@ -214,7 +213,7 @@ def write_report(
         sides=[("before", "before"), ("baseline", other.name if other else ""), ("after", name)],
         runs=[("before", first), (other.name if other else "", other and other.results), (name, second)],
         clusters=clusters,
-        figures=[(caption, _data_uri(Path(picture).read_bytes(), "png")) for caption, picture in figures],
+        figures=[(caption, data_uri(Path(picture).read_bytes(), "image/png")) for caption, picture in figures],
         samples=by_domain,
         image_token=IMAGE_TOKEN,
         percent=lambda share: f"{100 * share:.1f}",
@@ -266,9 +265,5 @@ def _pictures(sample: Mapping[str, Any]) -> list[str]:
         kind, options = ("png", {"optimize": True}) if image.getcolors(maxcolors=256) else ("jpeg", {"quality": 85})
         buffer = io.BytesIO()
         image.save(buffer, format=kind, **options)
-        found.append(_data_uri(buffer.getvalue(), kind))
+        found.append(data_uri(buffer.getvalue(), f"image/{kind}"))
     return found
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

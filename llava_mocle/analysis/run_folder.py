@@ -18,13 +18,12 @@ from llava_mocle.data.mixture import DatasetSpec
 from llava_mocle.data.rows import read_rows
 from llava_mocle.errors import CheckpointError, ConfigError, DataError
 from llava_mocle.evaluation.answering.file import read_answers
+from llava_mocle.evaluation.suite import ANSWERS_FOLDER
 from llava_mocle.io.jsonl import read_json
 from llava_mocle.io.paths import looked_for, user_path
 from llava_mocle.model.adapters import load_cluster_model
 from llava_mocle.model.folders import ADAPTER_CONFIG, RECIPE_FILE, detect_kind, find_folder
 from llava_mocle.recipe.recipe import Recipe, load_recipe
-
-ANSWERS_FOLDER = "answers"
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def _fit(
     """Write the cluster model and the assignment tables, unless they are there already."""
     import time
 
-    from llava_mocle.clustering.assign import assign_rows, read_table, route_texts, write_assignments
+    from llava_mocle.clustering.assign import assign_rows, read_table, write_assignments
     from llava_mocle.clustering.cluster_config import weigh
     from llava_mocle.clustering.cluster_files import CONFIG_FILE, HELD_OUT_FILE
     from llava_mocle.clustering.fitting import FitRequest, fitted_already
@@ -153,16 +153,14 @@ def _fit(
 
     started = time.perf_counter()
     rule = InstructionRule(settings.instruction_turns)
-    texts = route_texts(found.rows, rule)
-    flat = [text for part in texts.values() for text in part]
-    weights = [found.rates[name] for name, part in texts.items() for _ in part]
+    flat, weights = found.instructions(rule)
     place, _ = choose_placement(device, None)
     request = FitRequest(
         weigh(flat, weights), settings.num_clusters, settings.cluster_seed, settings.cluster_n_init, rule,
         settings.cluster_encoder, place,
     )  # fmt: skip
     distinct = len(request.weight_of)
-    print(f"{len(flat):,} rows of {len(texts)} datasets, {distinct:,} distinct instructions", flush=True)
+    print(f"{len(flat):,} rows of {len(found.rows)} datasets, {distinct:,} distinct instructions", flush=True)
     tables = {assignments: found.rows} | ({output / HELD_OUT_FILE: found.held_out} if found.held_out else {})
 
     def lacking(model: "ClusterModel") -> "dict[Path, Rows]":

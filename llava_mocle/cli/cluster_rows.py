@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llava_mocle.errors import ConfigError
 from llava_mocle.io.paths import why_missing
 from llava_mocle.recipe.keys import ClusterArguments
+
+if TYPE_CHECKING:
+    from llava_mocle.clustering.instruction import InstructionRule
 
 Rows = Mapping[str, Sequence[dict[str, Any]]]
 
@@ -27,6 +30,14 @@ class ClusterRows:
     held_out: Rows
     rates: Mapping[str, float]
     settings: ClusterArguments
+
+    def instructions(self, rule: "InstructionRule") -> tuple[list[str], list[float]]:
+        """The text of every row that its cluster follows from, and how often training meets the row."""
+        from llava_mocle.clustering.assign import route_texts
+
+        texts = route_texts(self.rows, rule)
+        weights = [self.rates[name] for name, part in texts.items() for _ in part]
+        return [text for part in texts.values() for text in part], weights
 
 
 def cluster_rows(recipe: str | None, files: Sequence[str] | None) -> ClusterRows:

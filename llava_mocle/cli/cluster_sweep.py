@@ -50,7 +50,6 @@ def add_arguments(actions: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_mocle.analysis.cluster_sweep import plot_sweep
     from llava_mocle.cli.cluster_rows import cluster_rows
-    from llava_mocle.clustering.assign import route_texts
     from llava_mocle.clustering.cluster_config import weigh
     from llava_mocle.clustering.embedding_cache import default_cache_dir
     from llava_mocle.clustering.encoder import SentenceEncoder
@@ -66,9 +65,7 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.output)
     settings = found.settings
     seed = settings.cluster_seed if args.seed is None else args.seed
-    texts = route_texts(found.rows, InstructionRule(settings.instruction_turns))
-    weights = [found.rates[name] for name, part in texts.items() for _ in part]
-    weight_of = weigh([text for part in texts.values() for text in part], weights)
+    weight_of = weigh(*found.instructions(InstructionRule(settings.instruction_turns)))
     groups = _paraphrased(list(weight_of), args.questions, seed)
     print(f"{len(weight_of):,} distinct instructions, {len(groups):,} questions to paraphrase", flush=True)
     place, _ = choose_placement(args.device, None)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from llava_mocle.experiment.design import Design, EvalDesign
+    from llava_mocle.experiment.design import KEEP, Design, EvalDesign
 
     parser.add_argument("design", type=user_path, metavar="YAML", help="what is compared")
     what = parser.add_argument_group("what to do")
@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--overwrite", action="store_true", help="make runs anew that were made of another recipe")
     how.add_argument(
         "--keep-weights",
-        choices=("best", "all", "none"),
-        default="best",
+        choices=KEEP,
+        default=KEEP[0],
         help="of finished runs; best (the default): of each method those of the seed with the best validation score; "
         "scores, answers and logs are always kept",
     )

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # What `SuiteSettings` may change of a task's `GenerationSettings`.
+# Below the output folder: a file of answers for each task.
+ANSWERS_FOLDER = "answers"
 GENERATION = ("max_new_tokens", "num_beams", "length_penalty", "repetition_penalty")
 
 
@@ -141,7 +143,7 @@ def _run(
     answers = answer_together(
         predictor,
         [item.question for item in items],
-        folder / "answers" / f"{task.name}.jsonl",
+        folder / ANSWERS_FOLDER / f"{task.name}.jsonl",
         part,
         batch_size=settings.batch_size,
         settings=settings.generation(task),

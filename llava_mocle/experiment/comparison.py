@@ -8,11 +8,12 @@ from llava_mocle.evaluation.scores.provenance import command, versions
 from llava_mocle.evaluation.tasks.held_out import HeldOutRows
 from llava_mocle.experiment.fairness import experts_of
 from llava_mocle.experiment.folder import RunFolder, State
-from llava_mocle.experiment.grid import Entry, Grid, Variant, recipe_of
+from llava_mocle.experiment.grid import Entry, Grid, Variant
 from llava_mocle.experiment.methods import BASELINE, SINGLE_DOMAIN
 from llava_mocle.experiment.scores import Search, table_of
 from llava_mocle.experiment.statistics import DRAWS, Estimate, Resampled, Table, spread
 from llava_mocle.experiment.verdict import verdicts
+from llava_mocle.recipe.recipe import recipe_of
 
 KIND = "comparison"
 MEAN = "mean"  # in the place of a domain: the mean of all

@@ -17,6 +17,9 @@ from llava_mocle.io.paths import looked_for, user_path, why_missing, why_no_file
 from llava_mocle.recipe.policy import FROM_1, SEED, Policy, Range
 from llava_mocle.recipe.policy import free as key
 
+# Whose weights are kept. all; best: of each method, those of the seed with the best validation score, and none of
+# ablations; none.
+KEEP = ("best", "all", "none")
 _DEFAULT_SEEDS = "default"
 _KINDS = {int: "a whole number", float: "a number", str: "text", list: "a list", dict: "key: value lines"}
 _IN_YAML: dict[Any, type] = {Sequence: list, Mapping: dict}
@@ -93,8 +96,8 @@ class Design:
     def seeds_of(self, method: str) -> list[int]:
         """The seeds of a method, in their order."""
         if isinstance(self.seeds, Mapping):
-            return _seed_list(self.seeds.get(method, self.seeds.get(_DEFAULT_SEEDS, 3)))
-        return _seed_list(self.seeds)
+            return seed_list(self.seeds.get(method, self.seeds.get(_DEFAULT_SEEDS, 3)))
+        return seed_list(self.seeds)
 
     def variants_of(self, ablation: str) -> dict[str, dict[str, Any]]:
         """Label -> recipe keys of the values that an ablation tries."""
@@ -109,7 +112,8 @@ def _label(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _seed_list(seeds: int | Sequence[int]) -> list[int]:
+def seed_list(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds that a number or a list stands for."""
     return list(range(seeds)) if isinstance(seeds, int) else list(seeds)
 
 

@@ -18,14 +18,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 
 from llava_mocle.data.rows import rows_digest
 from llava_mocle.evaluation.scores.provenance import versions
 from llava_mocle.evaluation.scores.results import write_json
-from llava_mocle.experiment.grid import Grid, Run, recipe_of, write_yaml
+from llava_mocle.experiment.grid import Grid, Run, write_yaml
 from llava_mocle.io.jsonl import read_json
 from llava_mocle.recipe.comparison import differences
+from llava_mocle.recipe.recipe import recipe_of
 from llava_mocle.training.checkpoints.manifest import FINISHED_FILE, read_manifest
 from llava_mocle.training.setup.parameter_groups import group_of
 
@@ -51,7 +53,6 @@ class State(StrEnum):
 
 # Weights of a result or a checkpoint; all else that training wrote is kept.
 _WEIGHTS = ("*.safetensors", "*.bin")
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class RunFolder:
@@ -167,7 +168,7 @@ class RunFolder:
     def parameters(self) -> dict[str, int]:
         """Number of trained values: of the adapter's experts, of its router, and of what is trained beside it."""
         counts = {"experts": 0, "router": 0, "projector": 0}
-        with safe_open(self.train / _ADAPTER_WEIGHTS, "pt") as weights:
+        with safe_open(self.train / SAFETENSORS_WEIGHTS_NAME, "pt") as weights:
             for name in weights.keys():  # noqa: SIM118, it is no mapping
                 counts[group_of(name)] += math.prod(weights.get_slice(name).get_shape())
         return counts

@@ -1,7 +1,6 @@
 """The grid of a comparison: every run with the recipe it trains, made from the declaration before anything runs."""
 
 import json
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,11 @@ import yaml
 from llava_mocle.data.mixture import DatasetSpec, Mixture
 from llava_mocle.data.rows import read_rows
 from llava_mocle.errors import ConfigError
-from llava_mocle.experiment.design import Design
+from llava_mocle.experiment.design import Design, seed_list
 from llava_mocle.experiment.fairness import Measure, alpha_of, experts_of, rank_of, share_of_steps, shares_of
 from llava_mocle.experiment.methods import OURS, STANDARD, Method
 from llava_mocle.io.files import write_text
-from llava_mocle.recipe.recipe import Recipe, load_recipe, read_yaml
+from llava_mocle.recipe.recipe import Recipe, load_recipe, read_yaml, recipe_of
 from llava_mocle.recipe.router_options import ADAPTERS_WITH, check_router_options
 from llava_mocle.recipe.trainer_keys import policies
 from llava_mocle.training.setup.clusters import needs_clusters
@@ -266,9 +265,8 @@ class Grid:
         keys = dict(base.keys) | dict(changed)
         if "lora_r" in changed and "lora_alpha" not in changed:
             keys["lora_alpha"] = alpha_of(int(changed["lora_r"]), self.recipe.adapter)
-        seeds = self.design.ablation_seeds
-        listed = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-        return Variant(f"{ablation}={label}", STANDARD[OURS], keys, listed, OURS, ablation, label)
+        seeds = tuple(seed_list(self.design.ablation_seeds))
+        return Variant(f"{ablation}={label}", STANDARD[OURS], keys, seeds, OURS, ablation, label)
 
     def _shorter(self, share: float) -> dict[str, Any]:
         """The keys that count steps, for a share of the samples. Epochs get shorter by themselves."""
@@ -279,8 +277,8 @@ class Grid:
         return keys | ({"warmup_steps": share_of_steps(warm_up, share)} if warm_up >= 1 else {})
 
     def _checked(self, values: Mapping[str, Any], name: str) -> Recipe:
+        recipe = recipe_of(values, f"method {name}")
         try:
-            recipe = recipe_of(values)
             check_router_options(recipe)
         except ConfigError as error:
             raise ConfigError(f"method {name}: {error}") from error
@@ -298,22 +296,6 @@ class Grid:
         return "_".join(words)
 
 
-def recipe_of(values: Mapping[str, Any]) -> Recipe:
-    """The recipe that keys make, checked as a file of them would be."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.yaml"
-        path.write_text(recipe_yaml(values), encoding="utf-8")
-        try:
-            return load_recipe(path)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace(f"{path}: ", "")) from error
-
-
-def recipe_yaml(values: Mapping[str, Any]) -> str:
-    """A recipe's keys as a file has them."""
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
-
-
 def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
     """Write a recipe's keys into a file."""
-    write_text(path, recipe_yaml(values))
+    write_text(path, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))

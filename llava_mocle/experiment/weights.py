@@ -6,9 +6,6 @@ from llava_mocle.experiment.folder import RunFolder, State
 from llava_mocle.experiment.grid import VALIDATION, Entry
 from llava_mocle.experiment.scores import domain_scores
 
-# all; best: of each method, those of the seed with the best validation score, and none of ablations; none.
-KEEP = ("best", "all", "none")
-
 
 def remove_weights(folders: Mapping[Entry, RunFolder], losers: Iterable[RunFolder], keep: str) -> list[str]:
     """Remove the weights that are not to be kept, of runs that are done.
@@ -18,7 +15,7 @@ def remove_weights(folders: Mapping[Entry, RunFolder], losers: Iterable[RunFolde
     Args:
         folders: of the places of the report.
         losers: of the search of the learning rate, with rates that were not chosen.
-        keep: one of KEEP.
+        keep: one of `design.KEEP`.
 
     Returns:
         The names of the runs whose weights were removed now.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from llava_mocle.adapter.config import LEARNED_ROUTERS
 from llava_mocle.adapter.mixture import CLUSTER_WEIGHTS
+from llava_mocle.adapter.options import LEARNED_ROUTERS
 from llava_mocle.clustering.instruction import InstructionRule, instruction_text
 from llava_mocle.data.conversation import HUMAN, Turn, marked_prompt, place_images
 from llava_mocle.data.instruction_tokens import INSTRUCTION_IDS, InstructionTokens, padded_instructions
@@ -28,12 +28,10 @@ from llava_mocle.inference.model_id import model_id
 from llava_mocle.inference.prompt_router import PromptRouter, dataset_id, dataset_names
 from llava_mocle.inference.ranking import log_likelihoods
 from llava_mocle.inference.request import ImageInput, Prediction, Ranking, Request, check_text
-from llava_mocle.inference.weighting import Weighting
+from llava_mocle.inference.weighting import NEAREST, Weighting
 from llava_mocle.model.load import LoadedModel, load_model
 from llava_mocle.model.placement import choose_placement
 from llava_mocle.model.quantization import Quantization, stored_bits
-
-_NEAREST = Weighting()
 
 
 class Predictor:
@@ -45,7 +43,7 @@ class Predictor:
         router: "cluster", "dataset", "token", "sentence" or "none", from the adapter; "none" without one.
     """
 
-    def __init__(self, loaded: LoadedModel, weighting: Weighting = _NEAREST) -> None:
+    def __init__(self, loaded: LoadedModel, weighting: Weighting = NEAREST) -> None:
         self.path = loaded.path
         self.model = loaded.model.eval()
         self.family = loaded.family

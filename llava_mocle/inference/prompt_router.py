@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llava_mocle.clustering.instruction import instruction_from_prompt
 from llava_mocle.errors import RoutingError
 from llava_mocle.inference.request import Request
-from llava_mocle.inference.weighting import FAR, Weighting
+from llava_mocle.inference.weighting import FAR, NEAREST, Weighting
 
 if TYPE_CHECKING:
     from llava_mocle.clustering import ClusterModel
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 _MOST_ROUTES = 100_000
 # The last bits of an embedding depend on the batch it was computed in. Rounded, a resumed run writes the same file.
 _DISTANCE_DIGITS = 5
-_NEAREST = Weighting()
 
 
 class PromptRouter:
@@ -32,7 +31,7 @@ class PromptRouter:
         self,
         cluster_model: "ClusterModel | None",
         path: str | os.PathLike[str],
-        weighting: Weighting = _NEAREST,
+        weighting: Weighting = NEAREST,
     ) -> None:
         self.cluster_model = cluster_model
         self.path = path

@@ -88,3 +88,7 @@ class Weighting:
         # Relative to the nearest, so that nothing underflows.
         parts = [math.exp((nearest**2 - distance**2) / self.soft) for distance in distances]
         return [scale * part / sum(parts) for part in parts]
+
+
+# The nearest cluster alone counts.
+NEAREST = Weighting()

@@ -167,11 +167,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not a YAML recipe: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: found {type(values).__name__}, expected `key: value` lines")
-    values = translate_keys(path, values)
+    return _known(values, path)
+
+
+def _known(values: Mapping[str, Any], place: str | Path) -> dict[str, Any]:
+    """The keys by our names, each of which is known."""
+    values = translate_keys(place, dict(values))
     known = set(known_keys())
     for key in values:
         if key not in known:
-            raise ConfigError(f"{path}: unknown key {key!r}; {_nearest(str(key))}")
+            raise ConfigError(f"{place}: unknown key {key!r}; {_nearest(str(key))}")
     return values
 
 
@@ -185,19 +190,34 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         ConfigError: an unknown key or a value of the wrong type, with the key, the value and what was expected.
     """
+    return _resolved(read_yaml(path) if path is not None else {}, None if path is None else str(path), overrides)
+
+
+def recipe_of(values: Mapping[str, Any], place: str = "recipe") -> Recipe:
+    """Resolve the keys of a recipe that is in no file; they are checked as those of a file are.
+
+    Args:
+        place: what gave the keys, for messages.
+
+    Raises:
+        ConfigError: as `load_recipe`.
+    """
+    return _resolved(_known(values, place), place)
+
+
+def _resolved(values: dict[str, Any], source: str | None, overrides: Sequence[str] = ()) -> Recipe:
     overrides = translate(overrides)
     flags = _given_flags(overrides)
     refuse_excluded("command line", flags)
     parser = _parser()
-    values = read_yaml(path) if path is not None else {}
-    values = {key: checked_value(parser, str(path), key, value) for key, value in values.items()}
-    refuse_excluded(str(path), values)
+    values = {key: checked_value(parser, str(source), key, value) for key, value in values.items()}
+    refuse_excluded(str(source), values)
     drop_replaced(values, flags)
     # Text goes through argparse's own conversion (YAML reads 1e-4 as text); other values stay as they are.
     words = [f"--{key}={value}" for key, value in values.items() if isinstance(value, str)]
     others = {key: value for key, value in values.items() if not isinstance(value, str)}
     parsed = vars(parser.parse_args([*words, *overrides], argparse.Namespace(**others)))
-    parsed = {key: normalized("command line" if key in flags else str(path), key, parsed[key]) for key in parsed}
+    parsed = {key: normalized("command line" if key in flags else str(source), key, parsed[key]) for key in parsed}
     made = {
         name: group(**{item.name: parsed[item.name] for item in dataclasses.fields(group)})
         for name, group in GROUPS.items()
@@ -205,7 +225,6 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     if made["data"].datasets or made["data"].data_path:
         made["data"].dataset_specs()  # raises where an entry is wrong
     trainer = {key: parsed[key] for key in trainer_defaults()}
-    source = str(path) if path is not None else None
     return Recipe(**made, trainer=trainer, source=source, given=frozenset({*values, *flags}))
 
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from llava_mocle.adapter import MocleConfig
-from llava_mocle.adapter.config import LEARNED_OPTIONS, LEARNED_ROUTERS
+from llava_mocle.adapter.options import LEARNED_OPTIONS, LEARNED_ROUTERS
 from llava_mocle.errors import ConfigError
 from llava_mocle.recipe.keys import AdapterArguments
 from llava_mocle.recipe.recipe import Recipe

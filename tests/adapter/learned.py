@@ -70,3 +70,12 @@ def chosen_of(probabilities: list[Tensor], config: MocleConfig) -> list[int]:
 def dot(weight: Tensor, bias: Tensor | None, x: Tensor) -> list[Tensor]:
     """The logits of one gate (E, D) for x (D,)."""
     return [(row * x).sum() + (0 if bias is None else bias[e]) for e, row in enumerate(weight)]
+
+
+def balance_by_hand(rows: list[list[Tensor]], config: MocleConfig) -> Tensor | int:
+    """E times the sum over experts of their share of the choices and their mean probability, over these rows."""
+    total = 0
+    for e in range(config.num_experts):
+        share = sum((e in chosen_of(row, config)) / config.top_k for row in rows) / len(rows)
+        total = total + share * sum(row[e] for row in rows) / len(rows)
+    return config.num_experts * total

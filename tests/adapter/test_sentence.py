@@ -9,7 +9,7 @@ from peft import PeftModel, get_peft_model
 from llava_mocle.errors import ConfigError, RoutingError
 
 from .helpers import TwoSites, tiny_llama, token_ids
-from .learned import WORDS, Reader, chosen_of, dot, learned, mixed, probabilities_of
+from .learned import WORDS, Reader, balance_by_hand, dot, learned, mixed, probabilities_of
 
 # Instructions of 3, 1 and 2 tokens, padded.
 INSTRUCTIONS = torch.tensor([[4, 9, 17], [2, -1, -1], [6, 12, -1], [17, 4, -1], [1, 1, 5]])
@@ -69,11 +69,7 @@ def by_hand(model, counted):
     losses = []
     for of_gate in probabilities:
         rows = [of_gate[sample] for sample in range(len(INPUTS)) if counted[sample]]
-        total = 0
-        for e in range(config.num_experts):
-            share = sum((e in chosen_of(row, config)) / config.top_k for row in rows) / len(rows)
-            total = total + share * sum(row[e] for row in rows) / len(rows)
-        losses.append(config.num_experts * total)
+        losses.append(balance_by_hand(rows, config))
     return torch.stack(outputs).view(5, 3, 7), sum(losses) / len(losses)
 
 

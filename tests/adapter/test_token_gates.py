@@ -15,7 +15,7 @@ from llava_mocle.errors import RoutingError
 from .helpers import TwoSites, tiny_llama, token_ids
 from .helpers import config as cluster_config
 from .instructblip import TARGETS, inputs, tiny_instructblip
-from .learned import WORDS, Reader, chosen_of, dot, learned, mixed, probabilities_of
+from .learned import WORDS, Reader, balance_by_hand, dot, learned, mixed, probabilities_of
 
 INPUTS = torch.randint(0, WORDS, (4, 5), generator=torch.Generator().manual_seed(2))
 # Padding on the right, on the left, none, and all but one token.
@@ -43,7 +43,7 @@ def reader(**options):
 def by_hand(model):
     """The output and the balance loss, token by token; padding counts in the output, and not in the balance."""
     base, config = model.get_base_model(), model.peft_config["default"]
-    outputs, balance = [], []
+    outputs = []
     seen = {}  # (sample, gate) -> the probabilities of its tokens that count
     for sample, row in enumerate(INPUTS.tolist()):
         for place, token in enumerate(row):
@@ -62,12 +62,7 @@ def by_hand(model):
                     hidden = torch.tanh(out) if offset == 0 else out
                 x = x + hidden
             outputs.append(x)
-    for rows in seen.values():
-        total = 0
-        for e in range(config.num_experts):
-            share = sum((e in chosen_of(row, config)) / config.top_k for row in rows) / len(rows)
-            total = total + share * sum(row[e] for row in rows) / len(rows)
-        balance.append(config.num_experts * total)
+    balance = [balance_by_hand(rows, config) for rows in seen.values()]
     return torch.stack(outputs).view(4, 5, 7), sum(balance) / len(balance)
 
 

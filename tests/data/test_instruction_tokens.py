@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from llava_mocle.adapter.sentence import NO_TOKEN
 from llava_mocle.clustering.instruction import InstructionRule
-from llava_mocle.data.instruction_tokens import InstructionTokens, padded_instructions
+from llava_mocle.data.instruction_tokens import INSTRUCTION_PADDING, InstructionTokens, padded_instructions
 from llava_mocle.errors import DataError
 from tests.inference.tiny import tiny_tokenizer
 
@@ -47,3 +48,8 @@ def test_a_request_has_the_tokens_of_its_row(tokenizer) -> None:
 def test_a_row_that_nothing_routes_is_named(tokenizer) -> None:
     with pytest.raises(DataError, match="row with id 7: no turn is from 'human'"):
         InstructionTokens(tokenizer, InstructionRule()).of_row({"id": 7, "conversations": []})
+
+
+def test_a_batch_is_padded_with_what_the_adapter_takes_for_no_token() -> None:
+    # Data does not import the adapter, which would load PEFT in every loader worker.
+    assert INSTRUCTION_PADDING == NO_TOKEN

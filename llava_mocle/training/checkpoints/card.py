@@ -8,7 +8,7 @@ from transformers import TrainerState
 
 from llava_mocle import __version__
 from llava_mocle.adapter.card import PAPER, code, public_name, table, write_card
-from llava_mocle.adapter.config import LEARNED_ROUTERS
+from llava_mocle.adapter.options import LEARNED_ROUTERS
 from llava_mocle.recipe.recipe import Recipe
 from llava_mocle.training.setup.adapter import count_parameters
 

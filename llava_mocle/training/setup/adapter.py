@@ -8,7 +8,7 @@ from peft import get_peft_model
 from torch import nn
 
 from llava_mocle.adapter import MocleConfig
-from llava_mocle.adapter.config import LEARNED_OPTIONS, LEARNED_ROUTERS
+from llava_mocle.adapter.options import LEARNED_OPTIONS, LEARNED_ROUTERS
 from llava_mocle.errors import ConfigError
 from llava_mocle.families.parts import Parts, connector_parameters, linears_of, target_names, target_pattern
 from llava_mocle.families.registry import family_of

@@ -14,8 +14,8 @@ from torch import nn
 
 from llava_mocle.adapter import MocleConfig
 from llava_mocle.adapter.centroids import load_centroids
-from llava_mocle.adapter.config import LEARNED_ROUTERS
 from llava_mocle.adapter.in_place import is_saved
+from llava_mocle.adapter.options import LEARNED_ROUTERS
 from llava_mocle.data.template_names import template_name
 from llava_mocle.errors import ClusterModelError, ConfigError
 from llava_mocle.model.folders import CLUSTERS_FOLDER, read_recipe
