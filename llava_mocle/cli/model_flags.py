@@ -42,6 +42,7 @@ def load_predictor(args: argparse.Namespace) -> "Predictor":
         allow_other_base=args.allow_other_base,
         far_to_universal=args.far_to_universal,
         soft_assignment=args.soft_assignment,
+        universal_beyond=args.ood_quantile if args.ood == "universal" else None,
     )
 
 

@@ -122,10 +122,23 @@ def marked_prompt(prompt: str, images: int) -> str:
     Raises:
         DataError: it has tags, but not as many.
     """
-    tags = prompt.count(IMAGE_TOKEN)
+    return marked_turns([Turn(HUMAN, prompt)], images)[0].text
+
+
+def marked_turns(turns: Sequence[Turn], images: int) -> list[Turn]:
+    """Turns that end with the human's prompt, with one `<image>` tag for each image of the whole conversation.
+
+    Where no turn has a tag, the images go in front of the first one, which is the human's.
+
+    Raises:
+        DataError: there are tags, but not as many.
+    """
+    tags = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
     if tags not in (0, images):
         raise DataError(
-            f"prompt {prompt[:60]!r}: {tags} {IMAGE_TOKEN} marks for {images} images; use one mark an image, or none "
-            "at all."
+            f"prompt {turns[-1].text[:60]!r}: {tags} {IMAGE_TOKEN} marks for {images} images; use one mark an image, "
+            "or none at all."
         )
-    return prompt if tags else f"{IMAGE_TOKEN}\n" * images + prompt
+    if tags:
+        return list(turns)
+    return [Turn(turns[0].role, f"{IMAGE_TOKEN}\n" * images + turns[0].text), *turns[1:]]

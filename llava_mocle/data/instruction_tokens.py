@@ -35,8 +35,8 @@ class InstructionTokens:
         """
         return self._ids(instruction_text(row, self.rule))
 
-    def of_prompt(self, prompt: str) -> Tensor:
-        """(L,) int64, of what a human asks.
+    def of_prompt(self, prompt: str | Sequence[str]) -> Tensor:
+        """(L,) int64, of what a human asks: one text, or one a turn.
 
         Raises:
             DataError: as `instruction_from_prompt`.

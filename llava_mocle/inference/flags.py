@@ -37,6 +37,20 @@ def add_weighting_flags(flags: Flags) -> None:
         help="a prompt far from every cluster gives the universal expert more (95 %% of the training texts are nearer)",
     )
     flags.add_argument(
+        "--ood",
+        choices=["nearest", "universal"],
+        default="nearest",
+        help="who answers a prompt that is farther from every cluster than --ood-quantile of the training texts: the "
+        "nearest cluster (default), or the universal expert alone",
+    )
+    flags.add_argument(
+        "--ood-quantile",
+        type=float,
+        choices=[0.5, 0.9, 0.95, 0.99],
+        default=0.99,
+        help="which share of the training texts is no farther (default: 0.99)",
+    )
+    flags.add_argument(
         "--soft-assignment",
         type=_above_0,
         metavar="T",

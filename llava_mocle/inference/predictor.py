@@ -12,8 +12,9 @@ from transformers import GenerationConfig, LogitsProcessorList
 from llava_mocle.adapter.mixture import CLUSTER_WEIGHTS
 from llava_mocle.adapter.options import LEARNED_ROUTERS
 from llava_mocle.clustering.instruction import InstructionRule, instruction_text
-from llava_mocle.data.conversation import HUMAN, Turn, marked_prompt, place_images
-from llava_mocle.data.instruction_tokens import INSTRUCTION_IDS, InstructionTokens, padded_instructions
+from llava_mocle.data.conversation import Turn, marked_turns, place_images
+from llava_mocle.data.encoder import Encoder
+from llava_mocle.data.instruction_tokens import INSTRUCTION_IDS, InstructionTokens
 from llava_mocle.data.template_names import template_name
 from llava_mocle.errors import CheckpointError, DataError, RoutingError
 from llava_mocle.inference.explanation import Explanation, explain_routing
@@ -25,6 +26,7 @@ from llava_mocle.inference.generation import (
     generation_config,
 )
 from llava_mocle.inference.model_id import model_id
+from llava_mocle.inference.prepared import Prepared, check_length, routing_tensors
 from llava_mocle.inference.prompt_router import PromptRouter, dataset_id, dataset_names
 from llava_mocle.inference.ranking import log_likelihoods
 from llava_mocle.inference.request import ImageInput, Prediction, Ranking, Request, check_text
@@ -32,6 +34,8 @@ from llava_mocle.inference.weighting import NEAREST, Weighting
 from llava_mocle.model.load import LoadedModel, load_model
 from llava_mocle.model.placement import choose_placement
 from llava_mocle.model.quantization import Quantization, stored_bits
+
+_MOST_SYSTEMS = 64
 
 
 class Predictor:
@@ -41,6 +45,8 @@ class Predictor:
         path: the folder that was loaded.
         cluster_model: what routes; None for base and stage-1 folders.
         router: "cluster", "dataset", "token", "sentence" or "none", from the adapter; "none" without one.
+        adapter: its configuration; None without one.
+        stopping: what ends an answer.
     """
 
     def __init__(self, loaded: LoadedModel, weighting: Weighting = NEAREST) -> None:
@@ -54,15 +60,16 @@ class Predictor:
         self.cluster_model = loaded.cluster_model
         self.kind = loaded.kind
         self._loaded = loaded
-        self._stopping = find_stopping(self.tokenizer, getattr(self.template, "end", ""))
+        self.stopping = find_stopping(self.tokenizer, getattr(self.template, "end", ""))
+        self._encoders: dict[str | None, Encoder] = {None: self.encoder}
         adapters = getattr(self.model, "peft_config", {})
-        self._adapter: Any = adapters.get(getattr(self.model, "active_adapter", "default"))
-        self.router = getattr(self._adapter, "router", "none")
+        self.adapter: Any = adapters.get(getattr(self.model, "active_adapter", "default"))
+        self.router = getattr(self.adapter, "router", "none")
         self._instructions: InstructionTokens | None = None
         if self.router == "sentence":
             turns = loaded.recipe.get("instruction_turns") or InstructionRule().turns
             self._instructions = InstructionTokens(self.tokenizer, InstructionRule(turns))
-        weighting.check(self._adapter, self.cluster_model, self.path)
+        weighting.check(self.adapter, self.cluster_model, self.path)
         self._prompt_router = PromptRouter(self.cluster_model, self.path, weighting)
 
     @classmethod
@@ -80,6 +87,7 @@ class Predictor:
         allow_other_base: bool = False,
         far_to_universal: bool = False,
         soft_assignment: float | None = None,
+        universal_beyond: float | None = None,
     ) -> "Predictor":
         """Load a trained checkpoint, a stage-1 folder, a base folder or an original LLaVA folder.
 
@@ -92,7 +100,8 @@ class Predictor:
             vision_tower: the CLIP tower of an original LLaVA folder, if it is no longer where the config says.
             encoder: the sentence encoder of the cluster model, if it is no longer where the cluster model says.
             allow_other_base: go on, with a warning, on a base that is not the one that the checkpoint was trained on.
-            far_to_universal, soft_assignment: for requests far from all clusters, or between two (see `Weighting`).
+            far_to_universal, soft_assignment, universal_beyond: for requests far from all clusters, or between two
+                (see `Weighting`).
 
         Raises:
             CheckpointError: the folder is not a model, or misses a part, or its base is another one.
@@ -113,7 +122,7 @@ class Predictor:
             allow_other_base=allow_other_base,
             quantization=Quantization(bits),
         )
-        return cls(loaded, Weighting(far_to_universal, soft_assignment))
+        return cls(loaded, Weighting(far_to_universal, soft_assignment, universal_beyond))
 
     @cached_property
     def model_id(self) -> str:
@@ -203,7 +212,7 @@ class Predictor:
             return []
         config = generation_config(
             self.tokenizer,
-            self._stopping,
+            self.stopping,
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
             temperature=temperature,
@@ -219,12 +228,10 @@ class Predictor:
         self, requests: Sequence[Request], config: GenerationConfig, repetition_penalty: float
     ) -> tuple[list[Prediction], list[int]]:
         """The answers, and the rows whose answer the batch may have changed."""
-        clusters, distances = self._route(requests)
-        samples = [self._sample(request) for request in requests]
-        inputs: dict[str, Any] = self.encoder.collator(pad_token_id=config.pad_token_id, left=True)(samples)
+        prepared = self.prepare(requests)
+        inputs = self.batch(prepared, config.pad_token_id)
         prompt_length = inputs["input_ids"].shape[1]
-        inputs = self._on_device(inputs) | self._routing_inputs(requests, clusters)
-        ties = TieRecorder([*self._stopping.token_ids, config.pad_token_id])
+        ties = TieRecorder([*self.stopping.token_ids, config.pad_token_id])
         exact = (
             len(requests) > 1 and config.num_beams == 1 and not config.do_sample and self.model.dtype == torch.float32
         )
@@ -238,9 +245,28 @@ class Predictor:
             )
         predictions = []
         for row, new_tokens in enumerate(self.family.new_tokens(output, prompt_length).cpu()):
-            text, count = decode(self.tokenizer, new_tokens, self._stopping)
-            predictions.append(Prediction(text, clusters[row], distances[row], count))
+            text, count = decode(self.tokenizer, new_tokens, self.stopping)
+            predictions.append(Prediction(text, prepared[row].cluster_id, prepared[row].cluster_distance, count))
         return predictions, ties.rows
+
+    def prepare(self, requests: Sequence[Request]) -> list[Prepared]:
+        """Requests as the model takes them: routed, tokenized, with their pixels. The weights are not needed for it.
+
+        Raises:
+            DataError, RoutingError: as `predict_batch`.
+            ConfigError: the template has no place for a system prompt.
+        """
+        clusters, distances = self._route(requests)
+        routings = self._routings(requests, clusters)
+        return [
+            Prepared(self._sample(request), routing, cluster, distance)
+            for request, routing, cluster, distance in zip(requests, routings, clusters, distances, strict=True)
+        ]
+
+    def batch(self, prepared: Sequence[Prepared], pad_token_id: int) -> dict[str, Tensor]:
+        """What the model's `generate` takes of requests together, on its device, padded on the left."""
+        inputs = self.encoder.collator(pad_token_id=pad_token_id, left=True)([one.sample for one in prepared])
+        return self._on_device(inputs) | routing_tensors([one.routing for one in prepared], self.device)
 
     def rank(self, request: Request, candidates: Sequence[str]) -> Ranking:
         """Score candidate answers of one question by their log-likelihood.
@@ -257,8 +283,8 @@ class Predictor:
         for candidate in candidates:
             check_text("candidate", candidate)
         clusters, distances = self._route([request])
-        asked = self.encoder.candidates(self._turns(request), request.image_list, candidates)
-        self._check_length(request, max(len(row["input_ids"]) for row in asked.rows))
+        asked = self._encoder_of(request).candidates(self._turns(request), request.image_list, candidates)
+        check_length(request, max(len(row["input_ids"]) for row in asked.rows), self.context_length)
         inputs = self._on_device(asked.inputs)
         routing = self._routing_inputs([request], clusters)
         scores = log_likelihoods(self.family, self.model, asked.rows, inputs, routing)
@@ -283,10 +309,10 @@ class Predictor:
         Raises:
             DataError: `<image>` marks and images differ in number.
         """
-        turns, images = self._turns(request), request.image_list
+        encoder, turns, images = self._encoder_of(request), self._turns(request), request.image_list
         if candidates:
-            return self.encoder.candidate_length(turns, images, candidates)
-        return self.encoder.prompt_length(turns, images)
+            return encoder.candidate_length(turns, images, candidates)
+        return encoder.prompt_length(turns, images)
 
     def explain(self, prompt: str, *, route_text: str | None = None, cluster_id: int | None = None) -> Explanation:
         """Which cluster a prompt takes, what that cluster is about, and what its gates do.
@@ -306,7 +332,7 @@ class Predictor:
         ids, weights = ([[cluster]], [[1.0]]) if mixtures is None else mixtures
         return explain_routing(
             self.model,
-            self._adapter if self.router == "cluster" else None,
+            self.adapter if self.router == "cluster" else None,
             self.cluster_model,
             route_text=self._prompt_router.text_of(request),
             cluster=cluster,
@@ -333,7 +359,11 @@ class Predictor:
 
     def _routing_inputs(self, requests: Sequence[Request], clusters: Sequence[int | None]) -> dict[str, Tensor]:
         """What tells the adapter each request's experts, on the model's device."""
-        inputs: dict[str, Any] = {}
+        return routing_tensors(self._routings(requests, clusters), self.device)
+
+    def _routings(self, requests: Sequence[Request], clusters: Sequence[int | None]) -> list[dict[str, Any]]:
+        """The same, of each request by itself: the names of the adapter's inputs and its values."""
+        inputs: dict[str, Sequence[Any]] = {}
         if self.router == "cluster":
             inputs["cluster_ids"] = clusters
             if (mixtures := self._prompt_router.mixtures(requests)) is not None:
@@ -341,31 +371,29 @@ class Predictor:
         elif self.router == "dataset":
             names = dataset_names(self._loaded.recipe)
             inputs["dataset_ids"] = [dataset_id(request, names, self.path) for request in requests]
-        routing = {name: torch.tensor(values, device=self.device) for name, values in inputs.items()}
         if self._instructions is not None:
-            texts = [request.prompt if request.route_text is None else request.route_text for request in requests]
-            instructions = padded_instructions([self._instructions.of_prompt(text) for text in texts])
-            routing[INSTRUCTION_IDS] = instructions.to(self.device)
-        return routing
+            inputs[INSTRUCTION_IDS] = [self._instructions.of_prompt(request.routing_texts) for request in requests]
+        return [{name: values[row] for name, values in inputs.items()} for row in range(len(requests))]
 
     def _turns(self, request: Request) -> list[Turn]:
-        """The human turn, with one `<image>` mark for each image."""
-        return [Turn(HUMAN, place_images(marked_prompt(request.prompt, len(request.image_list))))]
+        """The conversation, with one `<image>` mark for each image."""
+        turns = marked_turns(request.turns, len(request.image_list))
+        return [Turn(turn.role, place_images(turn.text)) for turn in turns]
+
+    def _encoder_of(self, request: Request) -> Encoder:
+        """The encoder, under the request's system prompt."""
+        if request.system not in self._encoders:
+            if len(self._encoders) > _MOST_SYSTEMS:
+                self._encoders = {None: self.encoder}
+            self._encoders[request.system] = self._loaded.encoder(system=request.system)
+        return self._encoders[request.system]
 
     def _sample(self, request: Request) -> dict[str, Any]:
-        sample = self.encoder.prompt(self._turns(request), request.image_list)
-        self._check_length(request, len(sample["input_ids"]))
+        sample = self._encoder_of(request).prompt(self._turns(request), request.image_list)
+        check_length(request, len(sample["input_ids"]), self.context_length)
         return sample
 
     def _on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Inputs where the model is; pixels in its dtype."""
         dtypes = {name: self.model.dtype for name, value in inputs.items() if value.is_floating_point()}
         return {name: value.to(self.device, dtypes.get(name)) for name, value in inputs.items()}
-
-    def _check_length(self, request: Request, length: int) -> None:
-        limit = self.context_length
-        if limit is not None and length >= limit:
-            raise DataError(
-                f"prompt {request.prompt[:60]!r}...: {length} tokens with its images, but the model reads at most "
-                f"{limit}; shorten it or give fewer images."
-            )

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llava_mocle.clustering.instruction import instruction_from_prompt
@@ -39,11 +40,17 @@ class PromptRouter:
         self._routes: dict[str, tuple[int, float]] = {}
         self._mixtures: dict[str, tuple[list[int], list[float]]] = {}
 
+    @cached_property
+    def beyond(self) -> float | None:
+        """The distance beyond which the universal expert answers alone; None where no distance is too far."""
+        if self.weighting.universal_beyond is None or self.cluster_model is None:
+            return None
+        return self.cluster_model.distance_quantile(self.weighting.universal_beyond)
+
     def text_of(self, request: Request) -> str:
         """The text that routes a request."""
         assert self.cluster_model is not None
-        text = request.prompt if request.route_text is None else request.route_text
-        return instruction_from_prompt(text, self.cluster_model.rule)
+        return instruction_from_prompt(request.routing_texts, self.cluster_model.rule)
 
     def route(self, requests: Sequence[Request]) -> tuple[list[int | None], list[float | None]]:
         """Cluster and distance of each request. A request with a `cluster_id` is not embedded and has no distance.
@@ -96,7 +103,7 @@ class PromptRouter:
             far = self.cluster_model.distance_quantile(FAR) if self.weighting.far_to_universal else None
             if len(self._mixtures) > _MOST_ROUTES:
                 self._mixtures.clear()
-            self._mixtures[text] = clusters, self.weighting.weights(distances, far)
+            self._mixtures[text] = clusters, self.weighting.weights(distances, far, self.beyond)
         return self._mixtures[text]
 
     def _remember(self, texts: Sequence[str]) -> None:

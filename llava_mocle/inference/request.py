@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from llava_mocle.data.conversation import HUMAN, Turn
 from llava_mocle.errors import DataError
 from llava_mocle.io.text import not_unicode, one_line
 
@@ -27,13 +28,15 @@ class Request:
 
     Attributes:
         prompt: the human turn. `<image>` marks where an image goes; without marks, all images go in front.
-        images: None, one image, or several: paths or PIL images.
+        images: None, one image, or several: paths or PIL images; those of all turns, in their order.
         cluster_id: a cluster to use instead of the one that the text falls into.
         route_text: a text to route by, instead of the prompt.
         dataset: name or index of the dataset; only models routed by dataset use it, and they need it.
+        history: the turns before the prompt, human and assistant in turn.
+        system: a system prompt in place of the template's own; None leaves that.
 
     Raises:
-        DataError: a prompt or `route_text` that is no text, or that UTF-8 cannot hold.
+        DataError: one of these texts is no text, or UTF-8 cannot hold it.
     """
 
     prompt: str
@@ -41,11 +44,28 @@ class Request:
     cluster_id: int | None = None
     route_text: str | None = None
     dataset: str | int | None = None
+    history: tuple[Turn, ...] = ()
+    system: str | None = None
 
     def __post_init__(self) -> None:
         check_text("prompt", self.prompt)
+        for name, text in (("route_text", self.route_text), ("system", self.system)):
+            if text is not None:
+                check_text(name, text)
+        for turn in self.history:
+            check_text("a turn of history", turn.text)
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The whole conversation, which the prompt ends."""
+        return [*self.history, Turn(HUMAN, self.prompt)]
+
+    @property
+    def routing_texts(self) -> list[str]:
+        """What the instruction rule takes: `route_text` alone, or what the human wrote, one text a turn."""
         if self.route_text is not None:
-            check_text("route_text", self.route_text)
+            return [self.route_text]
+        return [turn.text for turn in self.turns if turn.role == HUMAN]
 
     @property
     def image_list(self) -> "list[ImageInput]":

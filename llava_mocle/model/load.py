@@ -97,9 +97,17 @@ class LoadedModel:
         family: Any = self.family
         return family.image_tokens_per_image
 
-    def encoder(self, max_length: int | None = None) -> Encoder:
-        """What makes samples and prompts for the model, under its template."""
-        return self.family.encoder(self.template, aspect_ratio=self.image_aspect_ratio, max_length=max_length)
+    def encoder(self, max_length: int | None = None, system: str | None = None) -> Encoder:
+        """What makes samples and prompts for the model, under its template.
+
+        Args:
+            system: a system prompt in place of the template's own.
+
+        Raises:
+            ConfigError: the template has no place for one.
+        """
+        template = self.template if system is None else self.family.template(self.template, system)
+        return self.family.encoder(template, aspect_ratio=self.image_aspect_ratio, max_length=max_length)
 
 
 @dataclass(frozen=True)
