@@ -19,6 +19,7 @@ LEVELS = {
     "recipe": 2.5,
     "training": 3,
     "inference": 3,
+    "export": 3.5,  # writes what engines read in place of inference
     "planning": 4,
     "evaluation": 4,
     "experiment": 4.2,  # runs and judges whole recipes

@@ -1,0 +1,1 @@
+"""A trained model -> what inference engines read."""
