@@ -47,8 +47,8 @@ def add_weighting_flags(flags: Flags) -> None:
         "--ood-quantile",
         type=float,
         choices=[0.5, 0.9, 0.95, 0.99],
-        default=0.99,
-        help="which share of the training texts is no farther (default: 0.99)",
+        default=0.95,
+        help="which share of the training texts is no farther (default: 0.95)",
     )
     flags.add_argument(
         "--soft-assignment",

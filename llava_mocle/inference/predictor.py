@@ -46,6 +46,7 @@ class Predictor:
         cluster_model: what routes; None for base and stage-1 folders.
         router: "cluster", "dataset", "token", "sentence" or "none", from the adapter; "none" without one.
         adapter: its configuration; None without one.
+        prompt_router: what finds the clusters of requests.
         stopping: what ends an answer.
     """
 
@@ -70,7 +71,7 @@ class Predictor:
             turns = loaded.recipe.get("instruction_turns") or InstructionRule().turns
             self._instructions = InstructionTokens(self.tokenizer, InstructionRule(turns))
         weighting.check(self.adapter, self.cluster_model, self.path)
-        self._prompt_router = PromptRouter(self.cluster_model, self.path, weighting)
+        self.prompt_router = PromptRouter(self.cluster_model, self.path, weighting)
 
     @classmethod
     def from_pretrained(
@@ -134,7 +135,7 @@ class Predictor:
         """How the model was loaded, as far as it changes answers. Written into answer files beside every answer."""
         bits = stored_bits(self.model)
         quantized = f" bits={bits}" if bits < 16 else ""
-        dtype, weighting = str(self.model.dtype).removeprefix("torch."), self._prompt_router.weighting.describe()
+        dtype, weighting = str(self.model.dtype).removeprefix("torch."), self.prompt_router.weighting.describe()
         return f"template={self._loaded.template} dtype={dtype}{quantized}{weighting}"
 
     @property
@@ -298,7 +299,7 @@ class Predictor:
         """
         if self.router not in ("cluster", "dataset"):
             return [None] * len(requests)
-        clusters, _ = self._prompt_router.route(requests)
+        clusters, _ = self.prompt_router.route(requests)
         if self.router == "cluster":
             return clusters
         return list(self._routing_inputs(requests, clusters)["dataset_ids"].tolist())
@@ -328,13 +329,13 @@ class Predictor:
         request = Request(prompt, route_text=route_text, cluster_id=cluster_id)
         (cluster,), (distance,) = self._route([request])
         assert cluster is not None
-        mixtures = self._prompt_router.mixtures([request])
+        mixtures = self.prompt_router.mixtures([request])
         ids, weights = ([[cluster]], [[1.0]]) if mixtures is None else mixtures
         return explain_routing(
             self.model,
             self.adapter if self.router == "cluster" else None,
             self.cluster_model,
-            route_text=self._prompt_router.text_of(request),
+            route_text=self.prompt_router.text_of(request),
             cluster=cluster,
             distance=distance,
             mixture=list(zip(ids[0], weights[0], strict=True)),
@@ -355,7 +356,7 @@ class Predictor:
                         f"cluster_id is {request.cluster_id}, but {self.path} has router {self.router!r}, which looks "
                         "at no cluster: leave it out."
                     )
-        return self._prompt_router.route(requests)
+        return self.prompt_router.route(requests)
 
     def _routing_inputs(self, requests: Sequence[Request], clusters: Sequence[int | None]) -> dict[str, Tensor]:
         """What tells the adapter each request's experts, on the model's device."""
@@ -366,7 +367,7 @@ class Predictor:
         inputs: dict[str, Sequence[Any]] = {}
         if self.router == "cluster":
             inputs["cluster_ids"] = clusters
-            if (mixtures := self._prompt_router.mixtures(requests)) is not None:
+            if (mixtures := self.prompt_router.mixtures(requests)) is not None:
                 inputs = dict(zip(("cluster_ids", CLUSTER_WEIGHTS), mixtures, strict=True))
         elif self.router == "dataset":
             names = dataset_names(self._loaded.recipe)

@@ -26,7 +26,7 @@ def logits_of(predictor, request: Request):
     """The next token's logits, from one full forward of this request alone."""
     sample = predictor._sample(request)
     prompt = sample.pop("input_ids")
-    clusters, _ = predictor._prompt_router.route([request])
+    clusters, _ = predictor.prompt_router.route([request])
     inputs = sample | predictor._routing_inputs([request], clusters)
 
     def next_logits(new: list[int]) -> torch.Tensor:

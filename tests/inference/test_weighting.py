@@ -69,7 +69,7 @@ def test_answers_follow_the_weights(predictor, checkpoint_dir, images, options):
     usual = predictor.rank(request, candidates)
     assert max(abs(one - other) for one, other in zip(usual.scores, found.scores, strict=True)) > 1e-2
     assert (found.cluster_id, found.cluster_distance) == (usual.cluster_id, usual.cluster_distance)
-    assert weighted.settings == predictor.settings + weighted._prompt_router.weighting.describe()
+    assert weighted.settings == predictor.settings + weighted.prompt_router.weighting.describe()
 
 
 def test_batches_equal_single_requests(checkpoint_dir, images):
