@@ -6,7 +6,7 @@ Fields that would change the answer and are not known here are refused, and not 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from llava_mocle.data.conversation import ASSISTANT, HUMAN, IMAGE_TOKEN, Turn
 from llava_mocle.io.text import one_line
@@ -41,9 +41,18 @@ class ImagePart(_Strict):
     image_url: ImageUrl
 
 
+_Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+_Parts = Annotated[list[_Part], Field(max_length=100)]
+# Which of the two it is meant to be, so that one error tells what is wrong with it.
+_Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[_Parts, Tag("parts")],
+    Discriminator(lambda value: "text" if isinstance(value, str) else "parts"),
+]
+
+
 class Message(_Strict):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], Field(max_length=100)]
+    content: _Content
 
     @property
     def text(self) -> str:
@@ -105,7 +114,7 @@ def parse(body: bytes) -> ChatRequest:
         request = ChatRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part) for part in first["loc"] if part != "parts")
         message = f"{place}: {first['msg']}" if place else first["msg"]
         raise Refusal(400, one_line(message), code="invalid_request", param=place or None) from error
     for name, value in (request.model_extra or {}).items():

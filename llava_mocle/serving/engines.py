@@ -52,7 +52,7 @@ class Vllm(EngineDialect):
 
 
 class Sglang(EngineDialect):
-    """An adapter is named beside the model (SGLang's documentation, "LoRA Serving"). Its list of models has the base."""
+    """An adapter is named beside the model (SGLang's documentation, "LoRA Serving"), and not in its list of models."""
 
     name = "sglang"
 

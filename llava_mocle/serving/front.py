@@ -46,7 +46,7 @@ class Settings:
 
     key: str | None = field(default=None, repr=False)
     origins: Sequence[str] = ()
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     most_requests: int = 64
     body_seconds: float = 30.0
     answer_seconds: float = 300.0

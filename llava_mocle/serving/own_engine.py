@@ -21,7 +21,7 @@ from llava_mocle.serving.answer import Answer
 from llava_mocle.serving.backend import Backend, Event, Finished, Job, Route, Usage
 from llava_mocle.serving.line import Line
 from llava_mocle.serving.question import Question
-from llava_mocle.serving.refusal import Refusal
+from llava_mocle.serving.refusal import failed
 from llava_mocle.serving.together import answer_together
 from llava_mocle.serving.views import cluster_views
 
@@ -156,9 +156,7 @@ class OwnEngine(Backend):
                 for answer in batch:
                     if not answer.done:
                         answer.give_up()
-                        answer.send(
-                            Refusal(500, "the server failed to answer; its log says why", code="internal_error")
-                        )
+                        answer.send(failed())
             again = [answer for answer in batch if answer.alone and answer.near_tie and not answer.cancelled]
             for answer in again:
                 answer.begin()

@@ -51,6 +51,11 @@ def full(retry_after: int = 1) -> Refusal:
     return Refusal(503, message, code="queue_full", headers={"Retry-After": str(retry_after)})
 
 
+def failed() -> Refusal:
+    """Something is wrong with the server."""
+    return Refusal(500, "the server failed to answer; its log says why", code="internal_error")
+
+
 def refusal_of(error: BaseException) -> Refusal:
     """What a client is told of an error. Of one that is not the client's it learns nothing."""
     if isinstance(error, Refusal):
@@ -59,4 +64,4 @@ def refusal_of(error: BaseException) -> Refusal:
         return Refusal(504, "the answer took longer than this server allows", code="timeout")
     if isinstance(error, UserError) and isinstance(error, _CLIENTS):
         return Refusal(400, one_line(error, _LONGEST), code="invalid_request")
-    return Refusal(500, "the server failed to answer; its log says why", code="internal_error")
+    return failed()

@@ -2,8 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -71,10 +73,10 @@ class Terminal:
         await backend.start()
         try:
             say(self._console, f"{backend.model_id}; /help lists the commands", style="dim")
-            while (line := await self._line()) is not None:
+            while (line := self._line()) is not None:
                 try:
                     if self.takes(line):
-                        await self._answer(backend)
+                        await _until_ctrl_c(self._answer(backend))
                 except (UserError, Refusal) as error:
                     say(self._console, f"error: {error}", style="red")
                     if self.turns and self.turns[-1].role == HUMAN:
@@ -116,9 +118,9 @@ class Terminal:
         except Refusal as refusal:
             raise DataError(refusal.message) from refusal
 
-    async def _line(self) -> str | None:
+    def _line(self) -> str | None:
         try:
-            line = await asyncio.to_thread(self._read, "\n> ")
+            line = self._read("\n> ")
         except EOFError:
             return None
         return None if line.strip() == "/quit" else line
@@ -143,7 +145,6 @@ class Terminal:
                     note = "(cut off: /length N allows more)"
         except asyncio.CancelledError:
             note = "(stopped)"
-            raise
         finally:
             await events.aclose()
             self._console.print()
@@ -200,6 +201,22 @@ class Terminal:
         shown = self.turns.pop().text.count(IMAGE_TOKEN)
         if shown:
             del self.pictures[-shown:]
+
+
+async def _until_ctrl_c(answer: Coroutine[Any, Any, None]) -> None:
+    """Let Ctrl-C cancel an answer, and not the program."""
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(answer)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        loop.add_signal_handler(signal.SIGINT, task.cancel)
+    except (RuntimeError, ValueError, NotImplementedError):  # not in the main thread, or not on this system
+        await task
+        return
+    try:
+        await task
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)
 
 
 def _number(text: str, name: str, least: float) -> float:

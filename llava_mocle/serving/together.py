@@ -21,8 +21,8 @@ from llava_mocle.serving.answer import Answer
 def answer_together(predictor: Predictor, answers: Sequence[Answer], tokenizer: Any) -> int:
     """Work out answers that nobody has given up, as one batch; they send what they have as they go.
 
-    An answer that is not streamed, and to which the batch may have made a difference, ends without having sent anything;
-    it is then to be worked out alone (`Answer.alone`).
+    An answer that is not streamed, and to which the batch may have made a difference, ends without having sent
+    anything. It is then to be worked out alone (`Answer.alone`).
 
     Args:
         predictor: of the calling thread alone.
