@@ -1,4 +1,4 @@
-"""What is exported answers as the trained model does, in PEFT and transformers alone; what cannot be is refused early."""
+"""What is exported answers as the trained model does, in PEFT and transformers alone; the rest is refused early."""
 
 import json
 import re
@@ -216,9 +216,9 @@ def test_refused_before_a_model_is_loaded(
         (Export(mine, mine), CheckpointError, "is not an empty folder"),
         (Export(mine, new, "gguf"), AssetError, "llava_mocle\\[gguf\\]"),
     ):
+        if request.format == "gguf":
+            monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(kind, match=message):
-            if request.format == "gguf":
-                monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
             export(request)
         assert is_new_or_empty(new)
 

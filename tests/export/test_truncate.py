@@ -9,7 +9,7 @@ from llava_mocle.export.truncate import truncate
 
 @pytest.mark.parametrize(("out", "within", "own", "rank"), [(12, 9, 6, 2), (9, 20, 6, 5), (4, 30, 8, 3)])
 def test_against_numpy(out: int, within: int, own: int, rank: int) -> None:
-    """numpy's SVD of the whole product in float64. The factors are float32, so 1e-6 of the largest value is rounding."""
+    """numpy's SVD of the whole product in float64. The factors are float32: 1e-6 of the largest value is rounding."""
     torch.manual_seed(0)
     pair_A, pair_B = torch.randn(own, within), torch.randn(out, own)
     found = truncate(pair_A, pair_B, rank)
