@@ -4,9 +4,9 @@ import logging
 from typing import Any
 
 from llava_mocle.clustering.instruction import InstructionRule
-from llava_mocle.data.images import mean_colour
 from llava_mocle.errors import ClusterModelError
-from llava_mocle.export.bundle import ClusterEntry, ImageFacts, OutOfDistribution, Routing, adapter_name
+from llava_mocle.export.bundle import ClusterEntry, OutOfDistribution, Routing, adapter_name
+from llava_mocle.export.images import image_facts
 from llava_mocle.inference.explanation import NEAREST_INSTRUCTIONS
 from llava_mocle.inference.generation import Stopping
 from llava_mocle.inference.prompt_router import dataset_names
@@ -35,23 +35,14 @@ def routing_of(loaded: Any, clusters: list[int], stopping: Stopping) -> Routing:
         ood=_far(config, loaded.cluster_model) if by_cluster else None,
         instruction=rule,
         template=loaded.template,
-        image=ImageFacts(
-            aspect_ratio=loaded.image_aspect_ratio,
-            background=mean_colour(loaded.image_processor),
-            size=getattr(loaded.model.config.vision_config, "image_size", None),
-            tokens=loaded.image_tokens_per_image,
-            resample=_filter(loaded.image_processor),
+        image=image_facts(
+            loaded.model.config, loaded.image_processor, loaded.image_aspect_ratio, loaded.image_tokens_per_image
         ),
         stop_token_ids=stopping.token_ids,
         stop_strings=stopping.strings,
         context_length=getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None),
         num_clusters=config.num_clusters,
     )
-
-
-def _filter(image_processor: Any) -> int | None:
-    resample = getattr(image_processor, "resample", None)
-    return None if resample is None else int(resample)
 
 
 def _entry(model: Any, config: Any, loaded: Any, cluster: int) -> ClusterEntry:
