@@ -20,6 +20,7 @@ examples:
 import argparse
 from typing import TYPE_CHECKING
 
+from llava_mocle.export.formats import FORMATS
 from llava_mocle.inference.flags import add_other_base_flag
 from llava_mocle.io.paths import user_path
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from llava_mocle.export.bundle import FORMATS
-
     parser.add_argument("--model", type=user_path, required=True, help="a trained MoCLE checkpoint folder")
     parser.add_argument(
         "--output", type=user_path, required=True, help="a folder to create; an existing one is never overwritten"

@@ -42,7 +42,6 @@ ENCODER_FOLDER = "encoder"
 # What an engine calls the model without any adapter, and the adapter of the universal expert alone.
 BASE_NAME = "base"
 UNIVERSAL_NAME = "universal"
-FORMATS = ("vllm", "sglang", "gguf", "merged")
 _REMEDY = "export the model again with `llava-mocle export`"
 
 

@@ -24,7 +24,6 @@ from llava_mocle.export.bundle import (
     BASE_FOLDER,
     BUNDLE_FILE,
     ENCODER_FOLDER,
-    FORMATS,
     MERGED_FOLDER,
     ROUTING_FILE,
     UNIVERSAL_NAME,
@@ -35,6 +34,7 @@ from llava_mocle.export.bundle import (
     file_hash,
     write_json,
 )
+from llava_mocle.export.formats import ENGINES, FORMATS
 from llava_mocle.export.routing import routing_of
 from llava_mocle.export.self_check import Difference, Tolerances, check_bundle, expected_logits, questions_of
 from llava_mocle.export.sizes import adapters_bytes, computed_in, folder_bytes, refuse_full_disk, saved_dtype
@@ -51,7 +51,6 @@ from llava_mocle.model.placement import parse_dtype
 
 logger = logging.getLogger(__name__)
 
-_ENGINES = {"vllm": "vllm", "sglang": "sglang", "gguf": "llamacpp", "merged": "vllm"}
 # What an encoder's folder may hold besides what is loaded here.
 _OTHER_FORMATS = ("onnx", "openvino", "*.h5", "*.ot", "*.onnx", ".git*", ".cache", "pytorch_model*.bin")
 
@@ -212,7 +211,7 @@ def _write(folder: Path, request: Export, clusters: list[int]) -> Written:
         model_id=model_id(loaded.path, loaded.base_path, loaded.tower_path),
         dtype=name,
         format=request.format,
-        engine=_ENGINES[request.format],
+        engine=ENGINES[request.format],
         ranks=ranks,
         files={},
         command=commands.of_format(request.format, ranks, targets, name, list(routes)),

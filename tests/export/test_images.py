@@ -12,7 +12,6 @@ from llava_mocle.data.images import load_image, process_image
 from llava_mocle.export.images import image_facts, prepare
 from tests.inference import tiny
 
-
 CONFIG = SimpleNamespace(vision_config=SimpleNamespace(image_size=32))
 
 
