@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
+from torch import Tensor
 
 from llava_mocle.adapter.card import PAPER, code, public_name, table, write_card
 from llava_mocle.adapter.config import MocleConfig
@@ -18,6 +20,9 @@ from llava_mocle.adapter.model import MocleModel
 from llava_mocle.adapter.product import collapsed_pair
 from llava_mocle.errors import ConfigError
 from llava_mocle.io.folders import new_folder, refuse_to_overwrite
+
+# Site -> the A and B of a plain LoRA.
+Pairs: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def collapse(
@@ -43,21 +48,13 @@ def collapse(
         ConfigError: this is not a MoCLE model, or there is no such adapter.
     """
     refuse_to_overwrite(out_dir)
-    tuner = getattr(peft_model, "base_model", None)
-    if not isinstance(tuner, MocleModel):
-        raise ConfigError(f"collapse needs a PeftModel with a MoCLE adapter, found {type(peft_model).__name__}.")
-    routing = tuner.cluster_routing(cluster, adapter_name)
+    pairs = cluster_pairs(peft_model, cluster, adapter_name)
+    tuner = _tuner(peft_model)
     config = cast(MocleConfig, tuner.peft_config[adapter_name])
-    sites = list(config.sites or [])
+    sites = list(pairs)
     saved = get_peft_model_state_dict(peft_model, adapter_name=adapter_name)
     weights = {name: tensor for name, tensor in saved.items() if f".{tuner.prefix}" not in name}
-    for index, site in enumerate(sites):
-        layer = cast(MocleLinear, tuner.model.get_submodule(site))
-        experts = cast(StackedExperts, layer.mocle_experts[adapter_name])
-        assignment = None if routing is None else routing.site(index)
-        pair_A, pair_B = collapsed_pair(experts.experts_A, experts.experts_B, assignment)
-        weights[f"{PEFT_MODEL_PREFIX}{site}.lora_A.weight"] = pair_A
-        weights[f"{PEFT_MODEL_PREFIX}{site}.lora_B.weight"] = pair_B
+    weights |= lora_weights(pairs)
     # Cloned, because safetensors writes neither views nor tensors that share memory.
     weights = {name: tensor.detach().to("cpu").clone().contiguous() for name, tensor in weights.items()}
     rank_factor = config.top_k + int(config.universal_expert)
@@ -81,6 +78,58 @@ def collapse(
     return Path(out_dir)
 
 
+def cluster_pairs(peft_model: PeftModel, cluster: int | None, adapter_name: str = "default") -> Pairs:
+    """The plain LoRA of a cluster: of each site A' (n r, in) and B' (out, n r), for the scaling of the adapter.
+
+    Raises:
+        RoutingError, ConfigError: as `collapse`.
+    """
+    tuner = _tuner(peft_model)
+    routing = tuner.cluster_routing(cluster, adapter_name)
+    return {
+        site: collapsed_pair(experts.experts_A, experts.experts_B, None if routing is None else routing.site(index))
+        for index, (site, experts) in enumerate(_experts(tuner, adapter_name))
+    }
+
+
+def universal_pairs(peft_model: PeftModel, adapter_name: str = "default") -> Pairs:
+    """The universal expert alone, with weight 1: of each site A (r, in) and B (out, r), for the same scaling.
+
+    Raises:
+        ConfigError: this is not a MoCLE model, or it has no universal expert.
+    """
+    tuner = _tuner(peft_model)
+    if not cast(MocleConfig, tuner.peft_config[adapter_name]).universal_expert:
+        raise ConfigError(f"adapter {adapter_name!r} has no universal expert, so there is none to collapse to.")
+    return {
+        site: collapsed_pair(experts.experts_A[-1:], experts.experts_B[-1:], None)
+        for site, experts in _experts(tuner, adapter_name)
+    }
+
+
+def lora_weights(pairs: Pairs) -> dict[str, Tensor]:
+    """The same under the names that PEFT gives a plain LoRA's weights."""
+    weights = {}
+    for site, (pair_A, pair_B) in pairs.items():
+        weights[f"{PEFT_MODEL_PREFIX}{site}.lora_A.weight"] = pair_A
+        weights[f"{PEFT_MODEL_PREFIX}{site}.lora_B.weight"] = pair_B
+    return weights
+
+
+def _tuner(peft_model: PeftModel) -> MocleModel:
+    tuner = getattr(peft_model, "base_model", None)
+    if not isinstance(tuner, MocleModel):
+        raise ConfigError(f"collapse needs a PeftModel with a MoCLE adapter, found {type(peft_model).__name__}.")
+    return tuner
+
+
+def _experts(tuner: MocleModel, adapter_name: str) -> Iterator[tuple[str, StackedExperts]]:
+    """The sites, in the order of the gates, and their experts."""
+    for site in cast(MocleConfig, tuner.peft_config[adapter_name]).sites or []:
+        layer = cast(MocleLinear, tuner.model.get_submodule(site))
+        yield site, cast(StackedExperts, layer.mocle_experts[adapter_name])
+
+
 def _write_card(
     folder: Path, peft_model: PeftModel, config: MocleConfig, lora: LoraConfig, cluster: int | None
 ) -> None:
@@ -95,7 +144,8 @@ def _write_card(
         ["lora"],
         [
             f"Exported from a MoCLE adapter ({PAPER}) by `llava-mocle collapse`. At inference the gates of a cluster "
-            "are constants, so its task expert and the universal expert are one LoRA. Any LoRA runtime serves it.",
+            "are constants, so its task expert and the universal expert are one LoRA; the modules that were trained "
+            "beside them are here too. PEFT loads it. `llava-mocle export` writes what inference engines load.",
             table(
                 [
                     ("base", base),

@@ -1,7 +1,8 @@
-"""Export one cluster of a MoCLE checkpoint as a plain LoRA adapter that any LoRA runtime serves.
+"""Export one cluster of a MoCLE checkpoint as a plain LoRA adapter that PEFT loads without this package.
 
 At inference the gates of a cluster are constants, so its task expert and the universal expert fold into one
-LoRA of twice the rank. Exact in real arithmetic.
+LoRA of twice the rank. Exact in real arithmetic. The trained projector is inside, which inference engines such as
+vLLM refuse: `llava-mocle export` writes what they read.
 
 example:
   llava-mocle collapse --model runs/llava_v1_5_7b_mocle --cluster 2 --output exported/cluster_2

@@ -39,6 +39,7 @@ SUBCOMMANDS = {
         "read the authors' checkpoints, LAVIS' InstructBLIP, LLaVA's LoRA folders",
     ),
     "collapse": ("llava_mocle.cli.collapse", "export one cluster as a plain LoRA adapter"),
+    "export": ("llava_mocle.cli.export", "write a model as vLLM, SGLang or llama.cpp read it, with its routing"),
 }
 
 # What is kept of a subcommand that Ctrl-C ends.

@@ -42,7 +42,6 @@ ENCODER_FOLDER = "encoder"
 # What an engine calls the model without any adapter, and the adapter of the universal expert alone.
 BASE_NAME = "base"
 UNIVERSAL_NAME = "universal"
-FORMATS = ("vllm", "sglang", "gguf", "merged")
 _REMEDY = "export the model again with `llava-mocle export`"
 
 
@@ -143,12 +142,15 @@ class ImageFacts:
         background: red, green, blue, 0 to 255.
         size: side of the image that the vision tower takes, in pixels; None: it depends on the image.
         tokens: places that an image takes in the prompt; None: it depends on the image.
+        resample: Pillow's number of the filter that the model's own processor resizes with. An image that was made
+            square and resized to `size` with it is the same in every engine; None: it is not known.
     """
 
     aspect_ratio: str
     background: tuple[int, int, int]
     size: int | None
     tokens: int | None
+    resample: int | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ NO_PATHS = {
     "template", "prompt", "gpu", "name", "turns", "instruction_turns", "vision_feature_select_strategy", "help",
     "conv_mode", "runs", "mmbench_matcher", "answers_key", "model_name", "length_penalty", "repetition_penalty",
     "soft_assignment", "num_clusters", "what", "site", "only", "keep_weights", "category",
+    "format",
 }  # fmt: skip
 
 

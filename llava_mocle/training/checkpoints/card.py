@@ -127,7 +127,8 @@ def _use(recipe: Recipe) -> list[str]:
     what = {"lora": "The adapter", "dataset": "One dataset's part"}.get(recipe.adapter.adapter, "One cluster")
     return [
         *blocks,
-        f"{what} as a plain PEFT LoRA, which any LoRA runtime serves (`llava-mocle collapse` does the same):",
+        f"{what} as a plain LoRA for PEFT (`llava-mocle collapse` does the same, and `llava-mocle export` writes what "
+        "inference engines read):",
         code(
             "from llava_mocle import collapse",
             "from llava_mocle.model.load import load_model",

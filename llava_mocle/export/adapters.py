@@ -1,0 +1,137 @@
+"""Plain LoRA folders as engines read them: no trained module besides, every pair of one rank, PEFT's own names."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
+from torch import Tensor
+
+from llava_mocle.adapter.collapse import Pairs, cluster_pairs, lora_weights, universal_pairs
+from llava_mocle.errors import CheckpointError
+from llava_mocle.export.bundle import UNIVERSAL_NAME, Truncation, adapter_name
+from llava_mocle.export.truncate import truncate
+
+# The two halves of a gated MLP that SGLang multiplies at once. It passes over a lone one.
+_TWINS = {"up_proj": "gate_proj", "gate_proj": "up_proj"}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """One plain LoRA.
+
+    Attributes:
+        name: what the engine calls it.
+        pairs: site -> A (r, in), B (out, r).
+        scaling: what B A is multiplied by.
+        truncation: what `--rank` lost; None without it.
+    """
+
+    name: str
+    pairs: Pairs
+    scaling: float
+    truncation: Truncation | None = None
+
+    @property
+    def rank(self) -> int:
+        """r, the same at all sites."""
+        return max(len(pair_A) for pair_A, _ in self.pairs.values())
+
+    @property
+    def alpha(self) -> float:
+        """`lora_alpha` for this rank."""
+        return self.scaling * self.rank
+
+
+def loras_of(model: Any, clusters: list[int], universal: bool, rank: int | None) -> Iterator[Lora]:
+    """The plain LoRA of each cluster, and of the universal expert alone; one at a time, as each may be large.
+
+    Args:
+        model: a `PeftModel` with a MoCLE adapter that is routed by cluster or dataset.
+        universal: whether the last is the universal expert's.
+        rank: the largest; None: as they are.
+    """
+    scaling = model.peft_config[model.active_adapter].scaling
+    makers: list[tuple[str, Callable[[], Pairs]]] = [
+        (adapter_name(cluster), lambda cluster=cluster: cluster_pairs(model, cluster)) for cluster in clusters
+    ]
+    if universal:
+        makers.append((UNIVERSAL_NAME, lambda: universal_pairs(model)))
+    for name, pairs in makers:
+        yield _lora(name, pairs(), scaling, rank)
+
+
+def _lora(name: str, pairs: Pairs, scaling: float, rank: int | None) -> Lora:
+    if rank is None:
+        return Lora(name, pairs, scaling)
+    found = {site: truncate(pair_A, pair_B, rank) for site, (pair_A, pair_B) in pairs.items()}
+    whole = math.hypot(*(part.whole for part in found.values()))
+    lost = math.hypot(*(part.lost for part in found.values()))
+    truncation = Truncation(
+        lost / whole if whole else 0.0,
+        {site: part.lost / part.whole if part.whole else 0.0 for site, part in found.items()},
+    )
+    return Lora(name, {site: (part.A, part.B) for site, part in found.items()}, scaling, truncation)
+
+
+def with_twins(lora: Lora, shapes: Mapping[str, tuple[int, int]]) -> Lora:
+    """The LoRA with zeros at the other half of each gated MLP of which it has one half.
+
+    Args:
+        shapes: name of a linear -> (out, in), of every linear of the model.
+    """
+    pairs = dict(lora.pairs)
+    for site, (pair_A, pair_B) in lora.pairs.items():
+        parent, _, last = site.rpartition(".")
+        twin = f"{parent}.{_TWINS.get(last, '')}"
+        if twin in shapes and twin not in pairs:
+            out, within = shapes[twin]
+            rank = len(pair_A)
+            pairs[twin] = pair_A.new_zeros(rank, within), pair_B.new_zeros(out, rank)
+    return Lora(lora.name, pairs, lora.scaling, lora.truncation)
+
+
+def write_lora(
+    folder: Path, lora: Lora, dtype: torch.dtype, base: str, rename: Callable[[str], str] = lambda site: site
+) -> None:
+    """Write adapter_config.json and adapter_model.safetensors.
+
+    Args:
+        base: the base's place, as the configuration names it.
+        rename: the name of a site in the model that the engine loads.
+
+    Raises:
+        CheckpointError: a weight is no finite number in this dtype.
+    """
+    folder.mkdir(parents=True)
+    sites = {rename(site): pair for site, pair in lora.pairs.items()}
+    weights = {name: _stored(tensor, dtype) for name, tensor in lora_weights(sites).items()}
+    wrong = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if wrong:
+        raise CheckpointError(
+            f"adapter {lora.name}: {wrong[0]} holds numbers that {str(dtype).removeprefix('torch.')} cannot hold, or "
+            "the training diverged; choose --dtype bfloat16 or float32, or another checkpoint."
+        )
+    save_file(weights, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    # Engines take a whole number for it, or a text that starts as one.
+    alpha: Any = int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha
+    LoraConfig(
+        r=lora.rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=list(sites),
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    # Cloned, because safetensors writes neither views nor tensors that share memory.
+    return tensor.detach().to("cpu", dtype).clone().contiguous()

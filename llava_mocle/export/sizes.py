@@ -1,0 +1,88 @@
+"""How much a bundle takes on the disk and in memory, before anything is written."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_mocle.errors import ConfigError
+from llava_mocle.io.jsonl import read_json
+from llava_mocle.model.folders import weight_files
+from llava_mocle.model.placement import parse_dtype
+
+_GIB = 2**30
+# Room for tokenizers, cluster model and sentence encoder.
+_BESIDES = 0.2 * _GIB
+
+
+def saved_dtype(folder: Path) -> torch.dtype:
+    """The dtype that a whole model's config.json names; float32 where it names none."""
+    values = read_json(folder / "config.json")
+    for part in (values, values.get("text_config") or {}):
+        if name := part.get("dtype") or part.get("torch_dtype"):
+            return parse_dtype(name)
+    return torch.float32
+
+
+def computed_in(folder: Path, dtype: torch.dtype) -> torch.dtype:
+    """The dtype that a whole model is loaded and checked in: float32 where half of the free memory holds it.
+
+    Args:
+        folder: the whole model's.
+        dtype: of the bundle, else.
+    """
+    stored = sum(file.stat().st_size for file in weight_files(folder))
+    in_float32 = stored * 4 // saved_dtype(folder).itemsize
+    return torch.float32 if in_float32 * 2 <= available_memory() else dtype
+
+
+def available_memory() -> int:
+    """Bytes of memory that a new process may take without swapping."""
+    meminfo = Path("/proc/meminfo")
+    for line in meminfo.read_text().splitlines() if meminfo.is_file() else []:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def adapters_bytes(model: Any, shapes: Mapping[str, tuple[int, int]], dtype: torch.dtype, rank: int | None) -> int:
+    """How much one adapter takes.
+
+    Args:
+        model: the `PeftModel`.
+        shapes: name of a linear -> (out, in).
+        rank: the largest; None: as it is.
+    """
+    config = model.peft_config[model.active_adapter]
+    own = config.r * (config.top_k + int(config.universal_expert))
+    return min(own, rank or own) * sum(sum(shapes[site]) for site in config.sites) * dtype.itemsize
+
+
+def refuse_full_disk(output: str | os.PathLike[str], needed: int, what: str) -> None:
+    """Raise where a disk has no room.
+
+    Args:
+        output: the folder that will be made.
+        needed: bytes of the weights.
+        what: what they are, for the message.
+
+    Raises:
+        ConfigError: says how much is needed and free.
+    """
+    place = Path(os.path.abspath(output))
+    while not place.exists():
+        place = place.parent
+    free, needed = shutil.disk_usage(place).free, int(needed + _BESIDES)
+    if needed > free:
+        raise ConfigError(
+            f"{output}: {what} take {needed / _GIB:.1f} GiB, and {place} has {free / _GIB:.1f} GiB left: choose "
+            "another disk, fewer clusters (--clusters), a smaller --rank, or --dtype bfloat16"
+        )
+
+
+def folder_bytes(folder: Path) -> int:
+    """The size of all files of a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,229 @@
+"""Bundles in a real vLLM: does every cluster answer as the Predictor does? Started by `make check-vllm`.
+
+Two models, in float32: a tiny random LLaVA with a CLIP tower and images that are not square, and the demo's trained
+model if `make demo` has made it. Each question is asked of its own cluster's adapter, of every other one, and of the
+base. Rows where all of these answer alike show nothing, so the rows are counted where another cluster or the base
+answers differently. A second copy of an adapter has the names that vLLM takes without an error and then ignores.
+"""
+
+import argparse
+import base64
+import io
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from llava_mocle.data.images import load_image
+from llava_mocle.export.bundle import BASE_NAME, Bundle, ImageFacts
+from llava_mocle.export.images import prepare
+from llava_mocle.export.run import Export, export
+from llava_mocle.inference import Predictor, Request
+from llava_mocle.io.folders import is_new_or_empty
+from playground.paths import DATA, DOMAINS, PLAYGROUND
+from tests.inference import tiny
+
+WORK = PLAYGROUND / ".check_vllm"
+DEMO = PLAYGROUND / "runs/mocle"
+WRONG = "wrong_names"
+STARTS_WITHIN_S = 900.0
+CONCURRENT = 24
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and its questions.
+
+    Attributes:
+        name: for people, and of its folder.
+        model: the trained checkpoint.
+        requests: questions without a cluster.
+        max_tokens: the longest answer.
+    """
+
+    name: str
+    model: Path
+    requests: Sequence[Request]
+    max_tokens: int
+
+
+def clip_case() -> Case:
+    """A random model with the architecture of LLaVA-1.5; its images are 24 to 28 by 40 pixels."""
+    folder = WORK / "clip"
+    shutil.rmtree(folder, ignore_errors=True)
+    base = tiny.write_base(folder / "base")
+    model = tiny.write_checkpoint(folder / "mocle", base, tiny.write_encoder(folder / "encoder"))
+    images = tiny.write_images(folder / "images", 4)
+    requests = [Request(question, images[index % 4]) for index, question in enumerate(tiny.QUESTIONS)]
+    return Case("clip", model, [*requests, *(Request(question) for question in tiny.QUESTIONS[:2])], 12)
+
+
+def demo_case(rows: int) -> Case | None:
+    """The demo's model and the first held-out questions of each domain; None where it was not made."""
+    if not (DEMO / "adapter_model.safetensors").is_file():
+        return None
+    requests = []
+    for domain in DOMAINS:
+        for row in json.loads((DATA / domain / "test.json").read_text(encoding="utf-8"))[:rows]:
+            requests.append(Request(row["conversations"][0]["value"], DATA / row["image"]))
+    return Case("demo", DEMO, requests, 16)
+
+
+def exported(case: Case) -> Bundle:
+    """The bundle of a case, with the wrongly named copy of its first adapter beside it."""
+    folder = WORK / case.name / "bundle"
+    if not is_new_or_empty(folder):
+        shutil.rmtree(folder)
+    bundle, _ = export(Export(str(case.model), str(folder), dtype="float32"))
+    first, wrong = folder / "adapters/cluster_0", WORK / case.name / WRONG
+    shutil.rmtree(wrong, ignore_errors=True)
+    shutil.copytree(first, wrong)
+    weights = load_file(wrong / "adapter_model.safetensors")
+    renamed = {name.replace("model.language_model.layers", "layers"): value for name, value in weights.items()}
+    save_file({name: value.clone() for name, value in renamed.items()}, wrong / "adapter_model.safetensors")
+    return bundle
+
+
+def expected_answers(case: Case, bundle: Bundle) -> tuple[list[int], dict[str, list[str]]]:
+    """Each row's cluster, and the Predictor's answers to all rows by the names of adapters and base."""
+    predictor = Predictor.from_pretrained(case.model, device="cpu", dtype="float32")
+    routes = [int(route or 0) for route in predictor.routes(case.requests)]
+    found = {}
+    for entry in bundle.routing.clusters:
+        forced = [Request(item.prompt, item.images, cluster_id=entry.cluster) for item in case.requests]
+        found[entry.adapter] = _texts(predictor, forced, case.max_tokens)
+    base = Predictor.from_pretrained(bundle.base, device="cpu", dtype="float32")
+    found[BASE_NAME] = _texts(base, case.requests, case.max_tokens)
+    return routes, found
+
+
+def _texts(predictor: Predictor, requests: Sequence[Request], max_tokens: int) -> list[str]:
+    return [item.text for item in predictor.predict_batch(requests, max_new_tokens=max_tokens)]
+
+
+@contextmanager
+def vllm_server(python: str, bundle: Bundle, wrong: Path, port: int, log: Path) -> Iterator[str]:
+    """vLLM on a bundle, by the bundle's own command line; yields its URL."""
+    words = shlex.split(bundle.manifest.command)
+    command = [python, *words[1:], f"{WRONG}={wrong.resolve()}", "--port", str(port), "--host", "127.0.0.1"]
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            command, cwd=bundle.folder, env=environment, stdout=stream, stderr=stream, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(url, process, log)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    end = time.monotonic() + STARTS_WITHIN_S
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            sys.exit(f"vLLM ended with exit code {process.returncode}; the end of {log}:\n{log.read_text()[-3000:]}")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+    sys.exit(f"vLLM was not ready after {STARTS_WITHIN_S:.0f} s; see {log}")
+
+
+def ask(url: str, name: str, request: Request, facts: ImageFacts, max_tokens: int) -> str:
+    """One answer of vLLM, by the OpenAI interface."""
+    content: list[dict[str, Any]] = [{"type": "text", "text": request.prompt}]
+    for image in reversed(request.image_list):
+        stream = io.BytesIO()
+        prepare(load_image(image), facts).save(stream, "PNG")
+        uri = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+        content.insert(0, {"type": "image_url", "image_url": {"url": uri}})
+    body = {
+        "model": name,
+        "messages": [{"role": "user", "content": content}],
+        "temperature": 0,
+        "max_tokens": max_tokens,
+    }
+    call = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(call, timeout=600) as answer:
+            return str(json.load(answer)["choices"][0]["message"]["content"]).strip()
+    except urllib.error.HTTPError as error:
+        sys.exit(f"vLLM refused a request to {name}: {error.code} {error.read().decode(errors='replace')[:1000]}")
+
+
+def answers(url: str, name: str, case: Case, facts: ImageFacts) -> list[str]:
+    """The answers to all rows, `CONCURRENT` requests at a time."""
+    with ThreadPoolExecutor(CONCURRENT) as pool:
+        return list(pool.map(lambda request: ask(url, name, request, facts, case.max_tokens), case.requests))
+
+
+def check(case: Case, python: str, port: int) -> list[str]:
+    """Print a case's table; returns what is wrong."""
+    bundle = exported(case)
+    routes, expected = expected_answers(case, bundle)
+    with vllm_server(python, bundle, WORK / case.name / WRONG, port, WORK / case.name / "vllm.log") as url:
+        found = {name: answers(url, name, case, bundle.routing.image) for name in [*expected, WRONG]}
+    rows = range(len(case.requests))
+    # Every adapter answers every row; a row tells where another adapter or the base answers it otherwise.
+    telling = [row for row in rows if len({texts[row] for texts in expected.values()}) > 1]
+    wrong = []
+    print(
+        f"\n{case.name}: {len(rows)} questions, {len(telling)} of them answered differently by some adapter or the base"
+    )
+    print("\n| asked | equal to the Predictor | of the telling rows | telling rows that equal the base's |")
+    print("|---|---|---|---|")
+    for name, texts in expected.items():
+        equal = [found[name][row] == texts[row] for row in rows]
+        as_base = sum(found[name][row] == expected[BASE_NAME][row] for row in telling)
+        told = sum(equal[row] for row in telling)
+        print(f"| {name} | {sum(equal)}/{len(rows)} | {told}/{len(telling)} | {as_base}/{len(telling)} |")
+        if not all(equal):
+            row = equal.index(False)
+            wrong.append(f"{case.name}, {name}, row {row}: {found[name][row]!r}, expected {texts[row]!r}")
+    routed = [found[f"cluster_{routes[row]}"][row] == expected[f"cluster_{routes[row]}"][row] for row in rows]
+    print(f"| each row's own cluster | {sum(routed)}/{len(rows)} | | |")
+    ignored = sum(found[WRONG][row] == found[BASE_NAME][row] for row in rows)
+    print(f"\nAn adapter with other names for its weights answers as the base: {ignored}/{len(rows)}")
+    if not telling:
+        wrong.append(f"{case.name}: no row tells the adapters apart, so nothing was shown")
+    return wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vllm-python", required=True, help="the Python that has vLLM")
+    parser.add_argument("--rows", type=int, default=30, help="questions of each of the demo's domains (default: 30)")
+    parser.add_argument("--only", choices=["clip", "demo"], help="one of the two models")
+    parser.add_argument("--port", type=int, default=8471)
+    args = parser.parse_args()
+    cases = [case for case in (clip_case(), demo_case(args.rows)) if case and args.only in (None, case.name)]
+    if not any(case.name == "demo" for case in cases) and args.only != "clip":
+        print("the demo's model is not there (make demo), so it is left out")
+    wrong = [line for case in cases for line in check(case, args.vllm_python, args.port)]
+    for line in wrong:
+        print(f"wrong: {line}", file=sys.stderr)
+    sys.exit(bool(wrong) or not cases)
+
+
+if __name__ == "__main__":
+    main()
