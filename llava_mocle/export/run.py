@@ -1,8 +1,6 @@
 """From a trained model to a bundle: refuse early, write aside, check, rename."""
 
 import gc
-import logging
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +11,8 @@ from torch import Tensor
 from llava_mocle.adapter import MocleConfig
 from llava_mocle.adapter.config import PEFT_TYPE
 from llava_mocle.adapter.options import LEARNED_ROUTERS
-from llava_mocle.clustering.encoder_files import find_local_encoder, weight_hash
 from llava_mocle.data.conversation import Template
-from llava_mocle.errors import AssetError, CheckpointError, ConfigError, RoutingError
+from llava_mocle.errors import CheckpointError, ConfigError, RoutingError
 from llava_mocle.export import commands, gguf
 from llava_mocle.export.adapters import Lora, loras_of, with_twins, write_lora
 from llava_mocle.export.base_folder import write_base_files
@@ -23,7 +20,6 @@ from llava_mocle.export.bundle import (
     ADAPTERS_FOLDER,
     BASE_FOLDER,
     BUNDLE_FILE,
-    ENCODER_FOLDER,
     MERGED_FOLDER,
     ROUTING_FILE,
     UNIVERSAL_NAME,
@@ -34,6 +30,7 @@ from llava_mocle.export.bundle import (
     file_hash,
     write_json,
 )
+from llava_mocle.export.clusters import write_clusters
 from llava_mocle.export.formats import ENGINES, FORMATS
 from llava_mocle.export.routing import routing_of
 from llava_mocle.export.self_check import Difference, Tolerances, check_bundle, expected_logits, questions_of
@@ -45,14 +42,9 @@ from llava_mocle.inference.model_id import model_id
 from llava_mocle.io.folders import new_folder, refuse_to_overwrite
 from llava_mocle.io.jsonl import read_json
 from llava_mocle.io.progress import progress
-from llava_mocle.model.folders import ADAPTER_CONFIG, CLUSTERS_FOLDER, detect_kind, find_folder
+from llava_mocle.model.folders import ADAPTER_CONFIG, detect_kind, find_folder
 from llava_mocle.model.load import LoadedModel, find_whole, load_model
 from llava_mocle.model.placement import parse_dtype
-
-logger = logging.getLogger(__name__)
-
-# What an encoder's folder may hold besides what is loaded here.
-_OTHER_FORMATS = ("onnx", "openvino", "*.h5", "*.ot", "*.onnx", ".git*", ".cache", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True)
@@ -200,7 +192,8 @@ def _write(folder: Path, request: Export, clusters: list[int]) -> Written:
     _refuse_full_disk(request, loaded, weights, dtype, routes)
     batches = questions_of(loaded)
     expected = expected_logits(loaded.model, batches, routes)
-    _write_clusters(folder, loaded, request)
+    if loaded.cluster_model is not None:
+        write_clusters(folder, loaded.cluster_model, request.encoder)
     write_json(folder / ROUTING_FILE, routing)
     loras = loras_of(loaded.model, clusters, UNIVERSAL_NAME in routes, request.rank)
     parts = _Models(folder, request.format, loaded, weights, dtype, template, stopping)
@@ -302,34 +295,6 @@ def _refuse_full_disk(
         copies = 2 if request.format == "gguf" else 1
         needed, what = copies * whole + len(routes) * each, f"a base and {len(routes)} adapters"
     refuse_full_disk(request.output, needed, what)
-
-
-def _write_clusters(folder: Path, loaded: LoadedModel, request: Export) -> None:
-    """The cluster model, and its sentence encoder where that is here."""
-    if loaded.cluster_model is None:
-        return
-    loaded.cluster_model.save(folder / CLUSTERS_FOLDER)
-    config = loaded.cluster_model.config
-    place = find_local_encoder(request.encoder or config.encoder)
-    reason = "it is not on this machine"
-    if place is not None:
-        try:
-            if weight_hash(place) == config.encoder_weight_hash:
-                shutil.copytree(place, folder / ENCODER_FOLDER, ignore=shutil.ignore_patterns(*_OTHER_FORMATS))
-                if weight_hash(folder / ENCODER_FOLDER) == config.encoder_weight_hash:
-                    return
-                shutil.rmtree(folder / ENCODER_FOLDER)
-                shutil.copytree(place, folder / ENCODER_FOLDER)
-                return
-            reason = f"{place} is another one"
-        except AssetError as error:
-            reason = str(error)
-    logger.warning(
-        "the sentence encoder %r is not copied into the bundle (%s): give its folder with --encoder, here or when "
-        "the bundle is served",
-        config.encoder,
-        reason,
-    )
 
 
 def _seal(folder: Path, manifest: Manifest) -> None:
