@@ -31,7 +31,8 @@ from safetensors.torch import load_file, save_file
 from llava_mocle.data.images import load_image
 from llava_mocle.export.bundle import BASE_NAME, Bundle, ImageFacts
 from llava_mocle.export.images import prepare
-from llava_mocle.export.run import Export, export
+from llava_mocle.export.request import Export
+from llava_mocle.export.run import export
 from llava_mocle.inference import Predictor, Request
 from llava_mocle.io.folders import is_new_or_empty
 from playground.paths import DATA, DOMAINS, PLAYGROUND

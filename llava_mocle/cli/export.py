@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_mocle.export.run import Export, export
+    from llava_mocle.export.request import Export
+    from llava_mocle.export.run import export
 
     bundle, differences = export(
         Export(

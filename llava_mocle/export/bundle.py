@@ -163,7 +163,7 @@ class Routing:
         universal: whether the adapter has a universal expert.
         sites: the names of the adapted modules.
         clusters: those that were exported, by rising id.
-        ood: None where the model has no universal expert, or its cluster model records no distances.
+        ood: None where no universal expert was exported, or the cluster model records no distances.
         instruction: which text of a conversation is embedded.
         template: name of the prompt template; base/chat_template.jinja writes the same.
         image: what to do to images.

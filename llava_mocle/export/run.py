@@ -1,8 +1,6 @@
 """From a trained model to a bundle: refuse early, write aside, check, rename."""
 
 import gc
-import logging
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,12 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llava_mocle.adapter import MocleConfig
-from llava_mocle.adapter.config import PEFT_TYPE
-from llava_mocle.adapter.options import LEARNED_ROUTERS
-from llava_mocle.clustering.encoder_files import find_local_encoder, weight_hash
 from llava_mocle.data.conversation import Template
-from llava_mocle.errors import AssetError, CheckpointError, ConfigError, RoutingError
 from llava_mocle.export import commands, gguf
 from llava_mocle.export.adapters import Lora, loras_of, with_twins, write_lora
 from llava_mocle.export.base_folder import write_base_files
@@ -23,7 +16,6 @@ from llava_mocle.export.bundle import (
     ADAPTERS_FOLDER,
     BASE_FOLDER,
     BUNDLE_FILE,
-    ENCODER_FOLDER,
     MERGED_FOLDER,
     ROUTING_FILE,
     UNIVERSAL_NAME,
@@ -34,7 +26,9 @@ from llava_mocle.export.bundle import (
     file_hash,
     write_json,
 )
-from llava_mocle.export.formats import ENGINES, FORMATS
+from llava_mocle.export.clusters import write_clusters
+from llava_mocle.export.formats import ENGINES
+from llava_mocle.export.request import Export, find_base_of, refuse_early
 from llava_mocle.export.routing import routing_of
 from llava_mocle.export.self_check import Difference, Tolerances, check_bundle, expected_logits, questions_of
 from llava_mocle.export.sizes import adapters_bytes, computed_in, folder_bytes, refuse_full_disk, saved_dtype
@@ -42,44 +36,11 @@ from llava_mocle.export.vllm_plugin import architecture_of
 from llava_mocle.export.whole_model import base_weights, engine_name, linear_shapes, stored_bytes, write_weights
 from llava_mocle.inference.generation import Stopping, find_stopping
 from llava_mocle.inference.model_id import model_id
-from llava_mocle.io.folders import new_folder, refuse_to_overwrite
-from llava_mocle.io.jsonl import read_json
+from llava_mocle.io.folders import new_folder
 from llava_mocle.io.progress import progress
-from llava_mocle.model.folders import ADAPTER_CONFIG, CLUSTERS_FOLDER, detect_kind, find_folder
-from llava_mocle.model.load import LoadedModel, find_whole, load_model
+from llava_mocle.model.folders import find_folder
+from llava_mocle.model.load import LoadedModel, load_model
 from llava_mocle.model.placement import parse_dtype
-
-logger = logging.getLogger(__name__)
-
-# What an encoder's folder may hold besides what is loaded here.
-_OTHER_FORMATS = ("onnx", "openvino", "*.h5", "*.ot", "*.onnx", ".git*", ".cache", "pytorch_model*.bin")
-
-
-@dataclass(frozen=True)
-class Export:
-    """What is exported, and how.
-
-    Attributes:
-        model: the folder of a trained checkpoint.
-        output: the bundle's folder; it must not exist, or be empty.
-        format: one of `FORMATS`.
-        clusters: ids; None: all.
-        rank: the adapters' largest rank; None: as they are.
-        dtype: of the weights, by name; None: as the base was saved.
-        base, vision_tower, encoder: parts that have moved.
-        allow_other_base: as for `load_model`.
-    """
-
-    model: str
-    output: str
-    format: str = "vllm"
-    clusters: list[int] | None = None
-    rank: int | None = None
-    dtype: str | None = None
-    base: str | None = None
-    vision_tower: str | None = None
-    encoder: str | None = None
-    allow_other_base: bool = False
 
 
 @dataclass
@@ -122,65 +83,11 @@ def export(request: Export) -> tuple[Bundle, dict[str, Difference]]:
     return Bundle.open(request.output), written.differences
 
 
-def refuse_early(request: Export) -> list[int]:
-    """Refuse what can be known without weights; returns the clusters to export.
-
-    Raises:
-        CheckpointError, ConfigError, RoutingError, AssetError: as `export`.
-    """
-    if request.format not in FORMATS:
-        raise ConfigError(f"format is {request.format!r}; use one of {', '.join(FORMATS)}")
-    if request.rank is not None and request.rank < 1:
-        raise ConfigError(f"rank is {request.rank}; it must be at least 1")
-    if request.rank is not None and request.format == "merged":
-        raise ConfigError("--rank makes adapters smaller, and --format merged has none: leave it out")
-    refuse_to_overwrite(request.output)
-    folder = find_folder(request.model, "a trained MoCLE checkpoint")
-    if detect_kind(folder) != "adapter":
-        raise CheckpointError(f"{request.model}: has no adapter to export; give a folder that holds {ADAPTER_CONFIG}")
-    if read_json(folder / ADAPTER_CONFIG).get("peft_type") != PEFT_TYPE:
-        raise CheckpointError(
-            f"{request.model}: is a plain LoRA of PEFT, and a bundle is for adapters that are routed. Such a LoRA is "
-            "already what engines read, if its base holds the trained projector."
-        )
-    config = MocleConfig.from_pretrained(str(folder))
-    if config.router in LEARNED_ROUTERS:
-        raise RoutingError(
-            f"{request.model}: has router={config.router!r}, which decides anew for every "
-            f"{'token' if config.router == 'token' else 'instruction'}: no plain LoRA equals it, so no engine can "
-            "serve it. Use `llava-mocle generate`, or train with router cluster or dataset."
-        )
-    if config.router == "none":
-        raise RoutingError(
-            f"{request.model}: is a single LoRA, which has no clusters to choose from. `llava-mocle collapse` writes "
-            "it for PEFT."
-        )
-    chosen = list(range(config.num_clusters or 0)) if request.clusters is None else sorted(set(request.clusters))
-    for cluster in chosen or [None]:  # type: ignore[list-item]
-        config.check_cluster(cluster)
-    model_type = read_json(_whole(request, folder) / "config.json").get("model_type")
-    if model_type not in ("llava", "llava_llama", "llava_mistral"):
-        raise CheckpointError(
-            f"{request.model}: its base is a {model_type}, and only LLaVA models can be exported. Merge a cluster in "
-            "Python: model.merge_and_unload(cluster=0).save_pretrained(FOLDER)"
-        )
-    if request.format == "gguf":
-        gguf.find_converters()
-    if request.format == "vllm":
-        own = config.r * (config.top_k + int(config.universal_expert))
-        commands.vllm_rank(min(own, request.rank or own))
-    return chosen
-
-
-def _whole(request: Export, folder: Path) -> Path:
-    return find_whole(folder) if request.base is None else find_whole(find_folder(request.base, "a base folder"))
-
-
 def _write(folder: Path, request: Export, clusters: list[int]) -> Written:
     """Load the trained model, and write all but bundle.json."""
     source = find_folder(request.model, "a trained MoCLE checkpoint")
-    dtype = parse_dtype(request.dtype) if request.dtype else saved_dtype(_whole(request, source))
-    computed = computed_in(_whole(request, source), dtype)
+    dtype = parse_dtype(request.dtype) if request.dtype else saved_dtype(find_base_of(request, source))
+    computed = computed_in(find_base_of(request, source), dtype)
     loaded = load_model(
         request.model,
         dtype=computed,
@@ -196,11 +103,14 @@ def _write(folder: Path, request: Export, clusters: list[int]) -> Written:
     routes: dict[str, int | None] = {adapter_name(cluster): cluster for cluster in clusters}
     if request.format != "merged" and routing.universal and routing.router == "cluster":
         routes[UNIVERSAL_NAME] = None
+    else:
+        routing = replace(routing, ood=None)  # nothing would answer
     weights = base_weights(loaded.model)
     _refuse_full_disk(request, loaded, weights, dtype, routes)
     batches = questions_of(loaded)
     expected = expected_logits(loaded.model, batches, routes)
-    _write_clusters(folder, loaded, request)
+    if loaded.cluster_model is not None:
+        write_clusters(folder, loaded.cluster_model, request.encoder)
     write_json(folder / ROUTING_FILE, routing)
     loras = loras_of(loaded.model, clusters, UNIVERSAL_NAME in routes, request.rank)
     parts = _Models(folder, request.format, loaded, weights, dtype, template, stopping)
@@ -302,34 +212,6 @@ def _refuse_full_disk(
         copies = 2 if request.format == "gguf" else 1
         needed, what = copies * whole + len(routes) * each, f"a base and {len(routes)} adapters"
     refuse_full_disk(request.output, needed, what)
-
-
-def _write_clusters(folder: Path, loaded: LoadedModel, request: Export) -> None:
-    """The cluster model, and its sentence encoder where that is here."""
-    if loaded.cluster_model is None:
-        return
-    loaded.cluster_model.save(folder / CLUSTERS_FOLDER)
-    config = loaded.cluster_model.config
-    place = find_local_encoder(request.encoder or config.encoder)
-    reason = "it is not on this machine"
-    if place is not None:
-        try:
-            if weight_hash(place) == config.encoder_weight_hash:
-                shutil.copytree(place, folder / ENCODER_FOLDER, ignore=shutil.ignore_patterns(*_OTHER_FORMATS))
-                if weight_hash(folder / ENCODER_FOLDER) == config.encoder_weight_hash:
-                    return
-                shutil.rmtree(folder / ENCODER_FOLDER)
-                shutil.copytree(place, folder / ENCODER_FOLDER)
-                return
-            reason = f"{place} is another one"
-        except AssetError as error:
-            reason = str(error)
-    logger.warning(
-        "the sentence encoder %r is not copied into the bundle (%s): give its folder with --encoder, here or when "
-        "the bundle is served",
-        config.encoder,
-        reason,
-    )
 
 
 def _seal(folder: Path, manifest: Manifest) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from llava_mocle.export.bundle import Bundle
-from llava_mocle.export.run import Export, export
+from llava_mocle.export.request import Export
+from llava_mocle.export.run import export
 from tests.inference import tiny
 from tests.inference.conftest import base_dir, checkpoint_dir, encoder_dir, images, predictor  # noqa: F401
 

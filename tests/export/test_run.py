@@ -17,7 +17,8 @@ from llava_mocle.data.images import pad_to_square
 from llava_mocle.errors import AssetError, CheckpointError, ConfigError, RoutingError
 from llava_mocle.export import run, sizes
 from llava_mocle.export.bundle import Bundle
-from llava_mocle.export.run import Export, export
+from llava_mocle.export.request import Export
+from llava_mocle.export.run import export
 from llava_mocle.inference import Predictor, Request
 from llava_mocle.io.folders import is_new_or_empty
 from tests.inference import tiny
