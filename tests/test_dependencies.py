@@ -24,9 +24,11 @@ NEEDED_BY_TRANSFORMERS = {
 }
 # The programs of this extra are run, not imported.
 RUN_ONLY = "dev"
+# This room needs the extra "serve" at the top of its files. It is imported inside functions, by what names the extra.
+LATE_ROOM = "serving"
 # Folder -> the extras that it may import besides the dependencies.
 MAY_IMPORT = {
-    "llava_mocle": {"deepspeed", "video", "demo", "qlora", "cuda"},
+    "llava_mocle": {"deepspeed", "video", "demo", "qlora", "cuda", "serve"},
     "playground": {"demo"},
     "benchmarks": set(),
 }
@@ -103,10 +105,22 @@ def test_an_extra_may_be_missing(extra: str) -> None:
     for path in files:
         if path.name == "triton_kernels.py":  # its decorators need triton; it is imported late
             continue
+        if (extra, path.parent.name) == ("serve", LATE_ROOM):
+            continue
         tree = ast.parse(path.read_text())
         statements: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         at_top = {distribution(module) for module in imported_modules(ast.Module(statements, []))}
         assert not at_top & names(EXTRAS[extra]), f"{path}: imports a package of the extra {extra} at its top"
+
+
+def test_the_late_room_is_imported_late() -> None:
+    for path in sorted((ROOT / "llava_mocle").rglob("*.py")):
+        if path.parent.name != LATE_ROOM:
+            at_top = [
+                node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
+            ]
+            modules = set(imported_modules(ast.Module([*at_top], [])))
+            assert not any(module.startswith(f"llava_mocle.{LATE_ROOM}") for module in modules), path
 
 
 def test_one_version() -> None:

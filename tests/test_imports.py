@@ -20,6 +20,7 @@ LEVELS = {
     "training": 3,
     "inference": 3,
     "export": 3.5,  # writes what engines read in place of inference
+    "serving": 4,  # in front of inference, or of an engine that has what export wrote
     "planning": 4,
     "evaluation": 4,
     "experiment": 4.2,  # runs and judges whole recipes

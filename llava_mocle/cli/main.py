@@ -24,6 +24,11 @@ SUBCOMMANDS = {
     "plan": ("llava_mocle.cli.plan", "memory, hours and the command to start with, before any GPU is paid for"),
     "train": ("llava_mocle.cli.train", "train a recipe: stage 1 (projector) or stage 2 (MoCLE or a baseline)"),
     "generate": ("llava_mocle.cli.generate", "answer one prompt about one image, and say which cluster it took"),
+    "chat": ("llava_mocle.cli.chat", "talk with a model in the terminal, and see where each question goes"),
+    "serve": (
+        "llava_mocle.cli.serve",
+        "an OpenAI endpoint that routes every request to its cluster, with a page to look at",
+    ),
     "eval": ("llava_mocle.cli.eval", "score a model on the paper's benchmarks, or on held-out rows"),
     "compare": (
         "llava_mocle.cli.compare",
@@ -51,7 +56,7 @@ _KEPT = {
 }
 
 # These have everything on the disk when they return. Taking the libraries down again would take a second.
-_END_AT_ONCE = ("generate", "eval")
+_END_AT_ONCE = ("generate", "chat", "serve", "eval")
 
 USAGE_ERROR = 2
 

@@ -22,7 +22,7 @@ def routing_of(loaded: Any, clusters: list[int], stopping: Stopping) -> Routing:
         loaded: a `LoadedModel` with a MoCLE adapter that is routed by cluster or dataset.
         clusters: those that are exported.
     """
-    model, config = loaded.model, loaded.model.peft_config[loaded.model.active_adapter]
+    config = loaded.model.peft_config[loaded.model.active_adapter]
     by_cluster = config.router == "cluster"
     turns = loaded.recipe.get("instruction_turns") or InstructionRule().turns
     rule = loaded.cluster_model.rule if by_cluster else InstructionRule(turns)
@@ -31,7 +31,7 @@ def routing_of(loaded: Any, clusters: list[int], stopping: Stopping) -> Routing:
         num_experts=config.num_experts,
         universal=config.universal_expert,
         sites=tuple(config.sites),
-        clusters=tuple(_entry(model, config, loaded, cluster) for cluster in clusters),
+        clusters=tuple(cluster_entry(loaded, cluster) for cluster in clusters),
         ood=_far(config, loaded.cluster_model) if by_cluster else None,
         instruction=rule,
         template=loaded.template,
@@ -45,7 +45,9 @@ def routing_of(loaded: Any, clusters: list[int], stopping: Stopping) -> Routing:
     )
 
 
-def _entry(model: Any, config: Any, loaded: Any, cluster: int) -> ClusterEntry:
+def cluster_entry(loaded: Any, cluster: int) -> ClusterEntry:
+    """What is known of a cluster (or dataset) of a model as `routing_of` takes it."""
+    model, config = loaded.model, loaded.model.peft_config[loaded.model.active_adapter]
     experts, gates, left_over = {}, {}, []
     routing = model.base_model.cluster_routing(cluster, model.active_adapter)
     for index, site in enumerate(config.sites):

@@ -42,6 +42,7 @@ class Predictor:
     """A loaded model that answers questions, each routed by the cluster of its text.
 
     Attributes:
+        loaded: the model with everything that goes with it.
         path: the folder that was loaded.
         cluster_model: what routes; None for base and stage-1 folders.
         router: "cluster", "dataset", "token", "sentence" or "none", from the adapter; "none" without one.
@@ -60,7 +61,7 @@ class Predictor:
         self.image_processor = loaded.image_processor
         self.cluster_model = loaded.cluster_model
         self.kind = loaded.kind
-        self._loaded = loaded
+        self.loaded = loaded
         self.stopping = find_stopping(self.tokenizer, getattr(self.template, "end", ""))
         self._encoders: dict[str | None, Encoder] = {None: self.encoder}
         adapters = getattr(self.model, "peft_config", {})
@@ -101,8 +102,7 @@ class Predictor:
             vision_tower: the CLIP tower of an original LLaVA folder, if it is no longer where the config says.
             encoder: the sentence encoder of the cluster model, if it is no longer where the cluster model says.
             allow_other_base: go on, with a warning, on a base that is not the one that the checkpoint was trained on.
-            far_to_universal, soft_assignment, universal_beyond: for requests far from all clusters, or between two
-                (see `Weighting`).
+            far_to_universal, soft_assignment, universal_beyond: see `Weighting`.
 
         Raises:
             CheckpointError: the folder is not a model, or misses a part, or its base is another one.
@@ -128,7 +128,7 @@ class Predictor:
     @cached_property
     def model_id(self) -> str:
         """Name and fingerprint of the model, as written into answer files."""
-        return model_id(self.path, self._loaded.base_path, self._loaded.tower_path)
+        return model_id(self.path, self.loaded.base_path, self.loaded.tower_path)
 
     @property
     def settings(self) -> str:
@@ -136,7 +136,7 @@ class Predictor:
         bits = stored_bits(self.model)
         quantized = f" bits={bits}" if bits < 16 else ""
         dtype, weighting = str(self.model.dtype).removeprefix("torch."), self.prompt_router.weighting.describe()
-        return f"template={self._loaded.template} dtype={dtype}{quantized}{weighting}"
+        return f"template={self.loaded.template} dtype={dtype}{quantized}{weighting}"
 
     @property
     def context_length(self) -> int | None:
@@ -370,7 +370,7 @@ class Predictor:
             if (mixtures := self.prompt_router.mixtures(requests)) is not None:
                 inputs = dict(zip(("cluster_ids", CLUSTER_WEIGHTS), mixtures, strict=True))
         elif self.router == "dataset":
-            names = dataset_names(self._loaded.recipe)
+            names = dataset_names(self.loaded.recipe)
             inputs["dataset_ids"] = [dataset_id(request, names, self.path) for request in requests]
         if self._instructions is not None:
             inputs[INSTRUCTION_IDS] = [self._instructions.of_prompt(request.routing_texts) for request in requests]
@@ -386,7 +386,7 @@ class Predictor:
         if request.system not in self._encoders:
             if len(self._encoders) > _MOST_SYSTEMS:
                 self._encoders = {None: self.encoder}
-            self._encoders[request.system] = self._loaded.encoder(system=request.system)
+            self._encoders[request.system] = self.loaded.encoder(system=request.system)
         return self._encoders[request.system]
 
     def _sample(self, request: Request) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Answer:
         cancelled: nobody waits for it any more; any thread may set it.
         alone: it has to be worked out without others, as they may have decided a token of it.
         tokens: its tokens so far, the end of turn not among them.
+        finished: it is over, and has said so.
         done: it is over, or given up.
         near_tie: others of its batch may have decided a token; None: nobody looked.
     """
@@ -70,7 +71,7 @@ class Answer:
     def begin(self) -> None:
         """Start again with nothing."""
         self.tokens: list[int] = []
-        self.done = False
+        self.done = self.finished = False
         self.near_tie: bool | None = None
         self._sent = ""
         self._logprobs: list[dict[str, Any]] = []
@@ -110,7 +111,7 @@ class Answer:
     def _finish(self, tokenizer: Any, reason: str) -> None:
         text = tokenizer.decode(self.tokens, skip_special_tokens=True)
         self._send_text(text[: self._first_stop(text)].strip())
-        self.done = True
+        self.done = self.finished = True
         self.send(Finished(self.index, reason, self.near_tie))
 
     def _send_text(self, text: str) -> None:

@@ -1,10 +1,10 @@
-"""Images as the engine must get them: its own processor crops what is not square, where the model was trained on
-pictures that were padded."""
+"""Images as an engine must get them: its own processor does not do to them what the model was trained with."""
 
 import io
 from typing import TYPE_CHECKING
 
-from llava_mocle.data.images import load_image, pad_to_square
+from llava_mocle.data.images import load_image
+from llava_mocle.export.images import prepare
 from llava_mocle.serving.pictures import Picture, data_uri
 
 if TYPE_CHECKING:
@@ -20,10 +20,8 @@ def engine_uri(picture: Picture, facts: "ImageFacts") -> str:
     Raises:
         ImageUnreadable: it cannot be decoded, which is only known where it has to be.
     """
-    width, height = picture.size
-    if facts.aspect_ratio != "pad" or width == height:
+    if facts.aspect_ratio != "pad":
         return picture.data_uri()
-    square = pad_to_square(load_image(picture.image()), facts.background)
     buffer = io.BytesIO()
-    square.save(buffer, "PNG", compress_level=_LEVEL)
+    prepare(load_image(picture.image()), facts).save(buffer, "PNG", compress_level=_LEVEL)
     return data_uri(buffer.getvalue(), "PNG")

@@ -23,7 +23,7 @@ from llava_mocle.serving.line import Line
 from llava_mocle.serving.question import Question
 from llava_mocle.serving.refusal import failed
 from llava_mocle.serving.together import answer_together
-from llava_mocle.serving.views import cluster_views
+from llava_mocle.serving.views import model_views
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Batch:
 
     Attributes:
         rows: answers in it.
-        cancelled: how many of them nobody waited for at its end.
+        cancelled: how many of them were given up, as nobody waited for them any more.
         steps: tokens of its longest answer.
         seconds: that it took.
     """
@@ -61,7 +61,7 @@ class OwnEngine(Backend):
         self, predictor: Predictor, *, max_batch: int = 16, watch: Callable[[Batch], None] | None = None
     ) -> None:
         self.model_id = predictor.model_id
-        self.clusters = cluster_views(predictor)
+        self.clusters = model_views(predictor)
         self.far_distance = predictor.prompt_router.beyond
         self.max_batch = max_batch
         self.watch = watch
@@ -162,5 +162,5 @@ class OwnEngine(Backend):
                 answer.begin()
             self._line.add(*again, front=True)
             if self.watch is not None:
-                cancelled = sum(answer.cancelled for answer in batch)
+                cancelled = sum(answer.cancelled and not answer.finished for answer in batch)
                 self.watch(Batch(len(batch), cancelled, steps, time.monotonic() - begin))

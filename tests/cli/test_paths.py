@@ -23,7 +23,8 @@ NO_PATHS = {
     "template", "prompt", "gpu", "name", "turns", "instruction_turns", "vision_feature_select_strategy", "help",
     "conv_mode", "runs", "mmbench_matcher", "answers_key", "model_name", "length_penalty", "repetition_penalty",
     "soft_assignment", "num_clusters", "what", "site", "only", "keep_weights", "category",
-    "format",
+    "format", "host", "cors_origin", "upstream", "engine", "ood", "system", "max_batch", "max_requests", "max_body_mib",
+    "max_images", "max_image_mib", "max_pixels", "max_text", "max_tokens", "timeout", "drain",
 }  # fmt: skip
 
 

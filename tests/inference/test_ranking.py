@@ -22,8 +22,8 @@ def one_at_a_time(predictor, request, candidates, cluster):
         row["conversations"] = [{"from": HUMAN, "value": prompt}, {"from": ASSISTANT, "value": candidate}]
         sample = tokenize_row(
             row, predictor.template, predictor.tokenizer,
-            image_token_id=predictor._loaded.image_token_id,
-            image_tokens_per_image=predictor._loaded.image_tokens_per_image,
+            image_token_id=predictor.loaded.image_token_id,
+            image_tokens_per_image=predictor.loaded.image_tokens_per_image,
         )  # fmt: skip
         inputs = {"input_ids": sample["input_ids"][None], "labels": sample["labels"][None]}
         if request.image_list:
