@@ -1,4 +1,4 @@
-"""A backend without a model: it routes by the first letter and repeats what it is told."""
+"""A backend without a model: it routes by one word and repeats what it is told."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -42,7 +42,7 @@ class StandIn(Backend):
     async def route(self, question: Question) -> Job:
         self.asked.append(question)
         forced = question.cluster_id is not None
-        cluster = question.cluster_id if forced else int(question.turns[0].text.startswith("Which"))
+        cluster = question.cluster_id if forced else int("Which" in question.turns[0].text)
         view = self.view(cluster)
         assert view is not None
         distance = None if forced else DISTANCES[view.cluster_id]
