@@ -30,7 +30,7 @@ LATE_ROOM = "serving"
 MAY_IMPORT = {
     "llava_mocle": {"deepspeed", "video", "demo", "qlora", "cuda", "serve"},
     "playground": {"demo"},
-    "benchmarks": set(),
+    "benchmarks": {"serve"},
 }
 
 

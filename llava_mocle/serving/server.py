@@ -72,6 +72,8 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: it is taken, or not of this machine.
     """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port is {port}; expected 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         taken = socket.socket(family, kind, protocol)

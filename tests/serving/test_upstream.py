@@ -35,11 +35,8 @@ STRANGE = "zzz ### 12345 qqq"
 CHAT = "/v1/chat/completions"
 
 
-def ask(text, url=None, **fields):
-    content = (
-        text if url is None else [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]
-    )
-    return {"model": "mocle", "messages": [{"role": "user", "content": content}], **fields}
+def ask(text, **fields):
+    return {"model": "mocle", "messages": [{"role": "user", "content": text}], **fields}
 
 
 @pytest.fixture(scope="module")
