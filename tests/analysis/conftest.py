@@ -39,3 +39,11 @@ def lora_run(tmp_path_factory, base, mix) -> Path:  # noqa: F811
     folder = tmp_path_factory.mktemp("lora")
     recipe = tiny_recipe(folder, base, mix, folder / "no_clusters", adapter="lora", max_steps=1)
     return Path(train(load_recipe(recipe)).args.output_dir)
+
+
+@pytest.fixture(scope="session", params=["token", "sentence"])
+def learned_run(request, tmp_path_factory, base, mix) -> Path:  # noqa: F811
+    """A run whose router looks at tokens, and one whose router looks at instructions."""
+    folder = tmp_path_factory.mktemp(request.param)
+    recipe = tiny_recipe(folder, base, mix, folder / "no_clusters", adapter=request.param, cluster_model=None)
+    return Path(train(load_recipe(recipe)).args.output_dir)
