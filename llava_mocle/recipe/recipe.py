@@ -261,12 +261,14 @@ def write_recipe(recipe: Recipe, path: str | Path) -> None:
 def recipe_text(recipe: Recipe) -> str:
     """A resolved recipe as YAML that `load_recipe` reads back to the same, but for secrets.
 
-    How the clusters were made is written only where the recipe says so: a default does not describe the cluster model
-    that the recipe names.
+    Of Trainer's keys, and of those that say how the clusters were made, it has what the recipe has given, also where
+    that is the default: whoever says `eval_strategy: no` switches validation off, and a default does not describe the
+    cluster model that the recipe names.
     """
     values = recipe.as_dict()
     for item in dataclasses.fields(recipe.cluster):
         at_default = item.name not in recipe.given and values[item.name] == item.default
         if policies()[item.name].clustering and at_default:
             del values[item.name]
-    return yaml.safe_dump(values, sort_keys=False)
+    given = {key: value for key, value in recipe.trainer.items() if key in recipe.given and not policies()[key].secret}
+    return yaml.safe_dump({**values, **without_secrets(given)}, sort_keys=False)
