@@ -19,8 +19,11 @@ TINY = {
 def tiny_recipe(folder: Path, base: Path, mix: list, clusters: Path, **changes) -> Path:  # noqa: F811
     folder.mkdir(parents=True, exist_ok=True)
     keys = {"model_name_or_path": str(base), "output_dir": str(folder / "run"), "datasets": mix}
+    recipe = TINY | keys | {"cluster_model": str(clusters)} | changes
+    if recipe.get("adapter") == "lora":
+        del recipe["num_experts"], recipe["gate_noise_std"]
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(TINY | keys | {"cluster_model": str(clusters)} | changes))
+    path.write_text(yaml.safe_dump(recipe))
     return path
 
 

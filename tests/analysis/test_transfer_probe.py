@@ -66,7 +66,7 @@ def test_the_start_of_a_recipe(mocle_recipe, tmp_path, capsys):
 
 def test_one_dataset_is_refused(mocle_recipe, tmp_path, capsys):
     keys = yaml.safe_load(mocle_recipe.read_text())
-    keys |= {"datasets": keys["datasets"][:1], "adapter": "lora"}
+    keys |= {"datasets": keys["datasets"][:1]}
     recipe = tmp_path / "one.yaml"
     recipe.write_text(yaml.safe_dump(keys))
     assert main(["analyze", "transfer", str(recipe), "--output", str(tmp_path / "out")]) == 2
