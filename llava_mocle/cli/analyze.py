@@ -102,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _figures(args: argparse.Namespace) -> int:
-    from llava_mocle.analysis.run_figures import MAKERS, FigureOptions
-    from llava_mocle.analysis.run_folder import RunFolder
+    from llava_mocle.analysis.run.figures import MAKERS, FigureOptions
+    from llava_mocle.analysis.run.folder import RunFolder
     from llava_mocle.io.folders import make_folder
 
     found = RunFolder(args.run, args.encoder)
@@ -153,8 +153,8 @@ def _pairs(words: Sequence[str]) -> Mapping[str, str]:
 
 def _transfer(args: argparse.Namespace) -> int:
     from llava_mocle.analysis.training_point import load_point
-    from llava_mocle.analysis.transfer_figure import plot_transfer
-    from llava_mocle.analysis.transfer_probe import probe
+    from llava_mocle.analysis.transfer.figure import plot_transfer
+    from llava_mocle.analysis.transfer.probe import probe
     from llava_mocle.io.folders import make_folder
 
     source = Path(args.run)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_mocle.analysis.run_figures import MAKERS
+from llava_mocle.analysis.run.figures import MAKERS
 from llava_mocle.cli.analyze import FIGURES
 from llava_mocle.cli.main import main
 from tests.analysis.conftest import lora_run, mocle_recipe, mocle_run  # noqa: F401

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llava_mocle.adapter.sentence import NO_TOKEN
-from llava_mocle.analysis.measured_experts import measure_experts
+from llava_mocle.analysis.run.measured_experts import measure_experts
 from llava_mocle.analysis.training_point import load_point
 from llava_mocle.cli.main import main
 from llava_mocle.model.load import load_model

@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from llava_mocle.analysis.training_point import load_point
-from llava_mocle.analysis.transfer_probe import draw_batches, probe
+from llava_mocle.analysis.transfer.probe import draw_batches, probe
 from llava_mocle.cli.main import main
 from llava_mocle.errors import ConfigError, DataError
 from llava_mocle.model.load import load_model

@@ -7,21 +7,21 @@ from pathlib import Path
 import numpy as np
 
 from llava_mocle.adapter.options import LEARNED_ROUTERS
-from llava_mocle.analysis.cluster_examples import sample_examples, write_examples
-from llava_mocle.analysis.cluster_heatmap import plot_cluster_heatmap
-from llava_mocle.analysis.dataset_routing import DatasetExperts, expert_shares, plot_dataset_experts, plot_universal
-from llava_mocle.analysis.expert_use import plot_expert_use
-from llava_mocle.analysis.gate_sharpness import plot_gate_sharpness
-from llava_mocle.analysis.instruction_map import (
+from llava_mocle.analysis.loss_curves import plot_loss_curves
+from llava_mocle.analysis.run.cluster_examples import sample_examples, write_examples
+from llava_mocle.analysis.run.cluster_heatmap import plot_cluster_heatmap
+from llava_mocle.analysis.run.dataset_routing import DatasetExperts, expert_shares, plot_dataset_experts, plot_universal
+from llava_mocle.analysis.run.expert_use import plot_expert_use
+from llava_mocle.analysis.run.folder import DatasetClusters, RunFolder, find_site
+from llava_mocle.analysis.run.gate_sharpness import plot_gate_sharpness
+from llava_mocle.analysis.run.instruction_map import (
     Point,
     draw_instructions,
     embed_in_plane,
     kinds_of,
     plot_instruction_map,
 )
-from llava_mocle.analysis.loss_curves import plot_loss_curves
-from llava_mocle.analysis.routing import plot_routing
-from llava_mocle.analysis.run_folder import DatasetClusters, RunFolder, find_site
+from llava_mocle.analysis.run.routing import plot_routing
 from llava_mocle.errors import ConfigError
 
 
@@ -106,7 +106,7 @@ def _measured(run: RunFolder, options: FigureOptions) -> tuple[list[DatasetExper
             f"router {router!r} looks at the rows themselves, so the model has to be loaded: `llava-mocle analyze "
             f"experts {run.path}` does it"
         )
-    from llava_mocle.analysis.measured_experts import measure_experts
+    from llava_mocle.analysis.run.measured_experts import measure_experts
     from llava_mocle.analysis.training_point import load_point
 
     more = [

@@ -1,8 +1,8 @@
 """The negative-transfer probe: do the datasets of a run pull what they share in one direction?"""
 
-from llava_mocle.analysis.domain_gradients import DomainGradients, measure_gradients
-from llava_mocle.analysis.gradient_cosines import FEWEST_BATCHES
 from llava_mocle.analysis.training_point import TrainingPoint
+from llava_mocle.analysis.transfer.domain_gradients import DomainGradients, measure_gradients
+from llava_mocle.analysis.transfer.gradient_cosines import FEWEST_BATCHES
 from llava_mocle.errors import ConfigError, DataError
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from llava_mocle.analysis.dataset_routing import DatasetExperts
+from llava_mocle.analysis.run.dataset_routing import DatasetExperts
 from llava_mocle.analysis.training_point import TrainingPoint
 
 

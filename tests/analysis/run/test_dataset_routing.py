@@ -5,13 +5,13 @@ import csv
 import numpy as np
 import pytest
 
-from llava_mocle.analysis.dataset_routing import (
+from llava_mocle.analysis.run.dataset_routing import (
     expert_shares,
     plot_dataset_experts,
     plot_universal,
     universal_weights,
 )
-from llava_mocle.analysis.run_folder import DatasetClusters
+from llava_mocle.analysis.run.folder import DatasetClusters
 
 # 2 clusters, 3 sites, 2 experts.
 GATES = np.array([[[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]], [[0.2, 0.8], [0.3, 0.7], [1.0, 0.0]]])

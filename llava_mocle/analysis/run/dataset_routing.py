@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_mocle.analysis.run_folder import DatasetClusters
-from llava_mocle.analysis.share_heatmap import draw_shares, panel_width
+from llava_mocle.analysis.run.folder import DatasetClusters
+from llava_mocle.analysis.run.share_heatmap import draw_shares, panel_width
 from llava_mocle.analysis.style import PALETTE, new_figure, save_figure, save_table, styled
 from llava_mocle.inference.explanation import summarize_routing
 
