@@ -94,8 +94,9 @@ def load_point(
     if folder is None:  # what has been trained is taken as it is
         check_recipe(recipe, args)
     recipe = settle(recipe, folder).recipe
-    once: Any = [{**entry, "repeat": 1, "weight": None, "eval_data_path": None} for entry in recipe.data.entries()]
-    recipe = replace(recipe, data=replace(recipe.data, **_ONE_DATASET, datasets=[*once, *more]))
+    once = [{**entry, "repeat": 1, "weight": None, "eval_data_path": None} for entry in recipe.data.entries()]
+    datasets: Any = [*once, *more]
+    recipe = replace(recipe, data=replace(recipe.data, **_ONE_DATASET, datasets=datasets))
     set_seed(args.seed)
     loaded = load_start(recipe, args, folder)
     data = prepare_data(recipe, loaded)
