@@ -28,7 +28,7 @@ from playground.prepare import fingerprint, part_sums, run_step
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 SEED = 0
-LAYERS = 6
+LAYERS = 3
 GRID = 2
 NEUTRAL_RECIPE = HERE / "neutral.yaml"
 CALIBRATION_IMAGES = 120

@@ -12,6 +12,7 @@ from llava_mocle.experiment.methods import OURS
 
 Result = Mapping[str, Any]
 _OURS_COLOR, _SINGLE_COLOR, _LORA_COLOR, _OTHER_COLOR = PALETTE[0], PALETTE[2], PALETTE[1], "#B8BEC6"
+_PANELS_A_ROW = 5
 _TITLES = {"test": "test rows", "held_out": "held-out instructions", "validation": "validation rows"}
 
 
@@ -84,9 +85,13 @@ def plot_ablations(result: Result, split: str, path: Path) -> Path:
     found = result["splits"][split]
     ablations, domains = found["ablations"], [*found["n"]]
     save_table(path, _ABLATION_COLUMNS, _ablation_rows(ablations))
-    figure, panels = new_figure(0.6 + 2.9 * len(ablations), 3.4, len(ablations), sharey=True)
+    columns = min(len(ablations), _PANELS_A_ROW)
+    lines = -(-len(ablations) // columns)
+    figure, panels = new_figure(0.6 + 2.9 * columns, 0.6 + 2.8 * lines, columns, lines, sharey=True)
+    for empty in panels[len(ablations) :]:
+        empty.remove()
     baseline = found["scores"].get(result["baseline"])
-    for panel, (name, entries) in zip(panels, ablations.items(), strict=True):
+    for panel, (name, entries) in zip(panels, ablations.items(), strict=False):
         places = range(len(entries))
         joined = all(_is_number(entry["label"]) for entry in entries)
         for number, domain in enumerate(domains, start=1):
@@ -106,7 +111,8 @@ def plot_ablations(result: Result, split: str, path: Path) -> Path:
         panel.set_xticks(places, [str(entry["label"]) for entry in entries])
         panel.set_xlim(-0.5, len(entries) - 0.5)
         panel.set_xlabel(name)
-    panels[0].set_ylabel("exact match, %")
+    for first in panels[::columns]:
+        first.set_ylabel("exact match, %")
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(domains) + 2, fontsize=9
     )

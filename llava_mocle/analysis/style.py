@@ -47,10 +47,12 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
 styled = matplotlib.rc_context(_STYLE)
 
 
-def new_figure(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Figure, list[Any]]:
-    """A figure of `columns` panels side by side; width and height in inches."""
-    figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
-    return figure, list(axes[0])
+def new_figure(
+    width: float, height: float, columns: int = 1, rows: int = 1, **options: Any
+) -> tuple[Figure, list[Any]]:
+    """A figure of panels side by side, row by row; width and height in inches."""
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
+    return figure, list(axes.flat)
 
 
 def ink_on(color: Any) -> str:

@@ -89,9 +89,10 @@ def folder_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def only_one(path: str | os.PathLike[str], program: str) -> Iterator[None]:
-    """Inside the block no other process that uses this function writes `path`. A second one waits, and says for whom.
+    """Inside the block nobody else that uses this function writes `path`. A second one waits.
 
-    The lock is a hidden file beside `path`, `.NAME.lock`, which stays; it ends with the process that holds it.
+    It says for which process, if that is another one; threads of one process wait for each other silently. The lock
+    is a hidden file beside `path`, `.NAME.lock`, which stays; it ends with the process that holds it.
 
     Args:
         program: what waits and is waited for, for the message.
@@ -100,13 +101,15 @@ def only_one(path: str | os.PathLike[str], program: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     place = path.with_name(f".{path.name}.lock")
     descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+    own = f"host {socket.gethostname()}, pid {os.getpid()}"
     try:
         if not lock(descriptor, place):
             holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "unknown"
-            print(f"another {program} ({holder}) is writing {path}: waiting for it", flush=True)
+            if holder != own:
+                print(f"another {program} ({holder}) is writing {path}: waiting for it", flush=True)
             wait_for_lock(descriptor)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode(), 0)
+        os.pwrite(descriptor, f"{own}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from llava_mocle.analysis.comparison_figures import plot_comparison
 from llava_mocle.analysis.comparison_report import write_comparison
@@ -39,6 +40,17 @@ def test_every_figure_has_its_numbers_and_a_caption(tmp_path: Path, result: dict
     assert {line["score"] for line in lines} == {"0.6"}  # three of five questions
     lines = list(csv.DictReader((tmp_path / "figures" / "ablations_validation.csv").open()))
     assert [line["label"] for line in lines[::3]] == ["1", "2", "without"]
+
+
+def test_many_ablations_take_several_rows(tmp_path: Path, result: dict) -> None:
+    found = result["splits"]["validation"]["ablations"]
+    many = {f"{name} {n}": entries for n in range(3) for name, entries in found.items()}
+    result["splits"]["validation"]["ablations"] = many
+    (path,) = [path for path in plot_comparison(result, tmp_path / "figures") if path.stem.startswith("ablations")]
+    with Image.open(path) as wide:
+        assert 1.5 < wide.width / wide.height < 3.5  # six panels, five a row
+    svg = path.with_suffix(".svg").read_text()
+    assert all(f"<!-- {name} -->" in svg for name in many)
 
 
 def test_a_result_without_runs_draws_nothing(tmp_path: Path, mix) -> None:  # noqa: F811

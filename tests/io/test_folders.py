@@ -1,6 +1,7 @@
 """Folders that appear whole or not at all, and never over what is there."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,15 @@ import torch
 from safetensors.torch import save_file
 
 from llava_mocle.errors import CheckpointError
-from llava_mocle.io.folders import folder_aside, is_new_or_empty, new_folder, refuse_to_overwrite, remove_leftovers
+from llava_mocle.io.files import wait_for_lock
+from llava_mocle.io.folders import (
+    folder_aside,
+    is_new_or_empty,
+    new_folder,
+    only_one,
+    refuse_to_overwrite,
+    remove_leftovers,
+)
 
 
 def test_a_new_folder_appears_only_when_it_is_whole(tmp_path):
@@ -74,3 +83,27 @@ def test_leftovers_of_killed_processes(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     remove_leftovers(tmp_path / "x")
     assert sorted(place.name for place in tmp_path.iterdir()) == [".xy.abc.tmp", ".y", "x"]
+
+
+def test_threads_of_one_process_wait_for_each_other_silently(tmp_path: Path, capfd, monkeypatch) -> None:
+    inside, waits, order = threading.Event(), threading.Event(), []
+
+    def wait(descriptor: int) -> None:
+        waits.set()
+        wait_for_lock(descriptor)
+
+    def second() -> None:
+        assert inside.wait(60)
+        with only_one(tmp_path / "made", "test"):
+            order.append("second")
+
+    monkeypatch.setattr("llava_mocle.io.folders.wait_for_lock", wait)
+    thread = threading.Thread(target=second)
+    thread.start()
+    with only_one(tmp_path / "made", "test"):
+        inside.set()
+        assert waits.wait(60)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert capfd.readouterr().out == ""

@@ -141,8 +141,12 @@ def test_projector_and_gates_have_their_own_rates(recipe_file) -> None:
     recipe = load_recipe(
         recipe_file(max_steps=1, mm_projector_lr=0.5, gate_learning_rate=0.25, lr_scheduler_type="constant")
     )
-    rates = {group["name"]: group["lr"] for group in train(recipe).optimizer.param_groups}
+    trainer = train(recipe)
+    rates = {group["name"]: group["lr"] for group in trainer.optimizer.param_groups}
     assert rates == {"experts": 0.01, "router": 0.25, "projector": 0.5, "projector_bias": 0.5}
+    assert next(iter(rates)) != "experts"
+    logged = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert logged == [0.01]
 
 
 def test_a_language_model_and_a_tower_are_joined_once(recipe_file, base: Path, tmp_path: Path) -> None:

@@ -298,7 +298,13 @@ class MocleTrainer(Trainer):
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with the routing statistics since the last training log, then look for numbers that are not finite."""
+        """Log with the experts' rate and the routing statistics, then look for numbers that are not finite.
+
+        The base class logs the rate of the optimizer's first group, which may be the projector's.
+        """
+        if "learning_rate" in logs and self.optimizer is not None:
+            rates = {group.get("name"): group["lr"] for group in self.optimizer.param_groups}
+            logs = {**logs, "learning_rate": rates.get("experts", logs["learning_rate"])}
         if self.routing is not None and "loss" in logs:
             logs = {**logs, **self.routing.pop(self.accelerator.reduce)}
         if self.balance is not None and "loss" in logs:
