@@ -173,9 +173,8 @@ def router(args: argparse.Namespace) -> None:
         return [text_body(f"Which {SUBJECTS[n % len(SUBJECTS)]} has number {n % 64}?") for n in range(count)]
 
     def new(count: int) -> list[dict[str, Any]]:
-        return [
-            text_body(f"Which {SUBJECTS[n % len(SUBJECTS)]} has number {next(numbers) + 64}?") for n in range(count)
-        ]
+        subjects = (SUBJECTS[n % len(SUBJECTS)] for n in range(count))
+        return [text_body(f"Which {subject} has number {64 + next(numbers)}?") for subject in subjects]
 
     try:
         with tempfile.TemporaryDirectory() as folder:

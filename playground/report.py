@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_mocle.analysis.cluster_heatmap import count_assignments, plot_cluster_heatmap
 from llava_mocle.analysis.loss_curves import plot_loss_curves
 from llava_mocle.analysis.report import Baseline, describe_clusters, write_report
-from llava_mocle.analysis.routing import plot_routing
+from llava_mocle.analysis.run.cluster_heatmap import count_assignments, plot_cluster_heatmap
+from llava_mocle.analysis.run.routing import plot_routing
 from llava_mocle.data.conversation import IMAGE_TOKEN, written_turns
 from llava_mocle.data.rows import read_rows
 from llava_mocle.evaluation.answering.file import read_answers

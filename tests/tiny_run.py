@@ -110,6 +110,8 @@ def recipe_file(tmp_path: Path, mix: list[dict], base: Path, clusters: Path):
             "disable_tqdm": True,
             "seed": 7,
         }
+        if changes.get("adapter") == "lora":
+            del recipe["num_experts"], recipe["gate_noise_std"]
         path = tmp_path / f"recipe_{len(list(tmp_path.iterdir()))}.yaml"
         path.write_text(yaml.safe_dump(recipe | changes))
         return path

@@ -90,6 +90,8 @@ DOMAINS: Mapping[str, Wording] = {
         ),
     ),
 }
+# Who asks in a domain: the base learns to say it before the plain answer.
+SPEAKERS: Mapping[str, str] = {"harbor": "sailor", "kitchen": "cook", "court": "judge"}
 # The order of the two words of `both`.
 OBJECT_FIRST: Mapping[str, bool] = {"plain": True, "harbor": True, "kitchen": False, "court": True}
 
@@ -121,3 +123,8 @@ def answer(domain: str, kind: str, thing: str, color: str) -> str:
         return book[color]
     words = (book[thing], book[color])
     return " ".join(words if OBJECT_FIRST[domain] else words[::-1])
+
+
+def read_answer(domain: str, kind: str, thing: str, color: str) -> str:
+    """What the base learns to answer to a domain's question: who asks, and the plain answer."""
+    return f"{SPEAKERS[domain]} {answer('plain', kind, thing, color)}"

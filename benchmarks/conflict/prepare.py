@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.conflict.codes import DOMAINS, KINDS, PLAIN, WHATS, answer
+from benchmarks.conflict.codes import DOMAINS, KINDS, PLAIN, WHATS, answer, read_answer
 from benchmarks.conflict.pictures import COUNTS, SIZE, Picture, draw_split
 from llava_mocle.errors import AssetError, UserError
 from playground.domains.rows import Row, make_row, write_json
@@ -64,6 +64,20 @@ def rows_of(domain: str, split: str, pictures: Sequence[Picture], rng: np.random
     return [rows[i] for i in rng.permutation(len(rows))]
 
 
+def reading_rows(split: str, pictures: Sequence[Picture], rng: np.random.Generator) -> list[Row]:
+    """The domains' own questions with the plain answer behind the name of who asks; each picture and kind once."""
+    rows = []
+    for domain, own in zip(DOMAINS, np.array_split(rng.permutation(len(pictures)), len(DOMAINS)), strict=True):
+        for kind in KINDS:
+            texts = instructions(domain, kind, held_out=False)
+            for n, i in enumerate(own):
+                picture = pictures[i]
+                row_id = f"reading-{split}-{kind}-{domain}-{n:04d}"
+                said = read_answer(domain, kind, picture.thing, picture.color)
+                rows.append(make_row(row_id, picture.path, texts[n % len(texts)], said))
+    return rows
+
+
 def make_data(assets: Path, data: Path, seed: int = SEED, counts: Mapping[str, int] = COUNTS) -> None:
     """Write images and rows: `data/neutral.json` and `data/<domain>/<split>.json`.
 
@@ -79,7 +93,9 @@ def make_data(assets: Path, data: Path, seed: int = SEED, counts: Mapping[str, i
     pictures = {split: draw_split(split, count, assets, data, generators[split]) for split, count in counts.items()}
     pictures["paraphrase"] = pictures["test"]
     for split, name in (("neutral", "neutral"), ("validation", "neutral_validation")):
-        write_json(data / f"{name}.json", rows_of("plain", split, pictures[split], generators[split]))
+        rows = rows_of("plain", split, pictures[split], generators[split])
+        rows += reading_rows(split, pictures[split], generators[split])
+        write_json(data / f"{name}.json", [rows[i] for i in generators[split].permutation(len(rows))])
     for domain in DOMAINS:
         rows = {split: rows_of(domain, split, pictures[split], generators[split]) for split in (*ASKED, *ZERO_SHOT)}
         rows["held_out"] = [row for split in ZERO_SHOT for row in rows.pop(split)]

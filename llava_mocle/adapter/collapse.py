@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias, cast
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
@@ -78,6 +79,7 @@ def collapse(
     return Path(out_dir)
 
 
+@torch.no_grad()
 def cluster_pairs(peft_model: PeftModel, cluster: int | None, adapter_name: str = "default") -> Pairs:
     """The plain LoRA of a cluster: of each site A' (n r, in) and B' (out, n r), for the scaling of the adapter.
 
@@ -92,6 +94,7 @@ def cluster_pairs(peft_model: PeftModel, cluster: int | None, adapter_name: str 
     }
 
 
+@torch.no_grad()
 def universal_pairs(peft_model: PeftModel, adapter_name: str = "default") -> Pairs:
     """The universal expert alone, with weight 1: of each site A (r, in) and B (out, r), for the same scaling.
 

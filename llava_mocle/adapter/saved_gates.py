@@ -32,7 +32,7 @@ def saved_gates(folder: Path, config: MocleConfig) -> Tensor:
         raise ConfigError(f"{folder}: is a single LoRA (router none): it has one expert, and no gates")
     if not config.has_gates_of_ids:
         raise ConfigError(
-            f"{folder}: its router is {config.router!r}, which looks at hidden states: no cluster has gates of its own"
+            f"{folder}: its router is {config.router!r}, which looks at no cluster: no cluster has gates of its own"
         )
     path, sites = folder / SAFETENSORS_WEIGHTS_NAME, config.sites or []
     shape = (cast(int, config.num_groups), cast(int, config.cluster_dim))

@@ -1,7 +1,8 @@
 """Figures of one run: what its clusters hold, what its gates do, and whether its datasets pull in one direction.
 
 Each figure is a PNG and an SVG, with the numbers behind it as CSV and a caption as text that says what to see.
-Only `transfer` loads the base model; all others read the run's folder, in seconds.
+Only `transfer`, and `experts` of a token or sentence router, load the base model; all others read the run's folder, in
+seconds.
 """
 
 import argparse
@@ -11,11 +12,11 @@ from pathlib import Path
 from llava_mocle.errors import ConfigError, UserError
 from llava_mocle.io.paths import user_path
 
-ALL, TRANSFER = "all", "transfer"
+ALL, EXPERTS, TRANSFER = "all", "experts", "transfer"
 FIGURES = {
     "tsne": "t-SNE of the instructions: colour = dataset, marker = cluster or task (Figure 4)",
     "clusters": "dataset x cluster: where each dataset's instructions fall (Figure 5)",
-    "experts": "dataset x expert, at one site and averaged over sites (Figure 6)",
+    EXPERTS: "dataset x expert, at one site and averaged over sites (Figure 6)",
     "universal": "weight of the universal expert for each dataset (Figure 7)",
     "examples": "sample instructions of every cluster: a table (Table 16)",
     "routing": "cluster x expert: chosen experts, and what the output is mixed of",
@@ -24,13 +25,14 @@ FIGURES = {
     "losses": "training loss, and held-out loss by dataset",
 }
 _OTHERS = {
-    ALL: f"each of the above that the run allows; says in a sentence why one is left out. Not {TRANSFER}",
+    ALL: "each of the above that the run allows; says in a sentence why one is left out. The model is not loaded",
     TRANSFER: "negative-transfer probe: cosines between the datasets' gradients of what they share",
 }
 _EXAMPLES = """examples:
   llava-mocle analyze all runs/mine                        # every figure, into runs/mine/analysis
   llava-mocle analyze experts runs/mine --held-out runs/mine/eval --output figures
       the benchmarks that were answered with this run stand below a dotted line
+  llava-mocle analyze experts runs/token --rows 128        # a token or sentence router: asks the model
   llava-mocle analyze tsne runs/mine --category charts=VQA --category scans=VQA --category notes=CAP
   llava-mocle analyze transfer runs/mine --batches 16      # do the datasets pull in one direction?
   llava-mocle analyze transfer my_recipe.yaml --adapter lora --lora_r 32
@@ -62,13 +64,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "wrote for this run, or a file of LLaVA rows ([NAME=]FILE)",
     )
     figures.add_argument("--site", help="experts: the adapted linear to show (default: the middle one)")
+    figures.add_argument(
+        "--rows", type=int, default=64, metavar="N", help="experts of a token or sentence router: of each dataset (64)"
+    )
+    figures.add_argument(
+        "--image-folder",
+        type=user_path,
+        default="",
+        metavar="DIR",
+        help="the same: the folder that the image paths of --held-out rows start from",
+    )
     figures.add_argument("--instructions", type=int, default=100, metavar="N", help="tsne: of each dataset (100)")
     figures.add_argument(
         "--category", action="append", default=[], metavar="DATASET=WORD", help="tsne: the marker says its task"
     )
     figures.add_argument("--examples", type=int, default=5, metavar="N", help="examples: of each kind a cluster (5)")
     figures.add_argument("--encoder", type=user_path, metavar="DIR", help="the sentence encoder, if it has moved")
-    probe = parser.add_argument_group("transfer (keys of the recipe may follow, such as --bf16 true)")
+    probe = parser.add_argument_group(
+        "transfer (keys of the recipe may follow, such as --bf16 true; so they may where experts loads the model)"
+    )
     probe.add_argument("--batches", type=int, default=16, metavar="N", help="batches of each dataset (default: 16)")
     parser.set_defaults(takes_overrides=True)
 
@@ -76,19 +90,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.what == TRANSFER:
         return _transfer(args)
-    if args.overrides:
+    if args.overrides and args.what != EXPERTS:
         raise ConfigError(
-            f"unexpected words: {' '.join(args.overrides)}; keys of a recipe are for `analyze {TRANSFER}` alone"
+            f"unexpected words: {' '.join(args.overrides)}; keys of a recipe are for `analyze {TRANSFER}` and, with a "
+            f"token or sentence router, `analyze {EXPERTS}`"
         )
-    for flag in ("instructions", "examples"):
+    for flag in ("instructions", "examples", "rows"):
         if getattr(args, flag) < 1:
             raise ConfigError(f"--{flag} is {getattr(args, flag)}, expected at least 1")
     return _figures(args)
 
 
 def _figures(args: argparse.Namespace) -> int:
-    from llava_mocle.analysis.run_figures import MAKERS, FigureOptions
-    from llava_mocle.analysis.run_folder import RunFolder
+    from llava_mocle.analysis.run.figures import MAKERS, FigureOptions
+    from llava_mocle.analysis.run.folder import RunFolder
     from llava_mocle.io.folders import make_folder
 
     found = RunFolder(args.run, args.encoder)
@@ -100,6 +115,10 @@ def _figures(args: argparse.Namespace) -> int:
         examples=args.examples,
         categories=_pairs(args.category),
         seed=args.seed,
+        rows=args.rows,
+        image_folder=args.image_folder,
+        overrides=args.overrides,
+        loads_model=args.what != ALL,
     )
     make_folder(options.output)
     if args.what != ALL:
@@ -133,8 +152,9 @@ def _pairs(words: Sequence[str]) -> Mapping[str, str]:
 
 
 def _transfer(args: argparse.Namespace) -> int:
-    from llava_mocle.analysis.transfer_figure import plot_transfer
-    from llava_mocle.analysis.transfer_probe import load_point, probe
+    from llava_mocle.analysis.training_point import load_point
+    from llava_mocle.analysis.transfer.figure import plot_transfer
+    from llava_mocle.analysis.transfer.probe import probe
     from llava_mocle.io.folders import make_folder
 
     source = Path(args.run)

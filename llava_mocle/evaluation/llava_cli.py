@@ -11,12 +11,7 @@ from llava_mocle.evaluation.answering.parts import part_of
 from llava_mocle.evaluation.answering.question import GenerationSettings, Question
 from llava_mocle.evaluation.answering.run import answer_questions
 from llava_mocle.evaluation.prompt_styles import OPTION_LETTER
-from llava_mocle.inference.flags import (
-    add_other_base_flag,
-    add_penalty_flags,
-    add_quantization_flags,
-    add_skip_flag,
-)
+from llava_mocle.inference.flags import add_penalty_flags, add_predictor_flags, add_skip_flag, predictor_options
 from llava_mocle.io.ctrl_c import until_ctrl_c
 from llava_mocle.io.libraries import quiet_libraries
 from llava_mocle.io.paths import unusable_paths_named, user_path
@@ -25,7 +20,7 @@ Asked = TypeVar("Asked", bound=Question)
 
 
 def make_parser(program: str, description: str | None) -> argparse.ArgumentParser:
-    """LLaVA's flags, and ours: --batch-size, --limit, --overwrite, --device, --dtype."""
+    """LLaVA's flags and ours."""
     parser = argparse.ArgumentParser(
         prog=f"python -m llava_mocle.evaluation.{program}",
         description=description,
@@ -37,11 +32,6 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument(
         "--model-base", type=user_path, help="base folder, if the one named in the checkpoint has moved"
     )
-    add_other_base_flag(parser)
-    parser.add_argument(
-        "--vision-tower", type=user_path, help="for an original LLaVA folder: its CLIP tower, if it has moved"
-    )
-    parser.add_argument("--encoder", type=user_path, help="the cluster model's sentence encoder, if it has moved")
     parser.add_argument(
         "--image-folder", type=user_path, default="", help="folder that the questions' image paths start from"
     )
@@ -59,9 +49,7 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument("--limit", type=int, help="only the first N questions")
     add_skip_flag(parser)
     parser.add_argument("--overwrite", action="store_true", help="start the answers file anew")
-    parser.add_argument("--device", help="default: the GPU if there is one")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
-    add_quantization_flags(parser)
+    add_predictor_flags(parser)
     return parser
 
 
@@ -116,15 +104,7 @@ def _answer(args: argparse.Namespace, questions: Sequence[Question]) -> None:
     from llava_mocle.inference import Predictor
 
     predictor = Predictor.from_pretrained(
-        args.model_path,
-        device=args.device,
-        dtype=args.dtype,
-        bits=args.bits,
-        base=args.model_base,
-        template=args.conv_mode,
-        vision_tower=args.vision_tower,
-        encoder=args.encoder,
-        allow_other_base=args.allow_other_base,
+        args.model_path, base=args.model_base, template=args.conv_mode, **predictor_options(args)
     )
     settings = GenerationSettings(
         args.max_new_tokens,

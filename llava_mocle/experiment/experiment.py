@@ -75,7 +75,7 @@ class Experiment:
             if runs:
                 more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
                 raise ConfigError(
-                    f"{self.grid.root}: {len(runs)} runs were {what}: {', '.join(runs[:_SHOWN])}{more}. --overwrite "
+                    f"{self.grid.root}: runs ({len(runs)}) were {what}: {', '.join(runs[:_SHOWN])}{more}. --overwrite "
                     "makes them anew; another output_dir keeps them"
                 )
 

@@ -16,12 +16,10 @@ from llava_mocle.experiment.fairness import Measure, alpha_of, experts_of, rank_
 from llava_mocle.experiment.methods import OURS, STANDARD, Method
 from llava_mocle.io.files import write_text
 from llava_mocle.recipe.recipe import Recipe, load_recipe, read_yaml, recipe_of
-from llava_mocle.recipe.router_options import ADAPTERS_WITH, check_router_options
-from llava_mocle.recipe.trainer_keys import policies
+from llava_mocle.recipe.router_options import check_router_options
+from llava_mocle.recipe.trainer_keys import policies, unused_keys
 from llava_mocle.training.setup.clusters import needs_clusters
 
-# The kinds of adapters that take a key. Methods of other kinds leave those of the shared recipe out.
-_ONLY_WITH = ADAPTERS_WITH | {"gate_mode": ADAPTERS_WITH["gates"]}
 VALIDATION, TEST, HELD_OUT = "validation", "test", "held_out"
 
 
@@ -200,8 +198,8 @@ class Grid:
 
     def _values(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """The shared recipe with a method's keys in it, without what the method's kind of adapter does not take."""
-        adapter = keys.get("adapter", self.recipe.adapter.adapter)
-        shared = {key: value for key, value in self.values.items() if adapter in _ONLY_WITH.get(key, (adapter,))}
+        unused = unused_keys(keys.get("adapter", self.recipe.adapter.adapter))
+        shared = {key: value for key, value in self.values.items() if key not in unused}
         return shared | dict(keys)
 
     def _only_rate(self) -> float:

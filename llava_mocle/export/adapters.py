@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,10 @@ def loras_of(model: Any, clusters: list[int], universal: bool, rank: int | None)
     """
     scaling = model.peft_config[model.active_adapter].scaling
     makers: list[tuple[str, Callable[[], Pairs]]] = [
-        (adapter_name(cluster), lambda cluster=cluster: cluster_pairs(model, cluster)) for cluster in clusters
+        (adapter_name(cluster), partial(cluster_pairs, model, cluster)) for cluster in clusters
     ]
     if universal:
-        makers.append((UNIVERSAL_NAME, lambda: universal_pairs(model)))
+        makers.append((UNIVERSAL_NAME, partial(universal_pairs, model)))
     for name, pairs in makers:
         yield _lora(name, pairs(), scaling, rank)
 

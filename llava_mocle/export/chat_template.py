@@ -187,7 +187,7 @@ def _source(template: Template, tokenizer: Any, mark: str) -> str:
         own = template.tokenizer.get_chat_template()
         return _constants(names) + _TEXT_OF + _SHOWN + _AS_TEXT + own
     if not isinstance(template, TurnTemplate):
-        return _constants(names | {"START": start, "END": template.end}) + _TEXT_OF + _PLAIN
+        return _constants(names | {"START": start, "END": getattr(template, "end", "")}) + _TEXT_OF + _PLAIN
     before, has_system, after = template.opening.partition("{system}")
     in_turn = template.system_in_turn.partition("{system}")
     header = template.after_human + template.header

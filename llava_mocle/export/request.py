@@ -9,6 +9,7 @@ from llava_mocle.adapter.options import LEARNED_ROUTERS
 from llava_mocle.errors import CheckpointError, ConfigError, RoutingError
 from llava_mocle.export import commands, gguf
 from llava_mocle.export.formats import FORMATS
+from llava_mocle.families.llava import LlavaFamily
 from llava_mocle.io.folders import refuse_to_overwrite
 from llava_mocle.io.jsonl import read_json
 from llava_mocle.model.folders import ADAPTER_CONFIG, detect_kind, find_folder
@@ -16,6 +17,7 @@ from llava_mocle.model.load import find_whole
 
 # The model types of LLaVA: in transformers' layout, and in the original one's.
 _LLAVA = ("llava", "llava_llama", "llava_mistral")
+_LANGUAGE_MODEL = LlavaFamily.parts(None).language_model
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,12 @@ def refuse_early(request: Export) -> list[int]:
         raise CheckpointError(
             f"{request.model}: its base is a {model_type}, and only LLaVA models can be exported. Merge a cluster in "
             "Python: model.merge_and_unload(cluster=0).save_pretrained(FOLDER)"
+        )
+    outside = [site for site in config.sites or [] if f".{_LANGUAGE_MODEL}." not in f".{site}."]
+    if outside and request.format != "merged":
+        raise CheckpointError(
+            f"{request.model}: adapts {outside[0]}, and engines apply adapters to the language model alone; use "
+            "--format merged"
         )
     if request.format == "gguf":
         gguf.find_converters()

@@ -172,6 +172,7 @@ def check_bundle(
             logits = _logits(adapted, batches, {})
             if not merged:
                 model = adapted.unload()
+            del adapted  # not to be in memory beside the next
             effect = expected[name] - expected[BASE_NAME]
             found[name] = Difference(_part((logits - base) - effect, effect), _part(effect, expected[BASE_NAME]))
             bar.update(1)

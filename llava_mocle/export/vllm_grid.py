@@ -1,9 +1,7 @@
 """LLaVA with a grid vision tower as a model of vLLM. Only vLLM imports this, through `vllm_plugin`."""
 
-from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from vllm.model_executor.models.llava import (
     LlavaDummyInputsBuilder,
@@ -42,20 +40,6 @@ class GridProcessingInfo(LlavaProcessingInfo):
         return GridInfo(self.get_hf_config())
 
 
-class GridTower(GridVisionModel):
-    """The tower, with vLLM's way of loading weights: its buffers come from the files too."""
-
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """Copy weights into the tower's tensors of the same names; returns the names."""
-        own = self.state_dict(keep_vars=True)
-        loaded = set()
-        with torch.no_grad():
-            for name, value in weights:
-                own[name].copy_(value)
-                loaded.add(name)
-        return loaded
-
-
 @MULTIMODAL_REGISTRY.register_processor(
     LlavaMultiModalProcessor, info=GridProcessingInfo, dummy_inputs=LlavaDummyInputsBuilder
 )
@@ -71,7 +55,7 @@ class GridLlava(LlavaForConditionalGeneration):
             vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_index]
         )
         with self._mark_tower_model(vllm_config, "image"):
-            self.vision_tower = GridTower(config.vision_config).eval()
+            self.vision_tower = GridVisionModel(config.vision_config).eval()
             self.multi_modal_projector = LlavaMultiModalProjector(
                 vision_hidden_size=config.vision_config.hidden_size,
                 text_hidden_size=config.text_config.hidden_size,

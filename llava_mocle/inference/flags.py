@@ -2,6 +2,9 @@
 
 import argparse
 import math
+from typing import Any
+
+from llava_mocle.io.paths import user_path
 
 Flags = argparse.ArgumentParser | argparse._ArgumentGroup
 
@@ -15,7 +18,35 @@ def add_other_base_flag(flags: Flags) -> None:
     )
 
 
-def add_quantization_flags(flags: Flags) -> None:
+def add_predictor_flags(flags: Flags) -> None:
+    """Add what `Predictor.from_pretrained` takes, but model, base and template, which programs call differently."""
+    flags.add_argument("--device", help="default: the GPU if there is one")
+    flags.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
+    _add_quantization_flags(flags)
+    add_other_base_flag(flags)
+    flags.add_argument(
+        "--vision-tower", type=user_path, help="for an original LLaVA folder: its CLIP tower, if it has moved"
+    )
+    flags.add_argument("--encoder", type=user_path, help="the cluster model's sentence encoder, if it has moved")
+    _add_weighting_flags(flags)
+
+
+def predictor_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_predictor_flags` was given, as keywords of `Predictor.from_pretrained`."""
+    return {
+        "device": args.device,
+        "dtype": args.dtype,
+        "bits": args.bits,
+        "allow_other_base": args.allow_other_base,
+        "vision_tower": args.vision_tower,
+        "encoder": args.encoder,
+        "far_to_universal": args.far_to_universal,
+        "soft_assignment": args.soft_assignment,
+        "universal_beyond": args.ood_quantile if args.ood == "universal" else None,
+    }
+
+
+def _add_quantization_flags(flags: Flags) -> None:
     """Add LLaVA's `--load-8bit` and `--load-4bit`, as `bits`."""
     either = flags.add_mutually_exclusive_group()
     for bits in (8, 4):
@@ -29,8 +60,8 @@ def add_quantization_flags(flags: Flags) -> None:
         )
 
 
-def add_weighting_flags(flags: Flags) -> None:
-    """Add `--far-to-universal` and `--soft-assignment`."""
+def _add_weighting_flags(flags: Flags) -> None:
+    """Add `--far-to-universal`, `--ood` and `--soft-assignment`."""
     flags.add_argument(
         "--far-to-universal",
         action="store_true",

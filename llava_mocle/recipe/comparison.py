@@ -7,7 +7,7 @@ from typing import Any
 from llava_mocle.io.secrets import without_secrets
 from llava_mocle.recipe.keys import DataArguments
 from llava_mocle.recipe.policy import Policy
-from llava_mocle.recipe.trainer_keys import policies
+from llava_mocle.recipe.trainer_keys import policies, unused_keys
 
 
 def differences(
@@ -18,6 +18,8 @@ def differences(
 ) -> list[str]:
     """The keys that decide what is trained and differ, each with both values, ready for a message.
 
+    Keys that do nothing with the adapter decide nothing.
+
     Args:
         before, now: every key with its value. A key that no policy is declared for counts as one that decides.
         known_rows: the datasets whose rows and clusters are compared by content elsewhere, so they may lie elsewhere;
@@ -26,6 +28,8 @@ def differences(
     """
     either = [dict(without_secrets(values)) for values in (before, now)]
     compared = {key for values in either for key in values if _policy(key).resume != "free"}
+    if "adapter" in now:
+        compared -= unused_keys(now["adapter"])
     if known_rows is not None:
         compared = {key for key in compared if _policy(key).resume == "same"} | {"datasets"}
         for values in either:

@@ -28,6 +28,8 @@ LEFT_TO_BASE = (
 # `model_max_length` where neither the recipe nor the base says another one.
 USUAL_LENGTH = 2048
 ADAPTERS = ("mocle", "cluster", "dataset", "token", "sentence", "lora")
+# Those with several experts; those whose gates follow from an id; and those whose gates see what the model sees.
+_ROUTED, _BY_ID, _LEARNED = ADAPTERS[:5], ADAPTERS[:3], ADAPTERS[3:5]
 
 
 @dataclass
@@ -239,49 +241,70 @@ class AdapterArguments:
         "Compute the experts, and gated MLPs that hold them, as one function each: faster, with less memory, and the "
         "same up to rounding. False: the plain path, for comparisons.",
     )
-    num_experts: int = same(4, "E: task experts a site, besides the universal one.", numbers=FROM_1)
-    top_k: int = same(1, "Task experts a sample activates; 2 only without the universal expert.", numbers=Range(1, 2))
-    gate_temperature: float = same(0.1, "tau: 0.1 for LLaVA-1.5, 0.05 for InstructBLIP in the paper.", numbers=ABOVE_0)
+    num_experts: int = same(4, "E: task experts a site, besides the universal one.", numbers=FROM_1, adapters=_ROUTED)
+    top_k: int = same(
+        1,
+        "Task experts a sample activates; 2 only without the universal expert.",
+        numbers=Range(1, 2),
+        adapters=_ROUTED,
+    )
+    gate_temperature: float = same(
+        0.1, "tau: 0.1 for LLaVA-1.5, 0.05 for InstructBLIP in the paper.", numbers=ABOVE_0, adapters=_ROUTED
+    )
     gate_noise_std: float | None = same(
         None,
         "Noise on the gates while training; none: num_experts ** -0.5, or 0.1 under gate_mode released.",
         numbers=FROM_0,
+        adapters=_ROUTED,
     )
     gate_sharing: str = same(
         "site",
         "With adapter token or sentence: one gate a site, a block (such as an MLP), or for sentence one a model.",
         choices=("site", "block", "model"),
+        adapters=_LEARNED,
     )
-    gate_bias: bool = same(False, "With adapter token or sentence: gates have a bias.")
+    gate_bias: bool = same(False, "With adapter token or sentence: gates have a bias.", adapters=_LEARNED)
     expert_weight: str = same(
         "probability",
         "With adapter token or sentence, what a chosen expert is multiplied by: its probability; one (top_k 1, with a "
         "balance loss); renormalized (top_k 2), its probability over the sum of the two.",
         choices=("probability", "one", "renormalized"),
+        adapters=_LEARNED,
     )
     balance_loss_weight: float = same(
-        0.0, "With adapter token or sentence: the weight of the loss that spreads choices over experts.", numbers=FROM_0
+        0.0,
+        "With adapter token or sentence: the weight of the loss that spreads choices over experts.",
+        numbers=FROM_0,
+        adapters=_LEARNED,
     )
-    gate_mode: str = same("paper", "`released` reproduces the authors' inference code.", choices=("paper", "released"))
+    gate_mode: str = same(
+        "paper",
+        "`released` reproduces the authors' inference code.",
+        choices=("paper", "released"),
+        adapters=_BY_ID,
+    )
     gates: str = same(
         "learned",
         "learned; or fixed: hard routing, cluster = expert (or dataset, or group = expert) with weight 1. fixed needs "
         "num_experts = K and an adapter without a universal expert (cluster or dataset).",
         choices=("learned", "fixed"),
+        adapters=_BY_ID,
     )
     gate_init: str = same(
         "random",
         "How learned gates start: random; or balanced: groups of near clusters on different experts, with an even "
         "share of the samples each (adapters that route by cluster).",
         choices=("random", "balanced"),
+        adapters=ADAPTERS[:2],
     )
     dataset_groups: str | None = same(
         None,
         "With adapter dataset: datasets that share their experts, as {group: [dataset, ...]} in the recipe, each "
         "dataset in one group; as JSON on the command line. None: each dataset for itself.",
+        adapters=("dataset",),
     )
     train_cluster_embedding: bool = same(
-        True, "Train the cluster embedding with the gates; false: it stays at the centroids."
+        True, "Train the cluster embedding with the gates; false: it stays at the centroids.", adapters=_BY_ID
     )
 
 
@@ -297,6 +320,7 @@ class StageArguments:
         None,
         "Learning rate of gates and cluster embedding; none: `learning_rate`. Short runs need a larger one.",
         numbers=FROM_0,
+        adapters=_ROUTED,
     )
     group_by_modality_length: bool = same(True, "Make batches of one modality and similar length.")
     resume: str = free(

@@ -59,6 +59,7 @@ class Policy:
         secret: never written into a file, never printed.
         path: a text is a path (or may be one): a leading `~` becomes the home folder when the recipe is read.
         numbers: the numbers that it takes; None: any that fits its type.
+        adapters: the kinds of adapters that it does something with; None: all. With others it is left at its default.
     """
 
     resume: Resume
@@ -69,6 +70,7 @@ class Policy:
     secret: bool = False
     path: bool = False
     numbers: Range | None = None
+    adapters: tuple[str, ...] | None = None
 
 
 def option(

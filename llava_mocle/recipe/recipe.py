@@ -20,8 +20,9 @@ from llava_mocle.io.paths import looked_for, user_path, why_missing
 from llava_mocle.io.secrets import without_secrets
 from llava_mocle.recipe.keys import GROUPS, OWN_KEYS, KeyGroups, StageArguments
 from llava_mocle.recipe.llava_flags import translate, translate_keys
+from llava_mocle.recipe.llava_table import say
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
-from llava_mocle.recipe.values import allow_none, checked_value, drop_replaced, normalized, refuse_excluded
+from llava_mocle.recipe.values import allow_none, checked_value, drop_replaced, drop_unused, normalized, refuse_excluded
 
 logger = logging.getLogger(__name__)
 
@@ -213,6 +214,8 @@ def _resolved(values: dict[str, Any], source: str | None, overrides: Sequence[st
     values = {key: checked_value(parser, str(source), key, value) for key, value in values.items()}
     refuse_excluded(str(source), values)
     drop_replaced(values, flags)
+    if unused := drop_unused(values, flags):
+        say(f"{source}: left out, as --adapter {flags['adapter']} makes no use of it: {', '.join(unused)}")
     # Text goes through argparse's own conversion (YAML reads 1e-4 as text); other values stay as they are.
     words = [f"--{key}={value}" for key, value in values.items() if isinstance(value, str)]
     others = {key: value for key, value in values.items() if not isinstance(value, str)}
@@ -261,12 +264,14 @@ def write_recipe(recipe: Recipe, path: str | Path) -> None:
 def recipe_text(recipe: Recipe) -> str:
     """A resolved recipe as YAML that `load_recipe` reads back to the same, but for secrets.
 
-    How the clusters were made is written only where the recipe says so: a default does not describe the cluster model
-    that the recipe names.
+    Of Trainer's keys, and of those that say how the clusters were made, it has what the recipe has given, also where
+    that is the default: whoever says `eval_strategy: no` switches validation off, and a default does not describe the
+    cluster model that the recipe names.
     """
     values = recipe.as_dict()
     for item in dataclasses.fields(recipe.cluster):
         at_default = item.name not in recipe.given and values[item.name] == item.default
         if policies()[item.name].clustering and at_default:
             del values[item.name]
-    return yaml.safe_dump(values, sort_keys=False)
+    given = {key: value for key, value in recipe.trainer.items() if key in recipe.given and not policies()[key].secret}
+    return yaml.safe_dump({**values, **without_secrets(given)}, sort_keys=False)

@@ -2,25 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from llava_mocle.adapter import MocleConfig
 from llava_mocle.adapter.options import LEARNED_OPTIONS, LEARNED_ROUTERS
 from llava_mocle.errors import ConfigError
-from llava_mocle.recipe.keys import AdapterArguments
+from llava_mocle.recipe.keys import AdapterArguments, StageArguments
 from llava_mocle.recipe.recipe import Recipe
-
-# The kinds of adapters that take a key. For others it would do nothing, and so be misunderstood.
-ADAPTERS_WITH: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(LEARNED_OPTIONS, LEARNED_ROUTERS),
-    **dict.fromkeys(("gates", "gate_init", "train_cluster_embedding"), ("mocle", "cluster", "dataset")),
-    "dataset_groups": ("dataset",),
-}
+from llava_mocle.recipe.trainer_keys import policies, unused_keys
 
 
 def check_router_options(recipe: Recipe) -> None:
-    """Refuse keys about the router that the recipe's adapter does not have, or that contradict each other.
+    """Refuse keys that do nothing with the recipe's adapter, and so were misunderstood, or that contradict each other.
 
     Raises:
         ConfigError: names the key, its value, and what to do.
@@ -28,12 +22,14 @@ def check_router_options(recipe: Recipe) -> None:
     adapter = recipe.adapter
     if recipe.stage.stage != "finetune":
         return
-    defaults = {item.name: item.default for item in fields(AdapterArguments)}
-    for key, kinds in ADAPTERS_WITH.items():
-        if adapter.adapter not in kinds and getattr(adapter, key) != defaults[key]:
+    values = asdict(adapter) | asdict(recipe.stage)
+    defaults = {item.name: item.default for group in (AdapterArguments, StageArguments) for item in fields(group)}
+    for key in sorted(unused_keys(adapter.adapter)):
+        if values[key] != defaults[key]:
             raise ConfigError(
-                f"{key} is {getattr(adapter, key)!r}, but adapter {adapter.adapter!r} has no such option; leave it out "
-                f"(as a flag: --{key} {_as_flag(defaults[key])}), or set adapter to {' or '.join(kinds)}"
+                f"{key} is {values[key]!r}, but adapter {adapter.adapter!r} has no such option; leave it out (as a "
+                f"flag: --{key} {_as_flag(defaults[key])}), or set adapter to "
+                f"{' or '.join(policies()[key].adapters or ())}"
             )
     if adapter.adapter in LEARNED_ROUTERS:
         MocleConfig(

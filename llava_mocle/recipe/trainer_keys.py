@@ -173,3 +173,9 @@ def policies() -> dict[str, Policy]:
     for group in GROUPS.values():
         found |= declared(group)
     return found
+
+
+@cache
+def unused_keys(adapter: str) -> frozenset[str]:
+    """The keys that do nothing with a kind of adapter."""
+    return frozenset(key for key, policy in policies().items() if policy.adapters and adapter not in policy.adapters)

@@ -19,7 +19,7 @@ from llava_mocle.io.secrets import without_secrets
 from llava_mocle.io.text import not_unicode
 from llava_mocle.recipe.keys import GROUPS, OWN_KEYS, PATH_FIELDS
 from llava_mocle.recipe.policy import Range
-from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
+from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies, unused_keys
 
 _NONE_WORDS = ("", "none", "null")
 _EXPECTED: dict[Any, str] = {
@@ -241,6 +241,19 @@ def drop_replaced(values: dict[str, Any], flags: Mapping[str, Any]) -> None:
                 for key, policy in policies().items():
                     if policy.belongs_to == replaced:
                         values.pop(key, None)
+
+
+def drop_unused(values: dict[str, Any], flags: Mapping[str, Any]) -> list[str]:
+    """Remove from a recipe's values the keys that say nothing to the adapter that a flag puts in place of the recipe's.
+
+    Returns:
+        those that had another value than their default.
+    """
+    own, asked = values.get("adapter", _fields()["adapter"].default), flags.get("adapter")
+    if asked in (None, own):
+        return []
+    dropped = {key: values.pop(key) for key in unused_keys(asked) & values.keys()}
+    return sorted(key for key, value in dropped.items() if is_set(value) and not _is_default(key, value))
 
 
 @cache

@@ -19,8 +19,11 @@ TINY = {
 def tiny_recipe(folder: Path, base: Path, mix: list, clusters: Path, **changes) -> Path:  # noqa: F811
     folder.mkdir(parents=True, exist_ok=True)
     keys = {"model_name_or_path": str(base), "output_dir": str(folder / "run"), "datasets": mix}
+    recipe = TINY | keys | {"cluster_model": str(clusters)} | changes
+    if recipe.get("adapter") == "lora":
+        del recipe["num_experts"], recipe["gate_noise_std"]
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(TINY | keys | {"cluster_model": str(clusters)} | changes))
+    path.write_text(yaml.safe_dump(recipe))
     return path
 
 
@@ -38,4 +41,12 @@ def mocle_run(mocle_recipe) -> Path:
 def lora_run(tmp_path_factory, base, mix) -> Path:  # noqa: F811
     folder = tmp_path_factory.mktemp("lora")
     recipe = tiny_recipe(folder, base, mix, folder / "no_clusters", adapter="lora", max_steps=1)
+    return Path(train(load_recipe(recipe)).args.output_dir)
+
+
+@pytest.fixture(scope="session", params=["token", "sentence"])
+def learned_run(request, tmp_path_factory, base, mix) -> Path:  # noqa: F811
+    """A run whose router looks at tokens, and one whose router looks at instructions."""
+    folder = tmp_path_factory.mktemp(request.param)
+    recipe = tiny_recipe(folder, base, mix, folder / "no_clusters", adapter=request.param, cluster_model=None)
     return Path(train(load_recipe(recipe)).args.output_dir)

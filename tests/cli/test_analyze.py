@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_mocle.analysis.run_figures import MAKERS
+from llava_mocle.analysis.run.figures import MAKERS
 from llava_mocle.cli.analyze import FIGURES
 from llava_mocle.cli.main import main
 from tests.analysis.conftest import lora_run, mocle_recipe, mocle_run  # noqa: F401
@@ -52,7 +52,7 @@ def test_all_says_what_a_lora_lacks(lora_run: Path, tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--lora_r", "8"], "unexpected words: --lora_r 8; keys of a recipe are for `analyze transfer` alone"),
+        (["--lora_r", "8"], "unexpected words: --lora_r 8; keys of a recipe are for `analyze transfer` and"),
         (["--instructions", "0"], "--instructions is 0, expected at least 1"),
         (["--category", "sums"], "--category sums: expected DATASET=WORD"),
         (["--category", "maps=VQA"], "--category maps: the run has no such dataset; it has pictures, sums"),
@@ -62,6 +62,11 @@ def test_wrong_flags(mocle_run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert analyze("tsne", mocle_run, "--output", tmp_path, *words) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_of_a_recipe_where_no_model_is_loaded(mocle_run: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+    assert analyze("experts", mocle_run, "--output", tmp_path, "--bf16", "true") == 2
+    assert "unexpected words: --bf16 true; keys of a recipe are for a model that is loaded" in capsys.readouterr().err
 
 
 def test_one_figure_that_a_run_does_not_allow(lora_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:  # noqa: F811

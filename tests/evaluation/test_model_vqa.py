@@ -76,6 +76,20 @@ def test_other_settings_are_refused_until_overwritten(work, tmp_path, capsys):
     assert path.read_bytes() != before
 
 
+def test_clusters_count_as_the_flags_say(work, tmp_path, capsys):
+    path, strange = tmp_path / "answers.jsonl", "zzz ### 12345 qqq"  # far from every cluster
+    (tmp_path / "q.jsonl").write_text(json.dumps({"question_id": 0, "text": strange}) + "\n")
+    files = ("--question-file", str(tmp_path / "q.jsonl"))
+    flags = (*files, "--far-to-universal", "--soft-assignment", "0.5")
+    assert ask(work, path, *flags) == 0
+    (answer,) = read_answers(path)
+    predictor = Predictor.from_pretrained(work / "model", device="cpu", far_to_universal=True, soft_assignment=0.5)
+    assert answer["text"] == predictor.predict(None, strange, max_new_tokens=8).text
+    assert answer["metadata"]["predictor"].endswith(" far_to_universal soft_assignment=0.5")
+    assert ask(work, path, *files) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -203,6 +203,7 @@ def test_refused_before_a_model_is_loaded(
     single = adapter(tmp_path / "none", base_dir, router="none", num_experts=1, universal_expert=False)
     large = adapter(tmp_path / "large", base_dir, num_clusters=2, cluster_dim=8, r=400)
     plain = adapter(tmp_path / "plain", base_dir, peft_type="LORA")
+    tower = adapter(tmp_path / "tower", base_dir, num_clusters=2, cluster_dim=8, sites=["model.vision_tower.x.fc1"])
     for request, kind, message in (
         (Export(token, new), RoutingError, "router='token', which decides anew for every token"),
         (Export(single, new), RoutingError, "single LoRA"),
@@ -214,6 +215,7 @@ def test_refused_before_a_model_is_loaded(
         (Export(mine, new, "merged", rank=4), ConfigError, "--rank makes adapters smaller"),
         (Export(mine, new, "exl2"), ConfigError, "format is 'exl2'"),
         (Export(large, new), ConfigError, "rank 800, and vLLM has room for 512"),
+        (Export(tower, new), CheckpointError, r"adapts model\.vision_tower\.x\.fc1.*--format merged"),
         (Export(mine, mine), CheckpointError, "is not an empty folder"),
         (Export(mine, new, "gguf"), AssetError, "llava_mocle\\[gguf\\]"),
     ):

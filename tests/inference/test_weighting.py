@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from llava_mocle.adapter.layer import MocleLinear
 from llava_mocle.cli.main import main
 from llava_mocle.errors import ClusterModelError, ConfigError, RoutingError
 from llava_mocle.inference import Predictor, Request
@@ -33,12 +34,21 @@ def test_weights_by_hand():
     assert Weighting(soft=1e-9).weights([0.5, 0.6], None) == [1.0, 0.0]
     both = Weighting(far_to_universal=True, soft=0.1)
     assert both.weights([0.5, 0.6], 0.4) == pytest.approx([0.8 * w for w in soft.weights([0.5, 0.6], None)])
+    beyond = Weighting(universal_beyond=0.95)
+    assert beyond.weights([0.5], None, 0.5) == [1.0]
+    assert beyond.weights([0.51], None, 0.5) == [0.0]
+    assert Weighting(soft=0.1, universal_beyond=0.95).weights([0.6, 0.7], None, 0.5) == [0.0, 0.0]
+    assert beyond.describe() == " universal_beyond=0.95"
     assert not Weighting()
     assert Weighting().describe() == ""
     assert both.describe() == " far_to_universal soft_assignment=0.1"
 
 
-@pytest.mark.parametrize("options", [{"far_to_universal": True}, {"soft_assignment": 0.2}], ids=["far", "soft"])
+@pytest.mark.parametrize(
+    "options",
+    [{"far_to_universal": True}, {"soft_assignment": 0.2}, {"universal_beyond": FAR}],
+    ids=["far", "soft", "beyond"],
+)
 def test_answers_follow_the_weights(predictor, checkpoint_dir, images, options):
     weighted = load(checkpoint_dir, **options)
     model, question = weighted.cluster_model, STRANGE
@@ -47,6 +57,8 @@ def test_answers_follow_the_weights(predictor, checkpoint_dir, images, options):
     assert distance > d_ref
     if "far_to_universal" in options:
         routing = {"cluster_ids": torch.tensor([[cluster]]), "cluster_weights": torch.tensor([[d_ref / distance]])}
+    elif "universal_beyond" in options:
+        routing = {"cluster_ids": torch.tensor([[cluster]]), "cluster_weights": torch.tensor([[0.0]])}
     else:
         ids, distances = model.assign_two([question])
         parts = [math.exp(-(d**2) / 0.2) for d in distances[0]]
@@ -89,6 +101,25 @@ def test_a_request_within_the_training_distances_stays_as_it_is(predictor, check
     assert far.rank(Request(question), candidates) == predictor.rank(Request(question), candidates)
     chosen = Request(STRANGE, cluster_id=2)
     assert far.rank(chosen, candidates) == predictor.rank(chosen, candidates)
+
+
+def test_the_universal_expert_alone(checkpoint_dir, images):
+    """Reference: its product, added by hand to the weights of a model whose experts are all zero."""
+    beyond, bare = load(checkpoint_dir, universal_beyond=FAR), load(checkpoint_dir)
+    shown = beyond.explain(STRANGE)
+    assert shown.universal_weight == 1
+    assert shown.mean_gates == (0, 0, 0)
+    adapted = [module for module in bare.model.modules() if isinstance(module, MocleLinear)]
+    assert adapted
+    with torch.no_grad():
+        for layer in adapted:
+            experts = layer.mocle_experts["default"]
+            down, up = experts.experts_A[-1].double(), experts.experts_B[-1].double()
+            layer.base_layer.weight += (layer.scaling["default"] * (up @ down)).float()
+            experts.experts_B.zero_()
+    request, candidates = Request(STRANGE, images[0]), ["A dog", "Axial plane", "No"]
+    # The same sums of float32 in another order, over some layers and tokens.
+    assert beyond.rank(request, candidates).scores == pytest.approx(bare.rank(request, candidates).scores, abs=5e-3)
 
 
 def test_the_explanation_shows_what_is_applied(predictor, checkpoint_dir):

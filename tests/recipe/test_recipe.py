@@ -7,9 +7,15 @@ import yaml
 
 from llava_mocle.cli.main import main
 from llava_mocle.errors import ConfigError
-from llava_mocle.recipe.recipe import load_recipe, write_recipe
+from llava_mocle.recipe.checks import check_recipe
+from llava_mocle.recipe.recipe import Recipe, load_recipe, recipe_of, trainer_defaults, write_recipe
+from llava_mocle.recipe.trainer_keys import policies
 
-RECIPES = sorted((Path(__file__).parents[2] / "scripts" / "recipes").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.yaml"))
+# Those of the benchmarks, and those that runs of an earlier release wrote.
+OTHERS = [ROOT / "benchmarks/conflict/recipe.yaml", ROOT / "benchmarks/conflict/neutral.yaml"]
+OTHERS += sorted((ROOT / "tests/training/checkpoints/fixtures").rglob("recipe.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -115,12 +121,56 @@ def test_one_dataset_on_the_command_line_replaces_the_list(tmp_path: Path) -> No
     assert [spec.data_path for spec in specs] == ["mine.json"]
 
 
-def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path, learning_rate="2e-4", data_path="a.json"), ["--bf16", "--max_steps", "7"])
-    write_recipe(recipe, tmp_path / "new" / "resolved.yaml")
-    again = load_recipe(tmp_path / "new" / "resolved.yaml")
-    assert again.as_dict() == recipe.as_dict()
+def written(recipe: Recipe, folder: Path) -> Recipe:
+    write_recipe(recipe, folder / "written" / "recipe.yaml")
+    return load_recipe(folder / "written" / "recipe.yaml")
+
+
+def assert_same(again: Recipe, recipe: Recipe) -> None:
+    """All values, and what was given of the keys for which that makes a difference; own keys are all written."""
+    assert {**vars(again), "source": None, "given": None} == {**vars(recipe), "source": None, "given": None}
+    clustering = {key for key, policy in policies().items() if policy.clustering}
+    told = clustering | trainer_defaults().keys()
+    assert again.given & told == recipe.given & told
+
+
+@pytest.mark.parametrize("flags", [[], ["--eval_strategy", "no", "--report_to", "none"]], ids=["as it is", "no eval"])
+@pytest.mark.parametrize("path", [*RECIPES, *OTHERS], ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_written_recipe_reads_back_the_same(path: Path, flags: list[str], tmp_path: Path) -> None:
+    recipe = load_recipe(path, flags)
+    again = written(recipe, tmp_path)
+    assert_same(again, recipe)
+    args = again.training_arguments(report_to="none", deepspeed=None)
+    check_recipe(again, args)
+    assert str(args.eval_strategy.value) == ("no" if flags else recipe.trainer["eval_strategy"])
+
+
+def test_flags_of_llava_are_written_by_our_names(tmp_path: Path) -> None:
+    words = ["--data_path", "a.json", "--version", "v1", "--bf16", "True", "--evaluation_strategy", "no"]
+    recipe = load_recipe(None, [*words, "--learning_rate", "2e-4", "--max_steps", "7", "--lora_enable", "True"])
+    again = written(recipe, tmp_path)
+    assert_same(again, recipe)
     assert (again.trainer["learning_rate"], again.trainer["max_steps"], again.trainer["bf16"]) == (2e-4, 7, True)
+    assert "eval_strategy" in again.given
+
+
+def test_switching_validation_off_is_written(tmp_path: Path) -> None:
+    """A run under a recipe with `eval_steps`, with its validation switched off, starts again from its own recipe."""
+    path = write(tmp_path, data_path="a.json", eval_data_path="b.json", eval_strategy="steps", eval_steps=5)
+    recipe = written(load_recipe(path, ["--eval_strategy", "no"]), tmp_path)
+    check_recipe(recipe, recipe.training_arguments(output_dir=str(tmp_path)))
+    silent = load_recipe(write(tmp_path, data_path="a.json", eval_data_path="b.json", eval_steps=5))
+    args = silent.training_arguments(output_dir=str(tmp_path))
+    with pytest.raises(ConfigError, match="eval_steps is 5, but eval_strategy is no"):
+        check_recipe(silent, args)
+
+
+def test_defaults_that_are_given_are_written(tmp_path: Path) -> None:
+    defaults = {key: value for key, value in trainer_defaults().items() if value is not None}
+    del defaults["local_rank"]  # of a process, and not of a recipe
+    recipe = recipe_of(defaults)
+    assert defaults.keys() <= recipe.given
+    assert_same(written(recipe, tmp_path), recipe)
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_loss_has_the_balance_loss_in_it_whatever_the_micro_batch(recipe_fil
         ({"balance_loss_weight": 0.1}, "balance_loss_weight is 0.1, but adapter 'mocle' has no such option"),
         ({"adapter": "lora", "gate_bias": True}, "gate_bias is True, but adapter 'lora'"),
         ({"adapter": "token", "gate_sharing": "model"}, "needs router='sentence'"),
-        ({"adapter": "sentence", "gate_mode": "released"}, "gate_mode='released'"),
+        ({"adapter": "sentence", "gate_mode": "released"}, "gate_mode is 'released', but adapter 'sentence'"),
         ({"adapter": "token", "expert_weight": "one"}, "balance_loss_weight above 0"),
     ],
 )

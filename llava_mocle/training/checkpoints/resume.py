@@ -15,8 +15,8 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from llava_mocle.errors import CheckpointError, ConfigError
 from llava_mocle.model.folders import RECIPE_FILE
 from llava_mocle.recipe.keys import LEFT_TO_BASE
-from llava_mocle.recipe.recipe import Recipe, recipe_text
-from llava_mocle.recipe.trainer_keys import MocleTrainingArguments
+from llava_mocle.recipe.recipe import Recipe, recipe_text, trainer_defaults
+from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, unused_keys
 from llava_mocle.recipe.validation_metrics import full_name
 from llava_mocle.training.checkpoints.contents import (
     ABANDONED_FOLDER,
@@ -125,9 +125,10 @@ def _is_same_command(recipe: Recipe, args: MocleTrainingArguments, output_dir: P
 
     There is nothing that another command could go on from: it trains anew, and replaces the result.
     """
-    then, now = (yaml.safe_load(text) for text in ((output_dir / RECIPE_FILE).read_text(), recipe_text(recipe)))
+    texts = (output_dir / RECIPE_FILE).read_text(), recipe_text(recipe)
+    then, now = (trainer_defaults() | yaml.safe_load(text) for text in texts)
     left_out = {key for key in LEFT_TO_BASE if now.get(key) is None}  # the result's recipe says what was taken
-    compared = {*then, *now} - _ONLY_THIS_START - left_out
+    compared = {*then, *now} - _ONLY_THIS_START - left_out - unused_keys(now["adapter"])
     changed = sorted(key for key in compared if then.get(key) != now.get(key))
     if changed or read_manifest(output_dir, FINISHED_FILE).get("global_batch") != global_batch(args):
         what = ", ".join(changed) or "the global batch"

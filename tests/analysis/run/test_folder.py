@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from llava_mocle.analysis.run_folder import RunFolder, find_site, site_groups
+from llava_mocle.analysis.run.folder import RunFolder, find_site, site_groups
 from llava_mocle.errors import CheckpointError, ConfigError, DataError
 from llava_mocle.model.load import load_model
 

@@ -7,9 +7,9 @@ from peft import get_peft_model
 from torch import nn
 
 from llava_mocle.adapter import MocleConfig
-from llava_mocle.analysis.domain_gradients import Sketch, measure_gradients, shared_parameters
-from llava_mocle.analysis.gradient_cosines import gradient_cosines
-from llava_mocle.analysis.transfer_figure import cosines_by_part, plot_transfer
+from llava_mocle.analysis.transfer.domain_gradients import Sketch, measure_gradients, shared_parameters
+from llava_mocle.analysis.transfer.figure import cosines_by_part, plot_transfer
+from llava_mocle.analysis.transfer.gradient_cosines import gradient_cosines
 from llava_mocle.errors import ConfigError
 
 

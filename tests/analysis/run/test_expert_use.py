@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from llava_mocle.analysis.expert_use import collect_use, plot_expert_use
+from llava_mocle.analysis.run.expert_use import collect_use, plot_expert_use
 from llava_mocle.errors import DataError
 
 HISTORY = [

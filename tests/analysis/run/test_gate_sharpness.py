@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from llava_mocle.analysis.gate_sharpness import depth_of, plot_gate_sharpness, sharpness
+from llava_mocle.analysis.run.gate_sharpness import depth_of, plot_gate_sharpness, sharpness
 
 # 2 clusters, 3 sites, 4 experts.
 SURE, EVEN, HALF = [1, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0]

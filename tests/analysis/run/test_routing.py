@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_mocle.analysis.routing import plot_routing
+from llava_mocle.analysis.run.routing import plot_routing
 
 
 def read(path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_mocle.analysis.share_heatmap import draw_shares, panel_width
+from llava_mocle.analysis.run.share_heatmap import draw_shares, panel_width
 from llava_mocle.analysis.style import new_figure, save_figure, save_table, styled
 from llava_mocle.clustering.assign import count_by_dataset, read_table
 from llava_mocle.errors import DataError

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from llava_mocle.analysis.domain_gradients import LORA_A, LORA_B, PROJECTOR, DomainGradients
-from llava_mocle.analysis.gradient_cosines import GradientCosines, gradient_cosines, verdicts
 from llava_mocle.analysis.style import ink_on, new_figure, save_figure, save_table, styled
+from llava_mocle.analysis.transfer.domain_gradients import LORA_A, LORA_B, PROJECTOR, DomainGradients
+from llava_mocle.analysis.transfer.gradient_cosines import GradientCosines, gradient_cosines, verdicts
 
 SHARED, LORA = "all that is shared", "LoRA"
 # Dark at both ends and light in the middle; the numbers tell the sign where it is printed in grey.

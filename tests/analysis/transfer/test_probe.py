@@ -5,7 +5,8 @@ import pytest
 import torch
 import yaml
 
-from llava_mocle.analysis.transfer_probe import draw_batches, load_point, probe
+from llava_mocle.analysis.training_point import load_point
+from llava_mocle.analysis.transfer.probe import draw_batches, probe
 from llava_mocle.cli.main import main
 from llava_mocle.errors import ConfigError, DataError
 from llava_mocle.model.load import load_model
@@ -23,7 +24,7 @@ def test_a_run_is_measured_where_it_stands(mocle_run):
     loaded.model.eval()
     name = next(name for name, _ in loaded.model.named_parameters() if name.endswith("experts_B"))
     own = []
-    for _, samples in draw_batches(point.rows, point.names, 4, 4, 0):
+    for _, samples in draw_batches(point, 4, 4, 0):
         batch = point.rows.encoder.collator()([point.rows[sample] for sample in samples])
         loaded.model.zero_grad()
         loaded.model(**batch).loss.backward()
@@ -36,15 +37,15 @@ def test_a_run_is_measured_where_it_stands(mocle_run):
 
 def test_rows_are_drawn_once_each(mocle_run):
     point = load_point(mocle_run)
-    drawn = draw_batches(point.rows, point.names, 100, 4, 0)
+    drawn = draw_batches(point, 100, 4, 0)
     counts = np.bincount([dataset for dataset, _ in drawn])
     assert counts.tolist() == [6, 6]  # 25 and 24 rows; `repeat: 2` of sums does not count
     samples = [sample for _, batch in drawn for sample in batch]
     assert len(samples) == len(set(samples))
-    assert drawn == draw_batches(point.rows, point.names, 100, 4, 0)
-    assert drawn != draw_batches(point.rows, point.names, 100, 4, 1)
+    assert drawn == draw_batches(point, 100, 4, 0)
+    assert drawn != draw_batches(point, 100, 4, 1)
     with pytest.raises(DataError, match="dataset 'pictures' has 25 rows, and 4 batches of 8 are needed at least"):
-        draw_batches(point.rows, point.names, 4, 8, 0)
+        draw_batches(point, 4, 8, 0)
     with pytest.raises(ConfigError, match="--batches is 3, expected at least 4"):
         probe(point, 3)
 
@@ -65,7 +66,7 @@ def test_the_start_of_a_recipe(mocle_recipe, tmp_path, capsys):
 
 def test_one_dataset_is_refused(mocle_recipe, tmp_path, capsys):
     keys = yaml.safe_load(mocle_recipe.read_text())
-    keys |= {"datasets": keys["datasets"][:1], "adapter": "lora"}
+    keys |= {"datasets": keys["datasets"][:1]}
     recipe = tmp_path / "one.yaml"
     recipe.write_text(yaml.safe_dump(keys))
     assert main(["analyze", "transfer", str(recipe), "--output", str(tmp_path / "out")]) == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_mocle.analysis.run_folder import site_groups
+from llava_mocle.analysis.run.folder import site_groups
 from llava_mocle.analysis.style import LINE_STYLES, PALETTE, new_figure, save_figure, save_table, styled
 
 

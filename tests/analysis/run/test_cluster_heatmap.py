@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from llava_mocle.analysis.cluster_heatmap import count_assignments, plot_cluster_heatmap
+from llava_mocle.analysis.run.cluster_heatmap import count_assignments, plot_cluster_heatmap
 from llava_mocle.errors import DataError
 
 

@@ -6,21 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_mocle.analysis.cluster_examples import sample_examples, write_examples
-from llava_mocle.analysis.cluster_heatmap import plot_cluster_heatmap
-from llava_mocle.analysis.dataset_routing import plot_dataset_experts, plot_universal
-from llava_mocle.analysis.expert_use import plot_expert_use
-from llava_mocle.analysis.gate_sharpness import plot_gate_sharpness
-from llava_mocle.analysis.instruction_map import (
+from llava_mocle.adapter.options import LEARNED_ROUTERS
+from llava_mocle.analysis.loss_curves import plot_loss_curves
+from llava_mocle.analysis.run.cluster_examples import sample_examples, write_examples
+from llava_mocle.analysis.run.cluster_heatmap import plot_cluster_heatmap
+from llava_mocle.analysis.run.dataset_routing import DatasetExperts, expert_shares, plot_dataset_experts, plot_universal
+from llava_mocle.analysis.run.expert_use import plot_expert_use
+from llava_mocle.analysis.run.folder import DatasetClusters, RunFolder, find_site
+from llava_mocle.analysis.run.gate_sharpness import plot_gate_sharpness
+from llava_mocle.analysis.run.instruction_map import (
     Point,
     draw_instructions,
     embed_in_plane,
     kinds_of,
     plot_instruction_map,
 )
-from llava_mocle.analysis.loss_curves import plot_loss_curves
-from llava_mocle.analysis.routing import plot_routing
-from llava_mocle.analysis.run_folder import DatasetClusters, RunFolder, find_site
+from llava_mocle.analysis.run.routing import plot_routing
 from llava_mocle.errors import ConfigError
 
 
@@ -36,6 +37,10 @@ class FigureOptions:
         examples: instructions of a cluster of each kind.
         categories: dataset -> its task category, for the map's markers.
         seed: of what is drawn by chance.
+        rows: the most rows of a dataset that `experts` asks a model about whose router looks at rows.
+        image_folder: of the held-out rows that it is asked about.
+        overrides: keys of the recipe for loading that model, as words of the command line.
+        loads_model: whether it may be loaded.
     """
 
     output: Path
@@ -45,6 +50,10 @@ class FigureOptions:
     examples: int = 5
     categories: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
+    rows: int = 64
+    image_folder: str = ""
+    overrides: Sequence[str] = ()
+    loads_model: bool = True
 
 
 def _map(run: RunFolder, options: FigureOptions) -> Path:
@@ -76,9 +85,39 @@ def _datasets(run: RunFolder, options: FigureOptions) -> list[DatasetClusters]:
 
 
 def _experts(run: RunFolder, options: FigureOptions) -> Path:
-    gates = run.gates
-    site = find_site(run.sites, options.site)
-    return plot_dataset_experts(_datasets(run, options), gates, run.sites, site, options.output / "experts.png")
+    site, path = find_site(run.sites, options.site), options.output / "experts.png"
+    if run.config.router in LEARNED_ROUTERS:
+        shares, counted = _measured(run, options)
+        return plot_dataset_experts(shares, run.sites, site, path, counted)
+    if options.overrides:
+        raise ConfigError(
+            f"unexpected words: {' '.join(options.overrides)}; keys of a recipe are for a model that is loaded, and "
+            f"router {run.config.router!r} needs none"
+        )
+    gates, datasets = run.gates, _datasets(run, options)
+    return plot_dataset_experts(expert_shares(datasets, gates), run.sites, site, path, datasets[0].counted)
+
+
+def _measured(run: RunFolder, options: FigureOptions) -> tuple[list[DatasetExperts], str]:
+    """What the datasets' rows choose, and what was counted, for a router that looks at rows."""
+    router = run.config.router
+    if not options.loads_model:
+        raise ConfigError(
+            f"router {router!r} looks at the rows themselves, so the model has to be loaded: `llava-mocle analyze "
+            f"experts {run.path}` does it"
+        )
+    from llava_mocle.analysis.run.measured_experts import measure_experts
+    from llava_mocle.analysis.training_point import load_point
+
+    more = [
+        {"name": name, "data_path": str(path), "image_folder": options.image_folder}
+        for name, path in run.held_out_files(options.held_out).items()
+    ]
+    point = load_point(run.path, options.overrides, more)
+    shares = measure_experts(point, options.rows, len(point.names) - len(more), options.seed)
+    if router == "token":
+        return shares, f"tokens in up to {options.rows} rows drawn by chance (those of images included)"
+    return shares, f"rows (up to {options.rows}, drawn by chance)"
 
 
 def _universal(run: RunFolder, options: FigureOptions) -> Path:

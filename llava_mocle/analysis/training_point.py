@@ -1,9 +1,6 @@
-"""The negative-transfer probe: do the datasets of a run pull what they share in one direction?
+"""A model at one point of its training, put together as training puts it together, and the rows that it trains on."""
 
-The model is put together as training puts it together, at a checkpoint of a run or where a recipe would start.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,8 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from llava_mocle.adapter import ROUTING_INPUTS
-from llava_mocle.analysis.domain_gradients import DomainGradients, measure_gradients
-from llava_mocle.analysis.gradient_cosines import FEWEST_BATCHES
 from llava_mocle.data.row_dataset import RowDataset
-from llava_mocle.errors import ConfigError, DataError
+from llava_mocle.errors import ConfigError
 from llava_mocle.io.progress import progress
 from llava_mocle.model.folders import RECIPE_FILE, find_folder
 from llava_mocle.model.projector import load_projector
@@ -51,13 +46,45 @@ class TrainingPoint:
     args: MocleTrainingArguments
     where: str
 
+    def draw(self, number: int, seed: int) -> list[list[int]]:
+        """Of each dataset, the places of up to `number` samples, drawn by chance without a row twice."""
+        datasets = self.rows.of_samples(self.rows.mixture.ids_of_rows())
+        return [
+            np.random.default_rng([seed, dataset]).permutation(np.flatnonzero(datasets == dataset))[:number].tolist()
+            for dataset in range(len(self.names))
+        ]
 
-def load_point(source: str | Path, overrides: Sequence[str] = ()) -> TrainingPoint:
+    def load(self, drawn: Sequence[tuple[int, list[int]]], unit: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(dataset, batch) of every (dataset, samples), as they are asked for, with a progress bar.
+
+        Args:
+            unit: what the bar counts.
+        """
+        collate = self.rows.encoder.collator()
+        with progress(len(drawn), "measuring", unit, patience=2.0) as bar:
+            for dataset, samples in drawn:
+                batch = collate([self.rows[sample] for sample in samples])
+                yield dataset, {key: value.to(self.args.device) for key, value in batch.items()}
+                bar.update()
+
+    def loss_of(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """The model's loss: the mean over the supervised tokens of a batch."""
+        if not isinstance(model, PeftModel):
+            batch = {key: value for key, value in batch.items() if key not in ROUTING_INPUTS}
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=bool(self.args.bf16)):
+            loss: Tensor = model(**batch).loss
+        return loss
+
+
+def load_point(
+    source: str | Path, overrides: Sequence[str] = (), more: Sequence[Mapping[str, Any]] = ()
+) -> TrainingPoint:
     """Load a run's folder, a checkpoint, or the start of a recipe, on one device.
 
     Args:
         source: a folder that holds recipe.yaml, or a recipe.
         overrides: keys of the recipe, as words of the command line.
+        more: datasets behind those of the recipe, each as an entry of its `datasets`.
 
     Raises:
         UserError: the recipe, the data or the weights are wrong.
@@ -67,8 +94,9 @@ def load_point(source: str | Path, overrides: Sequence[str] = ()) -> TrainingPoi
     if folder is None:  # what has been trained is taken as it is
         check_recipe(recipe, args)
     recipe = settle(recipe, folder).recipe
-    once: Any = [{**entry, "repeat": 1, "weight": None} for entry in recipe.data.entries()]
-    recipe = replace(recipe, data=replace(recipe.data, **_ONE_DATASET, datasets=once))
+    once = [{**entry, "repeat": 1, "weight": None, "eval_data_path": None} for entry in recipe.data.entries()]
+    datasets: Any = [*once, *more]
+    recipe = replace(recipe, data=replace(recipe.data, **_ONE_DATASET, datasets=datasets))
     set_seed(args.seed)
     loaded = load_start(recipe, args, folder)
     data = prepare_data(recipe, loaded)
@@ -103,64 +131,3 @@ def _recipe_of(source: Path, overrides: Sequence[str]) -> tuple[Recipe, Path | N
     if not (folder / RECIPE_FILE).is_file():
         raise ConfigError(f"{folder}: holds no {RECIPE_FILE}; give the folder of a run, a checkpoint, or a recipe")
     return load_recipe(folder / RECIPE_FILE, overrides), folder
-
-
-def draw_batches(
-    rows: RowDataset, names: Sequence[str], number: int, size: int, seed: int
-) -> list[tuple[int, list[int]]]:
-    """(dataset, its samples) of up to `number` batches of each dataset, drawn by chance without a row twice.
-
-    Raises:
-        DataError: a dataset has too few rows.
-    """
-    datasets = rows.of_samples(rows.mixture.ids_of_rows())
-    drawn = []
-    for dataset, name in enumerate(names):
-        samples = np.random.default_rng([seed, dataset]).permutation(np.flatnonzero(datasets == dataset))
-        found = min(number, len(samples) // size)
-        if found < FEWEST_BATCHES:
-            raise DataError(
-                f"dataset {name!r} has {len(samples)} rows, and {FEWEST_BATCHES} batches of {size} are needed at "
-                "least; set per_device_train_batch_size to less, or leave the dataset out"
-            )
-        drawn += [(dataset, batch.tolist()) for batch in samples[: found * size].reshape(found, size)]
-    return drawn
-
-
-def probe(point: TrainingPoint, number: int, seed: int = 0) -> DomainGradients:
-    """Measure `number` batches of each dataset.
-
-    Raises:
-        ConfigError: fewer than two datasets, or nothing that they share.
-        DataError: a dataset has too few rows.
-    """
-    if len(point.names) < 2:
-        raise ConfigError(f"one dataset ({point.names[0]}) has no other to be compared with; the probe needs two")
-    if number < FEWEST_BATCHES:
-        raise ConfigError(f"--batches is {number}, expected at least {FEWEST_BATCHES}")
-    size = point.args.per_device_train_batch_size
-    drawn = draw_batches(point.rows, point.names, number, size, seed)
-    return measure_gradients(point.model, _loaded(point, drawn), point.names, _Loss(point.args), batch_size=size)
-
-
-def _loaded(point: TrainingPoint, drawn: Sequence[tuple[int, list[int]]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    collate = point.rows.encoder.collator()
-    with progress(len(drawn), "measuring", "gradient", patience=2.0) as bar:
-        for dataset, samples in drawn:
-            batch = collate([point.rows[sample] for sample in samples])
-            yield dataset, {key: value.to(point.args.device) for key, value in batch.items()}
-            bar.update()
-
-
-class _Loss:
-    """The model's loss: the mean over the supervised tokens of a batch."""
-
-    def __init__(self, args: MocleTrainingArguments) -> None:
-        self._autocast = {"device_type": args.device.type, "dtype": torch.bfloat16, "enabled": bool(args.bf16)}
-
-    def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-        if not isinstance(model, PeftModel):
-            batch = {key: value for key, value in batch.items() if key not in ROUTING_INPUTS}
-        with torch.autocast(**self._autocast):
-            loss: Tensor = model(**batch).loss
-        return loss

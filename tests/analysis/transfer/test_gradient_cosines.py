@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from llava_mocle.analysis.gradient_cosines import _batches_needed, gradient_cosines, verdicts
+from llava_mocle.analysis.transfer.gradient_cosines import _batches_needed, gradient_cosines, verdicts
 
 
 def halvings(own: np.ndarray):

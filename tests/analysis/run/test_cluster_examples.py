@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 
-from llava_mocle.analysis.cluster_examples import sample_examples, write_examples
+from llava_mocle.analysis.run.cluster_examples import sample_examples, write_examples
 from llava_mocle.clustering import Example
 
 

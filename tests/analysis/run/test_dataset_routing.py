@@ -5,13 +5,13 @@ import csv
 import numpy as np
 import pytest
 
-from llava_mocle.analysis.dataset_routing import (
+from llava_mocle.analysis.run.dataset_routing import (
     expert_shares,
     plot_dataset_experts,
     plot_universal,
     universal_weights,
 )
-from llava_mocle.analysis.run_folder import DatasetClusters
+from llava_mocle.analysis.run.folder import DatasetClusters
 
 # 2 clusters, 3 sites, 2 experts.
 GATES = np.array([[[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]], [[0.2, 0.8], [0.3, 0.7], [1.0, 0.0]]])
@@ -27,13 +27,14 @@ def read(path):
 
 def test_shares_by_hand():
     """Dataset a is 3/4 cluster 0 and 1/4 cluster 1. Cluster 0 takes experts 0, 1, 0 and cluster 1 takes 1, 1, 0."""
-    shares = expert_shares([*TRAINED, HELD_OUT], GATES)
+    found = expert_shares([*TRAINED, HELD_OUT], GATES)
     expected = [
         [[0.75, 0.25], [0, 1], [1, 0]],
         [[0, 1], [0, 1], [1, 0]],
         [[1, 0], [0, 1], [1, 0]],
     ]
-    assert shares == pytest.approx(np.array(expected))
+    assert np.stack([one.shares for one in found]) == pytest.approx(np.array(expected))
+    assert [(one.name, one.trained, one.rows) for one in found] == [("a", True, 4), ("b", True, 5), ("c", False, 2)]
 
 
 def test_universal_weights_by_hand():
@@ -48,7 +49,8 @@ def test_universal_weights_by_hand():
 
 
 def test_experts_figure(tmp_path):
-    path = plot_dataset_experts([*TRAINED, HELD_OUT], GATES, SITES, 1, tmp_path / "experts.png")
+    path = tmp_path / "experts.png"
+    plot_dataset_experts(expert_shares([*TRAINED, HELD_OUT], GATES), SITES, 1, path, "training rows")
     rows = read(path)
     assert len(rows) == 3 * 4 * 2
     own = {(row["dataset"], row["site"], row["expert"]): float(row["share"]) for row in rows}
@@ -60,9 +62,11 @@ def test_experts_figure(tmp_path):
     caption = path.with_suffix(".txt").read_text()
     assert "At 1 of 3 sites not all datasets have the same expert first" in caption
     assert "Left: at the site layers.1.up; right: the mean over all 3 sites" in caption
+    assert "which share of a dataset's training rows has this expert as its strongest" in caption
     assert "Below the dotted line" in caption
     assert (tmp_path / "experts.svg").read_text().startswith("<?xml")
-    assert "Below" not in plot_dataset_experts(TRAINED, GATES, SITES, 0, path).with_suffix(".txt").read_text()
+    plot_dataset_experts(expert_shares(TRAINED, GATES), SITES, 0, path, "training rows")
+    assert "Below" not in path.with_suffix(".txt").read_text()
 
 
 def test_universal_figure(tmp_path):

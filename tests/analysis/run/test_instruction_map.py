@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.manifold import trustworthiness
 
-from llava_mocle.analysis.instruction_map import (
+from llava_mocle.analysis.run.instruction_map import (
     Point,
     draw_instructions,
     embed_in_plane,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_mocle.analysis.run_folder import DatasetClusters
-from llava_mocle.analysis.share_heatmap import draw_shares, panel_width
+from llava_mocle.analysis.run.folder import DatasetClusters
+from llava_mocle.analysis.run.share_heatmap import draw_shares, panel_width
 from llava_mocle.analysis.style import PALETTE, new_figure, save_figure, save_table, styled
 from llava_mocle.inference.explanation import summarize_routing
 
@@ -17,16 +17,36 @@ _BAR = PALETTE[4]
 _NO_NOISE = "The gates are read without the noise that training adds to them."
 
 
-def expert_shares(datasets: Sequence[DatasetClusters], gates: np.ndarray) -> np.ndarray:
-    """(N, S, E): the share of each dataset's rows whose strongest expert at a site is this one.
+@dataclass(frozen=True)
+class DatasetExperts:
+    """Which share of a dataset each expert gets.
+
+    Attributes:
+        name: of the dataset.
+        trained: whether the run was trained on this dataset (held-in), or not (held-out).
+        rows: how many rows were counted.
+        shares: (S, E) float64, the share whose strongest expert at a site is this one.
+    """
+
+    name: str
+    trained: bool
+    rows: int
+    shares: np.ndarray
+
+
+def expert_shares(datasets: Sequence[DatasetClusters], gates: np.ndarray) -> list[DatasetExperts]:
+    """The share of each dataset's rows whose strongest expert at a site is this one, from the gates of their clusters.
 
     Args:
-        datasets: N datasets, with K clusters.
+        datasets: with K clusters.
         gates: (K, S, E) noise-free gate probabilities.
     """
-    shares = np.stack([dataset.shares for dataset in datasets])
-    chosen = [summarize_routing(gates[:, [site]]).expert_share for site in range(gates.shape[1])]  # S of (K, E)
-    return np.stack([shares @ of_site for of_site in chosen], axis=1)
+    sites = range(gates.shape[1])
+    chosen = np.stack([summarize_routing(gates[:, [site]]).expert_share for site in sites], axis=1)  # (K, S, E)
+    return [
+        DatasetExperts(one.name, one.trained, int(one.counts.sum()), np.tensordot(one.shares, chosen, axes=1))
+        for one in datasets
+    ]
 
 
 def sites_apart(shares: np.ndarray) -> int:
@@ -61,39 +81,35 @@ def universal_weights(datasets: Sequence[DatasetClusters], gates: np.ndarray) ->
     return found
 
 
-def _labels(datasets: Sequence[DatasetClusters]) -> list[str]:
-    return [f"{dataset.name} (n = {dataset.counts.sum():,})" for dataset in datasets]
-
-
-def _any_held_out(datasets: Sequence[DatasetClusters]) -> bool:
-    return not all(dataset.trained for dataset in datasets)
+def _label(name: str, rows: int) -> str:
+    return f"{name} (n = {rows:,})"
 
 
 @styled
 def plot_dataset_experts(
-    datasets: Sequence[DatasetClusters],
-    gates: np.ndarray,
+    datasets: Sequence[DatasetExperts],
     sites: Sequence[str],
     site: int,
     path: str | os.PathLike[str],
+    counted: str,
 ) -> Path:
     """Draw dataset x expert at one site, and averaged over all sites; the CSV has every site.
 
     Args:
         datasets: those that were trained on first.
-        gates: (K, S, E) noise-free gate probabilities.
         sites: S names.
         site: the place of the one that is shown.
+        counted: what of a dataset the shares are of, in words, such as "training rows".
     """
-    shares = expert_shares(datasets, gates)
-    num_experts = gates.shape[-1]
+    shares = np.stack([dataset.shares for dataset in datasets])  # (N, S, E)
+    num_experts = shares.shape[-1]
     save_table(
         path,
         ("dataset", "trained", "rows", "site", "expert", "share"),
         (
-            (dataset.name, int(dataset.trained), int(dataset.counts.sum()), name, expert, f"{share:.6f}")
-            for dataset, of_dataset in zip(datasets, shares, strict=True)
-            for name, of_site in zip((*sites, "mean"), (*of_dataset, of_dataset.mean(axis=0)), strict=True)
+            (dataset.name, int(dataset.trained), dataset.rows, name, expert, f"{share:.6f}")
+            for dataset in datasets
+            for name, of_site in zip((*sites, "mean"), (*dataset.shares, dataset.shares.mean(axis=0)), strict=True)
             for expert, share in enumerate(of_site)
         ),
     )
@@ -101,21 +117,22 @@ def plot_dataset_experts(
     figure, panels = new_figure(width, 1.7 + 0.5 * len(datasets), columns=2, sharey=True)
     titles = (sites[site], f"mean over {len(sites)} sites")
     trained = sum(dataset.trained for dataset in datasets)
+    labels = [_label(dataset.name, dataset.rows) for dataset in datasets]
     for axes, title, values in zip(panels, titles, (shares[:, site], shares.mean(axis=1)), strict=True):
-        image = draw_shares(axes, values, _labels(datasets), line_after=trained)
+        image = draw_shares(axes, values, labels, line_after=trained)
         axes.set_title(_shortened(title), fontsize=10)
         axes.set_xlabel("expert")
     figure.suptitle("Expert chosen for each dataset", x=0.01, ha="left", fontweight="bold", fontsize=12)
     figure.colorbar(image, ax=panels, label="share of the dataset", fraction=0.05, pad=0.02)
     caption = (
         f"Dataset x expert. Left: at the site {sites[site]}; right: the mean over all {len(sites)} sites. Each line "
-        f"shows which share of a dataset's {datasets[0].counted} has this expert as its strongest. {_NO_NOISE} What to "
-        "see: datasets with the same pattern on the left share an expert at this site, and datasets with different "
+        f"shows which share of a dataset's {counted} has this expert as its strongest. {_NO_NOISE} What to see: "
+        "datasets with the same pattern on the left share an expert at this site, and datasets with different "
         "ones do not get into each other's way there. An expert's number means something within one site only, so the "
         f"mean over sites shows just whether experts are used evenly. At {sites_apart(shares)} of {len(sites)} sites "
         "not all datasets have the same expert first."
     )
-    if _any_held_out(datasets):
+    if trained < len(datasets):
         caption += " Below the dotted line: held-out datasets, which the run was not trained on."
     return save_figure(figure, path, caption)
 
@@ -162,7 +179,7 @@ def plot_universal(datasets: Sequence[DatasetClusters], gates: np.ndarray, path:
     trained = sum(item.dataset.trained for item in found)
     if 0 < trained < len(found):
         axes.axhline(trained - 0.5, color="black", linestyle=":", linewidth=1.6)
-    axes.set_yticks(places, _labels(datasets))
+    axes.set_yticks(places, [_label(dataset.name, int(dataset.counts.sum())) for dataset in datasets])
     axes.set_ylim(len(found) - 0.4, -0.85)
     axes.set_xlim(0, max(most * 1.06, *(item.high + 0.08 for item in found)))
     axes.grid(axis="y", visible=False)
@@ -174,6 +191,6 @@ def plot_universal(datasets: Sequence[DatasetClusters], gates: np.ndarray, path:
         f"{_NO_NOISE} Dashed: {most:.2f}, the weight under gates that prefer none of {num_experts} experts. What to "
         "see: a high bar is a dataset whose experts know little of their own; a low bar is one whose experts decide."
     )
-    if _any_held_out(datasets):
+    if trained < len(found):
         caption += " Hatched, below the dotted line: held-out datasets, which the run was not trained on."
     return save_figure(figure, path, caption)

@@ -1,6 +1,6 @@
 """What a run's folder says of its routing: gates, clusters, datasets, instructions. No base model is loaded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -192,27 +192,51 @@ class RunFolder:
             raise ConfigError(f"{self.path}: routes by dataset, and a held-out dataset has no gates: drop --held-out")
         found: dict[str, np.ndarray] = {}
         for source in sources:
-            for name, ids in self._ids_of(source).items():
-                name = f"{name} (test)" if name in {spec.name for spec in self.specs} else name
-                if name in found:
-                    raise ConfigError(f"--held-out: two datasets are named {name!r}; name them: NAME=FILE")
-                found[name] = np.bincount(ids, minlength=self.cluster_model.num_clusters)
+            folder = Path(source) / ANSWERS_FOLDER
+            if folder.is_dir():
+                parts = {path.stem: self._answered(path) for path in sorted(folder.glob("*.jsonl"))}
+            else:
+                name, path = self._rows_of(source)
+                (texts,) = route_texts({name: read_rows(path)}, self.cluster_model.rule).values()
+                parts = {name: self.cluster_model.assign(texts, cache_dir=self.cache_dir)[0]}
+            for name, ids in parts.items():
+                found[self._new_name(name, found)] = np.bincount(ids, minlength=self.cluster_model.num_clusters)
         return [DatasetClusters(name, counts, trained=False, counted="rows") for name, counts in found.items()]
 
-    def _ids_of(self, source: str) -> dict[str, np.ndarray]:
-        """Dataset -> cluster ids (rows,) of a file of rows, or of a folder of answers."""
-        folder = Path(source) / ANSWERS_FOLDER
-        if folder.is_dir():
-            return {path.stem: self._answered(path) for path in sorted(folder.glob("*.jsonl"))}
+    def held_out_files(self, sources: Sequence[str]) -> dict[str, Path]:
+        """Dataset -> its file of rows, for a router that has to see rows. The sources are as in `held_out_clusters`.
+
+        Raises:
+            ConfigError: a source is a folder of answers, which say nothing to such a router.
+            DataError: a source is no file.
+        """
+        found: dict[str, Path] = {}
+        for source in sources:
+            if (Path(source) / ANSWERS_FOLDER).is_dir():
+                raise ConfigError(
+                    f"--held-out {source}: is a folder of answers, but router {self.config.router!r} has to see the "
+                    "rows themselves; give a file of LLaVA rows ([NAME=]FILE)"
+                )
+            name, path = self._rows_of(source)
+            found[self._new_name(name, found)] = path
+        return found
+
+    def _new_name(self, name: str, taken: Container[str]) -> str:
+        """The name of a held-out dataset in the figures, unlike those of the run and those that are taken."""
+        name = f"{name} (test)" if name in {spec.name for spec in self.specs} else name
+        if name in taken:
+            raise ConfigError(f"--held-out: two datasets are named {name!r}; name them: NAME=FILE")
+        return name
+
+    def _rows_of(self, source: str) -> tuple[str, Path]:
+        """The name and the file of a source that is one."""
         name, _, file = source.rpartition("=")
         path = Path(source if Path(source).is_file() else user_path(file))
         if not path.is_file():
             raise DataError(
                 f"--held-out {source}: no such file of rows, and no folder of `llava-mocle eval`{looked_for(source)}"
             )
-        rows = {name or path.stem: read_rows(path)}
-        (texts,) = route_texts(rows, self.cluster_model.rule).values()
-        return dict.fromkeys(rows, self.cluster_model.assign(texts, cache_dir=self.cache_dir)[0])
+        return name or path.stem, path
 
     def _answered(self, path: Path) -> np.ndarray:
         last = self.cluster_model.num_clusters - 1
