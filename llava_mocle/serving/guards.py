@@ -4,7 +4,7 @@ import asyncio
 import hmac
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -103,8 +103,9 @@ async def unless_gone(request: Request, work: asyncio.Future[T]) -> T:
         ClientDisconnect: the client has gone; the work is cancelled.
     """
     watch = asyncio.ensure_future(gone(request))
+    both: set[asyncio.Future[Any]] = {work, watch}
     try:
-        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise ClientDisconnect
         return work.result()

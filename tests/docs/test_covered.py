@@ -90,6 +90,10 @@ def check(command: str) -> None:
             assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
         case ["cp", source, _]:
             assert (ROOT / source).is_file()
+        case ["curl", "-s", url, *_]:  # tests/serving/test_front.py asks there
+            assert url.endswith("/v1/chat/completions")
+        case ["python", "-m", "lmms_eval", *_]:  # another project's
+            pass
         case ["source", ".venv/bin/activate"]:
             pass
         case _:
