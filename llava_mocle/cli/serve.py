@@ -124,8 +124,15 @@ def _backend(args: argparse.Namespace, upstream_key: str | None, metrics: "Metri
     from llava_mocle.export.bundle import Bundle
     from llava_mocle.serving.upstream import Upstream
 
+    bundle = Bundle.open(args.bundle)
+    recorded = bundle.routing.ood
+    if args.ood == "universal" and recorded is not None and recorded.quantile != args.ood_quantile:
+        raise ConfigError(
+            f"--ood-quantile is {args.ood_quantile:g}, and {args.bundle} has the distance for {recorded.quantile:g}: "
+            "leave the option out"
+        )
     return Upstream(
-        Bundle.open(args.bundle),
+        bundle,
         args.upstream,
         engine=args.engine,
         ood=args.ood,

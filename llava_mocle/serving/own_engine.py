@@ -15,13 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+from llava_mocle.errors import ConfigError, DataError, RoutingError
 from llava_mocle.inference import Predictor
 from llava_mocle.inference.prepared import Prepared
 from llava_mocle.serving.answer import Answer
 from llava_mocle.serving.backend import Backend, Event, Finished, Job, Route, Usage
 from llava_mocle.serving.line import Line
 from llava_mocle.serving.question import Question
-from llava_mocle.serving.refusal import failed
+from llava_mocle.serving.refusal import Refusal, failed
 from llava_mocle.serving.together import answer_together
 from llava_mocle.serving.views import model_views
 
@@ -96,7 +97,12 @@ class OwnEngine(Backend):
 
     def _prepare(self, question: Question) -> Job:
         """In the thread that routes."""
-        (prepared,) = self._predictor.prepare([question.request()])
+        try:
+            (prepared,) = self._predictor.prepare([question.request()])
+        except (DataError, RoutingError, ConfigError) as error:
+            # The folder that such a message may name is nothing to clients.
+            message = str(error).removeprefix(f"{self._predictor.path}: ")
+            raise Refusal(400, message, code="invalid_request") from error
         cluster, distance = prepared.cluster_id, prepared.cluster_distance
         far = self.far_distance is not None and distance is not None and distance > self.far_distance
         view = self.view(cluster)

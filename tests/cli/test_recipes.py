@@ -94,6 +94,7 @@ def test_an_installed_wheel_has_them(tmp_path: Path) -> None:
     assert Path(call(python, "-c", "import llava_mocle; print(llava_mocle.__file__)").strip()).is_relative_to(site)
 
     assert "recipes" in call(program, "--help")
+    assert "<script>" in call(python, "-c", "from llava_mocle.serving.page import html; print(html())")
     assert [line.split()[0] for line in call(program, "recipes").splitlines()] == RECIPES + CONFIGURATIONS
     call(program, "recipes", "copy", "llava_v1_5_7b_mocle")
     plan = call(program, "plan", "llava_v1_5_7b_mocle.yaml", "--gpus", "8", "--gpu", "a100-80", "--samples", "1000000")
