@@ -151,7 +151,7 @@ def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
 
 
 def ask(url: str, name: str, request: Request, facts: ImageFacts, max_tokens: int) -> list[int]:
-    """The tokens of one answer of vLLM, by the OpenAI interface. (Its text lacks what is no whole letter at the end.)"""
+    """The tokens of one answer of vLLM. (Its text lacks what is no whole letter at the end.)"""
     content: list[dict[str, Any]] = [{"type": "text", "text": request.prompt}]
     for image in reversed(request.image_list):
         stream = io.BytesIO()
