@@ -29,12 +29,14 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from llava_mocle.data.images import load_image
+from llava_mocle.export.base_folder import engine_tokenizer
 from llava_mocle.export.bundle import BASE_NAME, Bundle, ImageFacts
 from llava_mocle.export.images import prepare
 from llava_mocle.export.request import Export
 from llava_mocle.export.run import export
 from llava_mocle.inference import Predictor, Request
 from llava_mocle.io.folders import is_new_or_empty
+from llava_mocle.io.libraries import quiet_libraries
 from playground.paths import DATA, DOMAINS, PLAYGROUND
 from tests.inference import tiny
 
@@ -148,8 +150,8 @@ def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     sys.exit(f"vLLM was not ready after {STARTS_WITHIN_S:.0f} s; see {log}")
 
 
-def ask(url: str, name: str, request: Request, facts: ImageFacts, max_tokens: int) -> str:
-    """One answer of vLLM, by the OpenAI interface."""
+def ask(url: str, name: str, request: Request, facts: ImageFacts, max_tokens: int) -> list[int]:
+    """The tokens of one answer of vLLM. (Its text lacks what is no whole letter at the end.)"""
     content: list[dict[str, Any]] = [{"type": "text", "text": request.prompt}]
     for image in reversed(request.image_list):
         stream = io.BytesIO()
@@ -161,21 +163,25 @@ def ask(url: str, name: str, request: Request, facts: ImageFacts, max_tokens: in
         "messages": [{"role": "user", "content": content}],
         "temperature": 0,
         "max_tokens": max_tokens,
+        "return_token_ids": True,
     }
     call = urllib.request.Request(
         f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
         with urllib.request.urlopen(call, timeout=600) as answer:
-            return str(json.load(answer)["choices"][0]["message"]["content"]).strip()
+            return list(json.load(answer)["choices"][0]["token_ids"])
     except urllib.error.HTTPError as error:
         sys.exit(f"vLLM refused a request to {name}: {error.code} {error.read().decode(errors='replace')[:1000]}")
 
 
-def answers(url: str, name: str, case: Case, facts: ImageFacts) -> list[str]:
+def answers(url: str, name: str, case: Case, bundle: Bundle) -> list[str]:
     """The answers to all rows, `CONCURRENT` requests at a time."""
+    facts = bundle.routing.image
     with ThreadPoolExecutor(CONCURRENT) as pool:
-        return list(pool.map(lambda request: ask(url, name, request, facts, case.max_tokens), case.requests))
+        rows = list(pool.map(lambda request: ask(url, name, request, facts, case.max_tokens), case.requests))
+    tokenizer = engine_tokenizer(bundle.base)
+    return [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in rows]
 
 
 def check(case: Case, python: str, port: int) -> list[str]:
@@ -183,7 +189,7 @@ def check(case: Case, python: str, port: int) -> list[str]:
     bundle = exported(case)
     routes, expected = expected_answers(case, bundle)
     with vllm_server(python, bundle, WORK / case.name / WRONG, port, WORK / case.name / "vllm.log") as url:
-        found = {name: answers(url, name, case, bundle.routing.image) for name in [*expected, WRONG]}
+        found = {name: answers(url, name, case, bundle) for name in [*expected, WRONG]}
     rows = range(len(case.requests))
     # Every adapter answers every row; a row tells where another adapter or the base answers it otherwise.
     telling = [row for row in rows if len({texts[row] for texts in expected.values()}) > 1]
@@ -217,6 +223,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["clip", "demo"], help="one of the two models")
     parser.add_argument("--port", type=int, default=8471)
     args = parser.parse_args()
+    quiet_libraries()
     cases = [case for case in (clip_case(), demo_case(args.rows)) if case and args.only in (None, case.name)]
     if not any(case.name == "demo" for case in cases) and args.only != "clip":
         print("the demo's model is not there (make demo), so it is left out")

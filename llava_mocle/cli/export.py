@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_truncation(bundle: "Bundle") -> None:
     for name, lost in bundle.manifest.truncation.items():
+        if not lost.total:
+            continue  # its rank is no larger
         worst = max(lost.sites, key=lambda site: lost.sites[site])
         print(
             f"{name}: rank {bundle.manifest.ranks[name]} loses {lost.total:.2%} in the Frobenius norm "

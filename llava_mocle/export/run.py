@@ -160,7 +160,7 @@ class _Models:
         kept = self._noted(loras, truncation)
         if self.format == "gguf":
             text_model = self.folder / ".text"
-            with progress(0, "language model", "B", unit_scale=True) as bar:
+            with progress(0, "language model", "byte", unit_scale=True) as bar:
                 gguf.write_text_model(text_model, self.loaded, self.weights, self.dtype, self.template, bar)
             with progress(len(names), "convert to GGUF", "adapter") as bar:
                 return gguf.convert(self.folder, text_model, kept, self.dtype, bar), truncation
@@ -189,7 +189,7 @@ class _Models:
         tower_type = config.vision_config.model_type
         write_base_files(folder, self.loaded, self.template, self.stopping, self.dtype, architecture_of(config))
         size = stored_bytes(self.weights, self.dtype)
-        with progress(size, f"weights of {folder.name}", "B", unit_scale=True, patience=1) as bar:
+        with progress(size, f"weights of {folder.name}", "byte", unit_scale=True, patience=1) as bar:
             write_weights(
                 folder,
                 self.weights,
@@ -218,7 +218,7 @@ def _seal(folder: Path, manifest: Manifest) -> None:
     """Write bundle.json, with the hash of every other file."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {}
-    with progress(folder_bytes(folder), "hash", "B", unit_scale=True, patience=1) as bar:
+    with progress(folder_bytes(folder), "hash", "byte", unit_scale=True, patience=1) as bar:
         for path in paths:
             files[path.relative_to(folder).as_posix()] = file_hash(path)
             bar.update(path.stat().st_size)
