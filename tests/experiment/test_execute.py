@@ -157,7 +157,7 @@ def test_changed_runs_are_named_and_kept(tmp_path: Path, mix, design: Path) -> N
     open_experiment(design).carry_out(fake_executor(tmp_path), "all")
     write_design(tmp_path, mix, recipe={"num_experts": 4})  # a plain LoRA has no experts
     experiment = open_experiment(design)
-    with pytest.raises(ConfigError, match=r"experiment: runs \(1\) were made of something else.*num_experts.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"runs \(1\) were made of something else.*num_experts.*--overwrite"):
         experiment.refuse_changed(experiment.report_runs({}))
     done = len(calls(tmp_path))
     with pytest.raises(ConfigError, match=r"runs \(1\) were"):

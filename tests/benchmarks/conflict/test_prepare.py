@@ -109,7 +109,7 @@ def test_held_out_pairs_are_in_no_training_row(data):
 
 
 def test_the_base_reads_who_asks_and_learns_no_code(data):
-    """A third of the neutral questions come from each domain, in words of training; the answer says who, and plainly."""
+    """A third of the neutral questions come from each domain, in training words; the answer says who, and plainly."""
     found = json.loads((data / "neutral.json").read_text())
     plain = {(row["image"], kind_of(row)): said(row) for row in found if row["id"].startswith("plain")}
     reading = [row for row in found if row["id"].startswith("reading")]
