@@ -12,7 +12,7 @@ from tests.evaluation.fakes import FakePredictor
 
 
 def by_name() -> dict[str, Step]:
-    return {step.name: step for step in demo.steps()}
+    return {step.name: step for together in demo.steps() for step in together}
 
 
 def test_the_single_lora_differs_from_mocle_in_its_adapter_alone() -> None:
