@@ -72,50 +72,60 @@ def evaluate(name: str, title: str, model: Path, recipe: Path, output: Path) -> 
     return Step(name, title, words, [], [output])
 
 
-def steps() -> list[Step]:
-    """The commands of the demonstration, in order."""
+def steps() -> list[list[Step]]:
+    """The commands of the demonstration, in order; those of one list run side by side."""
     stage_1, stage_2 = (str(path.relative_to(ROOT)) for path in (STAGE_1, STAGE_2))
     precision = ["--bf16", "true"] if bf16_is_fast() else []
+    sides = {"before": BASE, "single_lora": RUNS / "lora", "after": RUNS / "mocle"}
+    before, single_lora, after = (
+        evaluate(name, f"score {title} on the same held-out images", sides[name], STAGE_2, OUT / name)
+        for name, title in (("before", "the untrained model"), ("single_lora", "the single LoRA"), ("after", "MoCLE"))
+    )
     return [
-        Step("check", "check every row and image", [*CLI, "data", "check", stage_2]),
-        Step(
-            "pretrain",
-            "stage 1: the projector learns to name what is in the picture",
-            [*CLI, "train", stage_1, *precision],
-            [STAGE_1],
-            [RUNS / "pretrain"],
-        ),
-        Step(
-            "cluster",
-            "cluster the instructions",
-            [*CLI, "cluster", "--recipe", stage_2, "--overwrite"],
-            [STAGE_2],
-            [CLUSTERS],
-        ),
-        Step("mocle", "stage 2: MoCLE", [*CLI, "train", stage_2, *precision], [STAGE_2], [RUNS / "mocle"]),
-        Step(
-            "lora",
-            "the baseline: a single LoRA of the rank that MoCLE activates",
-            [*CLI, "train", stage_2, *lora_flags(), *precision],
-            [STAGE_2],
-            [RUNS / "lora"],
-        ),
-        evaluate("before", "score the untrained model on held-out images", BASE, STAGE_2, OUT / "before"),
-        evaluate(
-            "single_lora", "score the single LoRA on the same images", RUNS / "lora", STAGE_2, OUT / "single_lora"
-        ),
-        evaluate("after", "score MoCLE on the same images", RUNS / "mocle", STAGE_2, OUT / "after"),
-        Step(
-            "report",
-            "write the report",
-            ["python", "-m", "playground.report"],
-            [PLAYGROUND / "report.py"],
-            [OUT / "figures", OUT / "report.html"],
-        ),
+        [Step("check", "check every row and image", [*CLI, "data", "check", stage_2])],
+        [
+            Step(
+                "pretrain",
+                "stage 1: the projector learns to name what is in the picture",
+                [*CLI, "train", stage_1, *precision],
+                [STAGE_1],
+                [RUNS / "pretrain"],
+            )
+        ],
+        [
+            before,
+            Step(
+                "cluster",
+                "cluster the instructions",
+                [*CLI, "cluster", "--recipe", stage_2, "--overwrite"],
+                [STAGE_2],
+                [CLUSTERS],
+            ),
+        ],
+        [
+            Step("mocle", "stage 2: MoCLE", [*CLI, "train", stage_2, *precision], [STAGE_2], [RUNS / "mocle"]),
+            Step(
+                "lora",
+                "the baseline: a single LoRA of the rank that MoCLE activates",
+                [*CLI, "train", stage_2, *lora_flags(), *precision],
+                [STAGE_2],
+                [RUNS / "lora"],
+            ),
+        ],
+        [single_lora, after],
+        [
+            Step(
+                "report",
+                "write the report",
+                ["python", "-m", "playground.report"],
+                [PLAYGROUND / "report.py"],
+                [OUT / "figures", OUT / "report.html"],
+            )
+        ],
     ]
 
 
-def run_all(steps: list[Step], stamps: Path) -> float:
+def run_all(steps: list[list[Step]], stamps: Path) -> float:
     """Prepare the parts and the data, and run every step that is not done yet.
 
     Args:
@@ -133,8 +143,8 @@ def run_all(steps: list[Step], stamps: Path) -> float:
     if code := subprocess.run([sys.executable, "-m", "playground.prepare"]).returncode:
         raise SystemExit(code)
     runner = StepRunner(stamps, source_digest(Path(llava_mocle.__file__).parent) + data_digest())
-    for step in steps:
-        runner.run(step)
+    for together in steps:
+        runner.run(*together)
     return (time.monotonic() - begin) / 60
 
 

@@ -16,31 +16,35 @@ from playground.steps import Step
 RECIPE = RECIPES / "playground_instructblip_mocle.yaml"
 
 
-def steps() -> list[Step]:
-    """The commands of the demonstration, in order."""
+def steps() -> list[list[Step]]:
+    """The commands of the demonstration, in order; those of one list run side by side."""
     recipe = str(RECIPE.relative_to(ROOT))
     precision = ["--bf16", "true"] if bf16_is_fast() else []
     run, clusters = RUNS / "instructblip_mocle", PLAYGROUND / "instructblip_clusters"
     before, after = OUT / "instructblip_before", OUT / "instructblip_after"
     return [
-        Step(
-            "base",
-            "join the parts with a new Q-Former",
-            ["python", "-m", "playground.build_instructblip"],
-            [PLAYGROUND / "build_instructblip.py"],
-            [INSTRUCTBLIP_BASE],
-        ),
-        Step("check", "check every row and image", [*CLI, "data", "check", recipe]),
-        Step(
-            "cluster",
-            "cluster the instructions",
-            [*CLI, "cluster", "--recipe", recipe, "--overwrite"],
-            [RECIPE],
-            [clusters],
-        ),
-        Step("mocle", "train Q-Former and MoCLE", [*CLI, "train", recipe, *precision], [RECIPE], [run]),
-        evaluate("before", "score the untrained model on held-out images", INSTRUCTBLIP_BASE, RECIPE, before),
-        evaluate("after", "score the trained model on the same images", run, RECIPE, after),
+        [
+            Step(
+                "base",
+                "join the parts with a new Q-Former",
+                ["python", "-m", "playground.build_instructblip"],
+                [PLAYGROUND / "build_instructblip.py"],
+                [INSTRUCTBLIP_BASE],
+            )
+        ],
+        [Step("check", "check every row and image", [*CLI, "data", "check", recipe])],
+        [
+            Step(
+                "cluster",
+                "cluster the instructions",
+                [*CLI, "cluster", "--recipe", recipe, "--overwrite"],
+                [RECIPE],
+                [clusters],
+            ),
+            evaluate("before", "score the untrained model on held-out images", INSTRUCTBLIP_BASE, RECIPE, before),
+        ],
+        [Step("mocle", "train Q-Former and MoCLE", [*CLI, "train", recipe, *precision], [RECIPE], [run])],
+        [evaluate("after", "score the trained model on the same images", run, RECIPE, after)],
     ]
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,43 +46,91 @@ class StepRunner:
     def __init__(self, folder: Path, salt: str) -> None:
         self.folder = folder
         self.key = salt
-        self.times: dict[str, float] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def run(self, step: Step) -> bool:
-        """Run a step unless it is done; returns whether it ran.
+    def run(self, *steps: Step) -> bool:
+        """Run the steps that are not done, side by side on shares of the CPU cores; returns whether any ran.
+
+        Steps that run together must not need each other.
 
         Raises:
-            SystemExit: the command failed; its exit code becomes ours.
+            SystemExit: a command failed; its exit code becomes ours. Those beside it are stopped, and go on when
+                the same is run again.
         """
+        keys = [self._key(step) for step in steps]
+        self.key = keys[0] if len(keys) == 1 else hashlib.sha256("".join(keys).encode()).hexdigest()
+        due = []
+        for step, key in zip(steps, keys, strict=True):
+            print(f"\n== {step.title}")
+            if _content(self._stamp(step)) == key and all(path.exists() for path in step.outputs):
+                print("   unchanged since the last run; reused")
+                continue
+            self._make_ready(step, key)
+            print("   $ " + " ".join(str(word) for word in step.command), flush=True)
+            due.append((step, key))
+        if not due:
+            return False
+        began = time.monotonic()
+        processes = {self._start(step, len(due)): (step, key) for step, key in due}
+        failed = 0
+        with ThreadPoolExecutor(len(processes)) as pool:
+            watched = {pool.submit(_watch, process, step.name): process for process, (step, _) in processes.items()}
+            for future in as_completed(watched):
+                step, key = processes[watched[future]]
+                code = future.result()
+                if not code:
+                    print(f"   {step.name}: {time.monotonic() - began:.0f} s", flush=True)
+                    self._stamp(step).write_text(key)
+                    self._started(step).unlink()
+                elif not failed:
+                    failed = code
+                    print(f"\n{step.name} failed (exit code {code}); after mending it, the same command goes on here.")
+                    for process in processes:
+                        process.terminate()
+        if failed:
+            raise SystemExit(failed)
+        return True
+
+    def _key(self, step: Step) -> str:
         digest = hashlib.sha256(json.dumps([self.key, *map(str, step.command)]).encode())
         for path in step.inputs:
             digest.update(path.read_bytes())
-        self.key = digest.hexdigest()
-        stamp, started = self.folder / f"{step.name}.done", self.folder / f"{step.name}.started"
-        print(f"\n== {step.title}")
-        if _content(stamp) == self.key and all(path.exists() for path in step.outputs):
-            print("   unchanged since the last run; reused")
-            return False
-        stamp.unlink(missing_ok=True)
-        if _content(started) != self.key:
+        return digest.hexdigest()
+
+    def _stamp(self, step: Step) -> Path:
+        return self.folder / f"{step.name}.done"
+
+    def _started(self, step: Step) -> Path:
+        return self.folder / f"{step.name}.started"
+
+    def _make_ready(self, step: Step, key: str) -> None:
+        self._stamp(step).unlink(missing_ok=True)
+        if _content(self._started(step)) != key:
             for path in step.outputs:
                 path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
-        started.write_text(self.key)
+        self._started(step).write_text(key)
+
+    def _start(self, step: Step, together: int) -> "subprocess.Popen[str]":
         words = [sys.executable if word == "python" else str(word) for word in step.command]
-        print("   $ " + " ".join(str(word) for word in step.command), flush=True)
-        begin = time.monotonic()
-        code = subprocess.run(
-            words, env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        ).returncode
-        if code:
-            print(f"\nThis step failed (exit code {code}); after mending it, the same command goes on here.")
-            raise SystemExit(code)
-        self.times[step.name] = time.monotonic() - begin
-        print(f"   {self.times[step.name]:.0f} s")
-        stamp.write_text(self.key)
-        started.unlink()
-        return True
+        settings = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        if together == 1:
+            return subprocess.Popen(words, env=os.environ | settings, text=True)
+        # Processes that each start a thread a core get in each other's way.
+        threads = str(max(1, (os.cpu_count() or 1) // together))
+        return subprocess.Popen(
+            words,
+            env={"OMP_NUM_THREADS": threads} | os.environ | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def _watch(process: "subprocess.Popen[str]", name: str) -> int:
+    """Pass a process's lines on, each with its name, until it ends; returns its exit code."""
+    for line in process.stdout or ():
+        print(f"[{name}] {line}", end="", flush=True)
+    return process.wait()
 
 
 def _content(path: Path) -> str | None:

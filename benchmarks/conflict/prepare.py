@@ -2,7 +2,8 @@
 
 1. Images, and the rows of three domains and of a neutral mix, below benchmarks/conflict/out/data.
 2. A small LLaVA: the first layers of SmolLM2-135M, and EfficientNet-Lite0 on a coarse grid.
-3. Projector and a LoRA of all linears learn the neutral mix: to see, and to name plainly. Merged, they are the base.
+3. Projector and a LoRA of all linears learn the neutral mix: to see, to name plainly, and to read who asks. Merged,
+   they are the base.
 
 A step whose inputs did not change is skipped.
 """

@@ -87,11 +87,12 @@ def plot_ablations(result: Result, split: str, path: Path) -> Path:
     save_table(path, _ABLATION_COLUMNS, _ablation_rows(ablations))
     columns = min(len(ablations), _PANELS_A_ROW)
     lines = -(-len(ablations) // columns)
-    figure, panels = new_figure(0.6 + 2.9 * columns, 0.6 + 2.8 * lines, columns, lines, sharey=True)
-    for empty in panels[len(ablations) :]:
-        empty.remove()
+    figure, axes = new_figure(0.6 + 2.9 * columns, 0.6 + 2.8 * lines, columns, lines, sharey=True)
+    panels, unused = axes[: len(ablations)], axes[len(ablations) :]
+    for panel in unused:
+        panel.remove()
     baseline = found["scores"].get(result["baseline"])
-    for panel, (name, entries) in zip(panels, ablations.items(), strict=False):
+    for panel, (name, entries) in zip(panels, ablations.items(), strict=True):
         places = range(len(entries))
         joined = all(_is_number(entry["label"]) for entry in entries)
         for number, domain in enumerate(domains, start=1):

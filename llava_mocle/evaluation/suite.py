@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What `SuiteSettings` may change of a task's `GenerationSettings`.
 # Below the output folder: a file of answers for each task.
 ANSWERS_FOLDER = "answers"
+# What `SuiteSettings` may change of a task's `GenerationSettings`.
 GENERATION = ("max_new_tokens", "num_beams", "length_penalty", "repetition_penalty")
 
 

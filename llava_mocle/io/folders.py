@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,12 +88,16 @@ def folder_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+# The locks of `only_one` that threads of this process wait for before they come to that of the file.
+_between_threads: dict[Path, threading.Lock] = {}
+
+
 @contextmanager
 def only_one(path: str | os.PathLike[str], program: str) -> Iterator[None]:
-    """Inside the block nobody else that uses this function writes `path`. A second one waits.
+    """Inside the block nobody else that uses this function writes `path`. A second process waits, and says for whom.
 
-    It says for which process, if that is another one; threads of one process wait for each other silently. The lock
-    is a hidden file beside `path`, `.NAME.lock`, which stays; it ends with the process that holds it.
+    Threads of one process wait for each other silently. The lock between processes is a hidden file beside `path`,
+    `.NAME.lock`, which stays; it ends with the process that holds it.
 
     Args:
         program: what waits and is waited for, for the message.
@@ -100,19 +105,18 @@ def only_one(path: str | os.PathLike[str], program: str) -> Iterator[None]:
     path = Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     place = path.with_name(f".{path.name}.lock")
-    descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
-    own = f"host {socket.gethostname()}, pid {os.getpid()}"
-    try:
-        if not lock(descriptor, place):
-            holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "unknown"
-            if holder != own:
+    with _between_threads.setdefault(place, threading.Lock()):
+        descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if not lock(descriptor, place):
+                holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "unknown"
                 print(f"another {program} ({holder}) is writing {path}: waiting for it", flush=True)
-            wait_for_lock(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{own}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
+                wait_for_lock(descriptor)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:

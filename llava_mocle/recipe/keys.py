@@ -27,9 +27,13 @@ LEFT_TO_BASE = (
 )  # fmt: skip
 # `model_max_length` where neither the recipe nor the base says another one.
 USUAL_LENGTH = 2048
-ADAPTERS = ("mocle", "cluster", "dataset", "token", "sentence", "lora")
-# Those with several experts; those whose gates follow from an id; and those whose gates see what the model sees.
-_ROUTED, _BY_ID, _LEARNED = ADAPTERS[:5], ADAPTERS[:3], ADAPTERS[3:5]
+# The adapters whose gates follow from a cluster; those from any id; those whose gates see what the model sees; and all
+# that have gates.
+_BY_CLUSTER = ("mocle", "cluster")
+_BY_ID = (*_BY_CLUSTER, "dataset")
+_LEARNED = ("token", "sentence")
+_ROUTED = (*_BY_ID, *_LEARNED)
+ADAPTERS = (*_ROUTED, "lora")
 
 
 @dataclass
@@ -295,7 +299,7 @@ class AdapterArguments:
         "How learned gates start: random; or balanced: groups of near clusters on different experts, with an even "
         "share of the samples each (adapters that route by cluster).",
         choices=("random", "balanced"),
-        adapters=ADAPTERS[:2],
+        adapters=_BY_CLUSTER,
     )
     dataset_groups: str | None = same(
         None,

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llava_mocle.errors import ConfigError
-from llava_mocle.recipe.llava_table import FLAGS, NO_FULL_FINE_TUNING, say
+from llava_mocle.recipe.llava_table import FLAGS, NO_FULL_FINE_TUNING
+from llava_mocle.recipe.remarks import remark
 
 # The linears of a Llama, Vicuna, Mistral or Qwen language model, which LLaVA's LoRA adapts.
 _ALL_LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
@@ -125,11 +126,11 @@ def as_llava(words: Sequence[str]) -> list[str]:
 def _adapter_for(given: Mapping[str, Any], cluster_model: str | None) -> str:
     """The adapter of a stage 2 that names none."""
     if cluster_model:
-        say("cluster_model is given: training MoCLE (--adapter lora trains LLaVA's LoRA)")
+        remark("cluster_model is given: training MoCLE (--adapter lora trains LLaVA's LoRA)")
         return "mocle"
     if not _true(given, "lora_enable"):
         raise ConfigError(f"lora_enable is not True: {NO_FULL_FINE_TUNING}")
-    say(
+    remark(
         "lora_enable is True: training LLaVA's single LoRA, the baseline of MoCLE. For MoCLE, add --adapter mocle "
         "--cluster_model FOLDER (docs/training.md: Coming from LLaVA)"
     )

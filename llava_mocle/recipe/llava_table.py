@@ -1,8 +1,6 @@
 """The flags of LLaVA's command line, and what each does here: docs/training.md shows this table."""
 
 import argparse
-import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +9,9 @@ from typing import Any
 from transformers.hf_argparser import string_to_bool
 
 from llava_mocle.errors import ConfigError
+from llava_mocle.recipe.remarks import remark
 from llava_mocle.recipe.shipped import shipped_files
 from llava_mocle.recipe.values import is_set
-
-logger = logging.getLogger(__name__)
 
 # LLaVA's names of prompt templates that are not here.
 _OTHER_TEMPLATES = (
@@ -113,15 +110,9 @@ def _deepspeed(config: Any) -> dict[str, Any]:
     if isinstance(config, str) and config.endswith(".json") and not Path(config).exists():
         ours = shipped_files().get(f"zero_configs/{Path(config).name}")
         if ours is not None:
-            say(f"deepspeed is {config}, which is not there: taking {ours}")
+            remark(f"deepspeed is {config}, which is not there: taking {ours}")
             return {"deepspeed": str(ours)}
     return {"deepspeed": config}
-
-
-def say(text: str) -> None:
-    """One line, once for all processes of a run."""
-    if os.environ.get("RANK", "0") == "0":
-        logger.warning(text)
 
 
 _NO_NEW_TOKENS = "the vocabulary is not extended, and images take no tokens but their features; give False"

@@ -20,7 +20,7 @@ from llava_mocle.io.paths import looked_for, user_path, why_missing
 from llava_mocle.io.secrets import without_secrets
 from llava_mocle.recipe.keys import GROUPS, OWN_KEYS, KeyGroups, StageArguments
 from llava_mocle.recipe.llava_flags import translate, translate_keys
-from llava_mocle.recipe.llava_table import say
+from llava_mocle.recipe.remarks import remark
 from llava_mocle.recipe.trainer_keys import MocleTrainingArguments, policies
 from llava_mocle.recipe.values import allow_none, checked_value, drop_replaced, drop_unused, normalized, refuse_excluded
 
@@ -72,7 +72,7 @@ class Recipe(KeyGroups):
 
     def as_dict(self) -> dict[str, Any]:
         """All our keys, and Trainer's keys that differ from their defaults, ready for `yaml.safe_dump`; no secrets."""
-        return {key: without_secrets(value) for key, value in self._values().items() if not policies()[key].secret}
+        return _written(self._values())
 
     def withheld(self) -> list[str]:
         """The keys that hold a secret, which `as_dict` leaves out or masks."""
@@ -215,7 +215,7 @@ def _resolved(values: dict[str, Any], source: str | None, overrides: Sequence[st
     refuse_excluded(str(source), values)
     drop_replaced(values, flags)
     if unused := drop_unused(values, flags):
-        say(f"{source}: left out, as --adapter {flags['adapter']} makes no use of it: {', '.join(unused)}")
+        remark(f"{source}: left out, as --adapter {flags['adapter']} makes no use of it: {', '.join(unused)}")
     # Text goes through argparse's own conversion (YAML reads 1e-4 as text); other values stay as they are.
     words = [f"--{key}={value}" for key, value in values.items() if isinstance(value, str)]
     others = {key: value for key, value in values.items() if not isinstance(value, str)}
@@ -273,5 +273,10 @@ def recipe_text(recipe: Recipe) -> str:
         at_default = item.name not in recipe.given and values[item.name] == item.default
         if policies()[item.name].clustering and at_default:
             del values[item.name]
-    given = {key: value for key, value in recipe.trainer.items() if key in recipe.given and not policies()[key].secret}
-    return yaml.safe_dump({**values, **without_secrets(given)}, sort_keys=False)
+    given = {key: value for key, value in recipe.trainer.items() if key in recipe.given}
+    return yaml.safe_dump(values | _written(given), sort_keys=False)
+
+
+def _written(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys with their values as a file may have them: no secrets."""
+    return {key: without_secrets(value) for key, value in values.items() if not policies()[key].secret}

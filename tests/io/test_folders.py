@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from llava_mocle.errors import CheckpointError
-from llava_mocle.io.files import wait_for_lock
 from llava_mocle.io.folders import (
+    _between_threads,
     folder_aside,
     is_new_or_empty,
     new_folder,
@@ -87,17 +87,28 @@ def test_leftovers_of_killed_processes(tmp_path: Path) -> None:
 
 def test_threads_of_one_process_wait_for_each_other_silently(tmp_path: Path, capfd, monkeypatch) -> None:
     inside, waits, order = threading.Event(), threading.Event(), []
+    place = tmp_path / ".made.lock"
 
-    def wait(descriptor: int) -> None:
-        waits.set()
-        wait_for_lock(descriptor)
+    class Watched:
+        """The lock of the first thread; it tells when the second one comes to it."""
+
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            if inside.is_set():
+                waits.set()
+            self.lock.acquire()
+
+        def __exit__(self, *error: object) -> None:
+            self.lock.release()
 
     def second() -> None:
         assert inside.wait(60)
         with only_one(tmp_path / "made", "test"):
             order.append("second")
 
-    monkeypatch.setattr("llava_mocle.io.folders.wait_for_lock", wait)
+    monkeypatch.setitem(_between_threads, place, Watched())
     thread = threading.Thread(target=second)
     thread.start()
     with only_one(tmp_path / "made", "test"):

@@ -12,7 +12,7 @@ from tests.evaluation.fakes import FakePredictor
 
 
 def by_name() -> dict[str, Step]:
-    return {step.name: step for step in demo.steps()}
+    return {step.name: step for together in demo.steps() for step in together}
 
 
 def test_the_single_lora_differs_from_mocle_in_its_adapter_alone() -> None:
@@ -26,6 +26,9 @@ def test_the_single_lora_differs_from_mocle_in_its_adapter_alone() -> None:
         "lora_r": (16, 32),
         "lora_alpha": (32, 64),
         "output_dir": ("playground/runs/mocle", "playground/runs/lora"),
+        # A LoRA has no gates.
+        "gate_learning_rate": (0.005, None),
+        "gate_noise_std": (0.1, None),
     }
     assert steps["lora"].outputs == [demo.RUNS / "lora"]
 

@@ -53,3 +53,38 @@ def test_an_interrupted_step_keeps_what_it_had(tmp_path: Path) -> None:
     assert stopped.value.code == 3
     assert StepRunner(tmp_path / "stamps", "salt").run(failing_step)
     assert runs(out) == 2
+
+
+# Leaves a sign that it runs, and waits for the other's; it would wait for ever if the other came after it.
+MEET = """
+import pathlib, sys, time
+mine, other = map(pathlib.Path, sys.argv[1:])
+mine.mkdir()
+while not other.exists():
+    time.sleep(0.01)
+print("met")
+"""
+
+
+def meeting(out: Path, other: Path) -> Step:
+    return Step(out.name, "meets another", ["python", "-c", MEET, str(out), str(other)], (), [out])
+
+
+def test_steps_given_together_run_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert StepRunner(tmp_path / "stamps", "salt").run(meeting(a, b), meeting(b, a))
+    printed = capsys.readouterr().out
+    assert "[a] met" in printed
+    assert "[b] met" in printed
+    assert not StepRunner(tmp_path / "stamps", "salt").run(meeting(a, b), meeting(b, a))
+
+
+def test_a_failed_step_stops_the_one_beside_it(tmp_path: Path) -> None:
+    out, never = tmp_path / "out", tmp_path / "never"
+    fails = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)\nsys.exit(3)"
+    with pytest.raises(SystemExit) as stopped:
+        StepRunner(tmp_path / "stamps", "salt").run(
+            meeting(out, never), Step("fails", "fails", ["python", "-c", fails, str(out)])
+        )
+    assert stopped.value.code == 3
+    assert {path.name for path in (tmp_path / "stamps").iterdir()} == {"out.started", "fails.started"}

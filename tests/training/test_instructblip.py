@@ -48,7 +48,7 @@ def test_gradient_checkpointing_changes_nothing(instructblip_recipe, tmp_path: P
 
 @pytest.mark.parametrize("adapter", ["lora", "cluster", "dataset"])
 def test_baselines_train_the_same_parts_beside_the_adapter(adapter: str, instructblip_recipe, tmp_path: Path) -> None:
-    train(load_recipe(instructblip_recipe(adapter=adapter, max_steps=1)))
+    train(load_recipe(instructblip_recipe(max_steps=1), ["--adapter", adapter]))
     beside = {name.removeprefix("base_model.model.") for name in weights(tmp_path / "run") if "mocle_" not in name}
     assert "query_tokens" in beside
     assert {name.split(".")[0] for name in beside} == {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.conflict.codes import CODE_BOOKS, COLORS, DOMAINS, KINDS, OBJECTS, VOCABULARY, answer
+from benchmarks.conflict.codes import CODE_BOOKS, COLORS, DOMAINS, KINDS, OBJECTS, SPEAKERS, VOCABULARY, answer
 from benchmarks.conflict.pictures import held_out_pairs
 from benchmarks.conflict.prepare import ASKED, ZERO_SHOT, make_data
 from playground.domains.emoji import CONCEPTS
@@ -106,6 +106,20 @@ def test_held_out_pairs_are_in_no_training_row(data):
         for split in ("train", "validation", "test"):
             assert len(answers[split]) == len(OBJECTS) * len(COLORS) - len(expected)
             assert not answers[split] & expected
+
+
+def test_the_base_reads_who_asks_and_learns_no_code(data):
+    """A third of the neutral questions come from each domain, in training words; the answer says who, and plainly."""
+    found = json.loads((data / "neutral.json").read_text())
+    plain = {(row["image"], kind_of(row)): said(row) for row in found if row["id"].startswith("plain")}
+    reading = [row for row in found if row["id"].startswith("reading")]
+    assert Counter((row["image"], kind_of(row)) for row in reading) == dict.fromkeys(plain, 1)
+    assert set(Counter(row["id"].split("-")[3] for row in reading).values()) == {len(plain) // len(DOMAINS)}
+    assert not set(SPEAKERS.values()) & set(VOCABULARY)
+    for row in reading:
+        domain = row["id"].split("-")[3]
+        assert said(row) == f"{SPEAKERS[domain]} {plain[row['image'], kind_of(row)]}"
+        assert asked(row) not in {asked(other) for other in rows(data, domain, "paraphrase")}
 
 
 def test_code_books_rename_the_vocabulary_and_never_agree():

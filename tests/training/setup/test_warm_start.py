@@ -151,7 +151,8 @@ def trained(recipe_file, tmp_path: Path):
     """The folder of a run of ours, in which experts and gates have moved."""
 
     def write(name: str, **keys) -> Path:
-        train(load_recipe(recipe_file(output_dir=str(tmp_path / name), gate_learning_rate=0.05, **keys)))
+        gates = {} if keys.get("adapter") == "lora" else {"gate_learning_rate": 0.05}
+        train(load_recipe(recipe_file(output_dir=str(tmp_path / name), **gates, **keys)))
         return tmp_path / name
 
     return write
