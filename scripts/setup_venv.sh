@@ -38,7 +38,7 @@ echo "== setting up .venv with $("$python" --version)"
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
 pip=(.venv/bin/python -m pip --disable-pip-version-check)
 
-extras="dev,demo,qlora,serve"
+extras="dev,demo,qlora,gguf,serve"
 [ "$(uname -s)" = Linux ] && extras="$extras,deepspeed"
 build="$named" why="TORCH=$named"
 if [ -z "$build" ]; then
