@@ -4,16 +4,16 @@
 # make check   format, lint, types and the fast tests; before each commit
 # make bench   the benchmarks, about 10 minutes on 2 idle cores; prints ratios
 # make check-vllm   bundles served by a real vLLM on the CPU, answer for answer; it makes a venv of its own (3.4 GB)
-# make cluster-packages   Debian's SLURM and network tools, which the multi-node tests start (as root); they skip without
+# make test-packages   what tests start of Debian's packages (as root): SLURM, network tools, Chromium; they skip without
 # Each target sets up .venv first. PYTHON=... chooses the interpreter, TORCH=cuda|cpu the build of PyTorch.
 
 VENV := .venv/bin
 # Test workers; each runs on one thread.
 WORKERS ?= 2
 # What the multi-node tests run on.
-CLUSTER_PACKAGES := slurmctld slurmd slurm-client munge iproute2 openssh-server pdsh
+TEST_PACKAGES := slurmctld slurmd slurm-client munge iproute2 openssh-server pdsh chromium fonts-dejavu-core
 
-.PHONY: help setup demo demo-instructblip test check check-vllm lint types bench encoder cluster-packages clean
+.PHONY: help setup demo demo-instructblip test check check-vllm lint types bench encoder test-packages clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -44,9 +44,9 @@ check: lint types encoder
 test: lint types encoder
 	$(VENV)/pytest -n $(WORKERS) --durations=10
 
-cluster-packages:
-	@if dpkg -s $(CLUSTER_PACKAGES) >/dev/null 2>&1; then exit 0; fi; \
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CLUSTER_PACKAGES)
+test-packages:
+	@if dpkg -s $(TEST_PACKAGES) >/dev/null 2>&1; then exit 0; fi; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TEST_PACKAGES)
 
 check-vllm: setup
 	@bash scripts/check_vllm.sh

@@ -3,10 +3,13 @@
 Two models, in float32: a tiny random LLaVA with a CLIP tower and images that are not square, and the demo's trained
 model if `make demo` has made it. Each question is asked of its own cluster's adapter, of every other one, and of the
 base. Rows where all of these answer alike show nothing, so the rows are counted where another cluster or the base
-answers differently. A second copy of an adapter has the names that vLLM takes without an error and then ignores.
+answers differently. A second copy of an adapter has the names that vLLM takes without an error and then ignores: the
+router's probe must name it, and no other. Then the router (`llava-mocle serve`) stands before vLLM and is asked by
+OpenAI's own client, 24 requests at a time, half of them streams.
 """
 
 import argparse
+import asyncio
 import base64
 import io
 import json
@@ -16,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -26,9 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import openai
 from safetensors.torch import load_file, save_file
 
 from llava_mocle.data.images import load_image
+from llava_mocle.errors import ConfigError
 from llava_mocle.export.base_folder import engine_tokenizer
 from llava_mocle.export.bundle import BASE_NAME, Bundle, ImageFacts
 from llava_mocle.export.images import prepare
@@ -37,6 +44,9 @@ from llava_mocle.export.run import export
 from llava_mocle.inference import Predictor, Request
 from llava_mocle.io.folders import is_new_or_empty
 from llava_mocle.io.libraries import quiet_libraries
+from llava_mocle.serving.engines import Vllm
+from llava_mocle.serving.pictures import data_uri
+from llava_mocle.serving.probe import probe
 from playground.paths import DATA, DOMAINS, PLAYGROUND
 from tests.inference import tiny
 
@@ -184,16 +194,91 @@ def answers(url: str, name: str, case: Case, bundle: Bundle) -> list[str]:
     return [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in rows]
 
 
+@contextmanager
+def router(bundle: Bundle, upstream: str, log: Path) -> Iterator[str]:
+    """`llava-mocle serve` before vLLM; yields its URL."""
+    words = ["-m", "llava_mocle.cli.main", "serve", "--bundle", str(bundle.folder), "--upstream", upstream]
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, *words, "--port", "0"], stdout=subprocess.PIPE, stderr=stream, text=True
+        )
+    assert process.stdout is not None
+    line = process.stdout.readline()  # ends with the process too
+    if not line.startswith("serving "):
+        sys.exit(f"the router did not start: {line}{log.read_text()[-3000:]}")
+    threading.Thread(target=process.stdout.read, daemon=True).start()
+    try:
+        yield line.split(" at ")[1].split("/v1")[0]
+    finally:
+        process.terminate()
+        process.wait(120)
+
+
+def ask_router(client: openai.OpenAI, request: Request, max_tokens: int, stream: bool) -> tuple[str, int | None]:
+    """An answer by OpenAI's client, with the image as it is; and the cluster that the router told."""
+    content: list[Any] = [{"type": "text", "text": request.prompt}]
+    for image in reversed(request.image_list):
+        buffer = io.BytesIO()
+        load_image(image).save(buffer, "PNG")
+        content.insert(0, {"type": "image_url", "image_url": {"url": data_uri(buffer.getvalue(), "PNG")}})
+    messages: list[Any] = [{"role": "user", "content": content}]
+    if not stream:
+        whole: Any = client.chat.completions.create(model="mocle", messages=messages, max_tokens=max_tokens)
+        return whole.choices[0].message.content, whole.mocle["cluster_id"]
+    chunks: Any = client.chat.completions.create(model="mocle", messages=messages, max_tokens=max_tokens, stream=True)
+    text, cluster = "", None
+    for chunk in chunks:
+        text += chunk.choices[0].delta.content or ""
+        cluster = (getattr(chunk, "mocle", None) or {"cluster_id": cluster})["cluster_id"]
+    return text, cluster
+
+
+def check_router(case: Case, bundle: Bundle, upstream: str, routes: list[int], expected: list[str]) -> list[str]:
+    """Ask each row through the router; prints what came out, returns what is wrong."""
+    with router(bundle, upstream, WORK / case.name / "router.log") as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
+        with client, ThreadPoolExecutor(CONCURRENT) as pool:
+            rows = enumerate(case.requests)
+            found = list(pool.map(lambda row: ask_router(client, row[1], case.max_tokens, row[0] % 2 == 1), rows))
+    # A text may end within a letter of several bytes, which vLLM leaves out and the Predictor writes as "�".
+    equal = [text.rstrip("�") == answer.rstrip("�") for (text, _), answer in zip(found, expected, strict=True)]
+    told = [cluster == route for (_, cluster), route in zip(found, routes, strict=True)]
+    counts = f"{sum(equal)}/{len(equal)} answers and {sum(told)}/{len(told)} routes"
+    print(f"\nThrough the router, {CONCURRENT} at a time, half of them streams: {counts}")
+    return [
+        f"{case.name}, through the router, row {row}: {found[row]}, expected {(expected[row], routes[row])}"
+        for row in range(len(equal))
+        if not (equal[row] and told[row])
+    ][:1]
+
+
+def check_probe(url: str, bundle: Bundle) -> list[str]:
+    """The probe must find the adapter with other names, and no other; returns what is wrong."""
+
+    async def look() -> str:
+        async with httpx2.AsyncClient(base_url=url, timeout=600) as client:
+            try:
+                await probe(client, Vllm(), bundle.routing, [*bundle.adapter_names, WRONG])
+            except ConfigError as error:
+                return str(error)
+        return "nothing is said"
+
+    said = asyncio.run(look())
+    print(f"\nThe probe: {said}")
+    return [] if f"log-probabilities for {WRONG}:" in said else [f"the probe: {said}"]
+
+
 def check(case: Case, python: str, port: int) -> list[str]:
-    """Print a case's table; returns what is wrong."""
+    """Print a case's tables; returns what is wrong."""
     bundle = exported(case)
     routes, expected = expected_answers(case, bundle)
     with vllm_server(python, bundle, WORK / case.name / WRONG, port, WORK / case.name / "vllm.log") as url:
         found = {name: answers(url, name, case, bundle) for name in [*expected, WRONG]}
+        own = [expected[f"cluster_{route}"][row] for row, route in enumerate(routes)]
+        wrong = [*check_probe(url, bundle), *check_router(case, bundle, url, routes, own)]
     rows = range(len(case.requests))
     # Every adapter answers every row; a row tells where another adapter or the base answers it otherwise.
     telling = [row for row in rows if len({texts[row] for texts in expected.values()}) > 1]
-    wrong = []
     print(
         f"\n{case.name}: {len(rows)} questions, {len(telling)} of them answered differently by some adapter or the base"
     )

@@ -46,7 +46,7 @@ def missing() -> str | None:
     if os.geteuid() != 0:
         return "starting a SLURM needs root"
     absent = [name for name in COMMANDS if shutil.which(name) is None]
-    return f"not installed: {', '.join(absent)} (make cluster-packages)" if absent else None
+    return f"not installed: {', '.join(absent)} (make test-packages)" if absent else None
 
 
 class SlurmCluster:

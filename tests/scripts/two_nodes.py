@@ -11,7 +11,7 @@ def missing() -> str | None:
     if os.geteuid() != 0:
         return "network namespaces need root"
     if shutil.which("ip") is None or shutil.which("unshare") is None:
-        return "not installed: ip, unshare (make cluster-packages)"
+        return "not installed: ip, unshare (make test-packages)"
     probe = f"probe{os.getpid()}"
     if subprocess.run(["ip", "netns", "add", probe], capture_output=True, check=False).returncode != 0:
         return "this machine allows no network namespaces"
