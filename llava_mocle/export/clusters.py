@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llava_mocle.clustering import ClusterModel
 from llava_mocle.clustering.cluster_files import CONFIG_FILE
-from llava_mocle.clustering.encoder_files import find_local_encoder, weight_hash
+from llava_mocle.clustering.encoder import recorded_encoder
 from llava_mocle.errors import AssetError
 from llava_mocle.export.bundle import ENCODER_FOLDER
 from llava_mocle.io.files import write_text
@@ -21,7 +21,7 @@ _OTHER_FORMATS = ("onnx", "openvino", "*.h5", "*.ot", "*.onnx", ".git*", ".cache
 
 
 def write_clusters(folder: Path, cluster_model: ClusterModel, encoder: str | None) -> None:
-    """Write clusters/, and encoder/ where the encoder is on this machine; a warning says where it is not.
+    """Write clusters/, and encoder/ where the encoder is found; a warning says where it is not.
 
     Args:
         folder: the bundle.
@@ -33,24 +33,26 @@ def write_clusters(folder: Path, cluster_model: ClusterModel, encoder: str | Non
         # The name says where it was on the machine that trained; its hash says what it is.
         named = dataclasses.replace(config, encoder=Path(config.encoder).name)
         write_text(folder / CLUSTERS_FOLDER / CONFIG_FILE, named.to_json())
-    reason = _copy(find_local_encoder(encoder or config.encoder), folder / ENCODER_FOLDER, config.encoder_weight_hash)
+    reason = _copy(encoder or config.encoder, folder / ENCODER_FOLDER, config.encoder_weight_hash)
     if reason is not None:
         logger.warning(
-            "the sentence encoder %r is not copied into the bundle, as %s: give its folder (--encoder), here or where "
-            "the bundle is served",
+            "the sentence encoder %r is not copied into the bundle; give its folder (--encoder), here or where the "
+            "bundle is served. Why not: %s",
             config.encoder,
             reason,
         )
 
 
-def _copy(source: Path | None, target: Path, expected: str) -> str | None:
-    """Copy an encoder's folder if it is the right one; returns why it was not copied."""
-    if source is None:
-        return "it is not on this machine"
+def _copy(name: str, target: Path, expected: str) -> str | None:
+    """Copy an encoder's folder if it is the right one; returns why it was not copied.
+
+    It is looked for wherever `Predictor` looks, so that what routes here routes in the bundle.
+    """
     try:
-        if weight_hash(source) != expected:
-            return f"{source} is another one"
+        found = recorded_encoder(name, expected)
+        if found.weight_hash != expected:
+            return f"{found.folder} is another one"
     except AssetError as error:
         return str(error)
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_OTHER_FORMATS))
+    shutil.copytree(found.folder, target, ignore=shutil.ignore_patterns(*_OTHER_FORMATS))
     return None
