@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,32 @@ def computed_in(folder: Path, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if in_float32 * 2 <= available_memory() else dtype
 
 
-def available_memory() -> int:
-    """Bytes of memory that a new process may take without swapping."""
-    meminfo = Path("/proc/meminfo")
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that this process may still take without swapping: of the machine, and of its control groups.
+
+    A container or a job of SLURM is killed where it takes more than its group may, however much the machine has.
+
+    Args:
+        root: where /proc and /sys are.
+    """
+    meminfo = root / "proc/meminfo"
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     for line in meminfo.read_text().splitlines() if meminfo.is_file() else []:
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+            found = int(line.split()[1]) * 1024
+    return min([found, *_left_in_groups(root)])
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """What is left to each control group (version 2) that this process is in, from the inmost to the outmost."""
+    own, top = root / "proc/self/cgroup", root / "sys/fs/cgroup"
+    lines = own.read_text().splitlines() if own.is_file() else []
+    names = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
+    for group in (folder for name in names for folder in ((top / name), *(top / name).parents)):
+        limit, use = group / "memory.max", group / "memory.stat"
+        if limit.is_file() and use.is_file() and (most := limit.read_text().strip()) != "max":
+            taken = dict(line.split() for line in use.read_text().splitlines())
+            yield int(most) - int(taken["anon"])  # what it has of files can be dropped
 
 
 def adapters_bytes(model: Any, shapes: Mapping[str, tuple[int, int]], dtype: torch.dtype, rank: int | None) -> int:
