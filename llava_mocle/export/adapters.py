@@ -18,8 +18,9 @@ from llava_mocle.errors import CheckpointError
 from llava_mocle.export.bundle import UNIVERSAL_NAME, Truncation, adapter_name
 from llava_mocle.export.truncate import truncate
 
-# The two halves of a gated MLP that SGLang multiplies at once. It passes over a lone one.
-_TWINS = {"up_proj": "gate_proj", "gate_proj": "up_proj"}
+# The linears that SGLang multiplies at once. It passes over some of them where others of the same line are missing, and
+# fails at others.
+_AT_ONCE = (("gate_proj", "up_proj"), ("q_proj", "k_proj", "v_proj"))
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _lora(name: str, pairs: Pairs, scaling: float, rank: int | None) -> Lora:
 
 
 def with_twins(lora: Lora, shapes: Mapping[str, tuple[int, int]]) -> Lora:
-    """The LoRA with zeros at the other half of each gated MLP of which it has one half.
+    """The LoRA with zeros where it has a part of what SGLang multiplies at once, and not the rest.
 
     Args:
         shapes: name of a linear -> (out, in), of every linear of the model.
@@ -89,11 +90,11 @@ def with_twins(lora: Lora, shapes: Mapping[str, tuple[int, int]]) -> Lora:
     pairs = dict(lora.pairs)
     for site, (pair_A, pair_B) in lora.pairs.items():
         parent, _, last = site.rpartition(".")
-        twin = f"{parent}.{_TWINS.get(last, '')}"
-        if twin in shapes and twin not in pairs:
-            out, within = shapes[twin]
-            rank = len(pair_A)
-            pairs[twin] = pair_A.new_zeros(rank, within), pair_B.new_zeros(out, rank)
+        for twin in (f"{parent}.{name}" for names in _AT_ONCE if last in names for name in names):
+            if twin in shapes and twin not in pairs:
+                out, within = shapes[twin]
+                rank = len(pair_A)
+                pairs[twin] = pair_A.new_zeros(rank, within), pair_B.new_zeros(out, rank)
     return Lora(lora.name, pairs, lora.scaling, lora.truncation)
 
 

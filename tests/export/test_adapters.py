@@ -26,6 +26,17 @@ def test_twins() -> None:
     assert (pair_A.shape, pair_B.shape) == ((4, 6), (8, 4))
     assert not pair_A.any()
     assert not pair_B.any()
+    # Of attention, SGLang takes all three together.
+    names = {
+        part: f"model.language_model.layers.0.self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj", "o_proj")
+    }
+    sizes = {names["q_proj"]: (8, 6), names["k_proj"]: (4, 6), names["v_proj"]: (4, 6), names["o_proj"]: (6, 8)}
+    found = with_twins(lora(names["q_proj"]), sizes)
+    assert {site: len(pair_B) for site, (_, pair_B) in found.pairs.items()} == {
+        names["q_proj"]: 8,
+        names["k_proj"]: 4,
+        names["v_proj"]: 4,
+    }
     # Both halves, or neither, or a model without such a half: nothing is added.
     for sites, known in (((UP, GATE), shapes), ((DOWN,), shapes), ((UP,), {UP: (8, 6)})):
         assert set(with_twins(lora(*sites), known).pairs) == set(sites)
