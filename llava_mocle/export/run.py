@@ -36,7 +36,7 @@ from llava_mocle.export.vllm_plugin import architecture_of
 from llava_mocle.export.whole_model import base_weights, engine_name, linear_shapes, stored_bytes, write_weights
 from llava_mocle.inference.generation import Stopping, find_stopping
 from llava_mocle.inference.model_id import model_id
-from llava_mocle.io.folders import new_folder
+from llava_mocle.io.folders import new_folder, only_one, remove_leftovers
 from llava_mocle.io.progress import progress
 from llava_mocle.model.folders import find_folder
 from llava_mocle.model.load import LoadedModel, load_model
@@ -67,6 +67,12 @@ def export(request: Export) -> tuple[Bundle, dict[str, Difference]]:
         AssetError: the converters for "gguf" are not installed.
     """
     clusters = refuse_early(request)
+    with only_one(request.output, "`llava-mocle export`"):
+        remove_leftovers(request.output)  # many GiB, of an export that was killed
+        return _export(request, clusters)
+
+
+def _export(request: Export, clusters: list[int]) -> tuple[Bundle, dict[str, Difference]]:
     with new_folder(request.output) as folder:
         written = _write(folder, request, clusters)
         gc.collect()  # the trained model, before the bundle is loaded
@@ -128,7 +134,7 @@ def _write(folder: Path, request: Export, clusters: list[int]) -> Written:
         sees_images=request.format != "gguf",
         truncation=truncation,
     )
-    tolerances = Tolerances.of(dtype, computed, request.rank is not None)
+    tolerances = Tolerances.of(dtype, computed, any(lost.total for lost in truncation.values()))
     return Written(manifest, batches, expected, tolerances, computed)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,18 @@ def test_smaller_ranks(checkpoint_dir: Path, predictor: Predictor, tmp_path: Pat
     assert "gate_proj" in bundle.manifest.command
 
 
+def test_a_rank_that_loses_nothing_allows_nothing(
+    checkpoint_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter that is a tenth too weak is refused, as without `--rank`."""
+    write = run.write_lora
+    monkeypatch.setattr(
+        run, "write_lora", lambda folder, lora, *more: write(folder, replace(lora, scaling=0.9 * lora.scaling), *more)
+    )
+    with pytest.raises(CheckpointError, match=r"effect on the logits is off by .* at most 0\.01 is allowed"):
+        export(Export(str(checkpoint_dir), str(tmp_path / "out"), clusters=[0], rank=8))
+
+
 def test_merged(checkpoint_dir: Path, tmp_path: Path) -> None:
     bundle, found = export(Export(str(checkpoint_dir), str(tmp_path / "out"), "merged", clusters=[1]))
     assert not bundle.base.exists()
@@ -229,8 +242,10 @@ def test_refused_before_a_model_is_loaded(
 def test_a_full_disk_is_refused_before_anything_is_written(
     checkpoint_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What an export that was killed has left is room, too."""
+    (tmp_path / ".new.killed.tmp/base").mkdir(parents=True)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(sizes.shutil, "disk_usage", lambda place: usage._replace(free=2**20))
     with pytest.raises(ConfigError, match=r"3 merged models take 0\.2 GiB.*has 0\.0 GiB left"):
         export(Export(str(checkpoint_dir), str(tmp_path / "new"), "merged"))
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".new.lock"]
