@@ -5,7 +5,7 @@ LoRA, which a request names. routing.json says which. Exact, but for rounding to
 
 formats:
   vllm     base and adapters; also for engines that read PEFT's LoRA folders as vLLM does
-  sglang   the same, with zeros where SGLang passes over half of a gated MLP
+  sglang   the same, with zeros where SGLang takes several modules together and one of them is adapted
   gguf     for llama.cpp, without images; needs: pip install 'llava_mocle[gguf]'
   merged   one whole model a cluster, for engines without LoRA; K times the size of the base
 
@@ -103,7 +103,7 @@ def _print_check(bundle: "Bundle", differences: "dict[str, Difference]") -> None
     from llava_mocle.export.bundle import BASE_NAME
 
     if not differences:
-        print("self-check: the files hold the weights that they should; only llama.cpp can run them")
+        print("self-check: the adapters' files hold the weights that they should; only llama.cpp can run them")
         return
     parts = [f"{name} {difference.error:.1e}" for name, difference in differences.items() if name != BASE_NAME]
     effects = [difference.effect for name, difference in differences.items() if name != BASE_NAME]

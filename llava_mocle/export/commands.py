@@ -11,8 +11,13 @@ GGUF_BASE = f"{BASE_FOLDER}/model.gguf"
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # Adapters in one batch, where there are more: each takes GPU memory.
 _AT_ONCE = 8
-_PORT = 8000
+# The router listens at port 8000, and asks clients for a key; the engine behind it is for this machine alone.
+_HOST, _PORT = "127.0.0.1", 8001
 _VLLM = ("python", "-m", "vllm.entrypoints.openai.api_server")
+
+
+def _listening(port: int = _PORT) -> tuple[str, ...]:
+    return "--host", _HOST, "--port", str(port)
 
 
 def vllm_rank(rank: int) -> int:
@@ -41,7 +46,8 @@ def vllm(ranks: Mapping[str, int], targets: Sequence[str], dtype: str) -> str:
     at_once = min(len(ranks), _AT_ONCE)
     return shlex.join(
         [
-            *(*_VLLM, "--model", BASE_FOLDER, "--served-model-name", BASE_NAME, "--dtype", dtype, "--enable-lora"),
+            *(*_VLLM, "--model", BASE_FOLDER, "--served-model-name", BASE_NAME, "--dtype", dtype, *_listening()),
+            "--enable-lora",
             *("--max-loras", str(at_once), "--max-cpu-loras", str(len(ranks))),
             *("--max-lora-rank", str(vllm_rank(max(ranks.values())))),
             *("--lora-target-modules", *targets),
@@ -55,6 +61,7 @@ def sglang(ranks: Mapping[str, int], targets: Sequence[str], dtype: str) -> str:
     return shlex.join(
         [
             *("python", "-m", "sglang.launch_server", "--model-path", BASE_FOLDER, "--served-model-name", BASE_NAME),
+            *_listening(),
             *("--dtype", dtype, "--chat-template", f"{BASE_FOLDER}/chat_template.jinja", "--enable-lora"),
             *("--max-loras-per-batch", str(min(len(ranks) + 1, _AT_ONCE)), "--max-lora-rank", str(max(ranks.values()))),
             *("--lora-target-modules", *targets),
@@ -66,7 +73,12 @@ def sglang(ranks: Mapping[str, int], targets: Sequence[str], dtype: str) -> str:
 def llamacpp(ranks: Mapping[str, int]) -> str:
     """llama.cpp's server. A request names its adapter by its place in this list."""
     files = ",".join(f"{ADAPTERS_FOLDER}/{name}.gguf" for name in ranks)
-    return shlex.join(["llama-server", "--model", GGUF_BASE, "--jinja", "--lora", files, "--lora-init-without-apply"])
+    return shlex.join(
+        [
+            *("llama-server", "--model", GGUF_BASE, *_listening()),
+            *("--jinja", "--lora", files, "--lora-init-without-apply"),
+        ]
+    )
 
 
 def merged(names: Sequence[str], dtype: str) -> str:
@@ -75,7 +87,7 @@ def merged(names: Sequence[str], dtype: str) -> str:
         shlex.join(
             [
                 *(*_VLLM, "--model", f"{MERGED_FOLDER}/{name}", "--served-model-name", name, "--dtype", dtype),
-                *("--port", str(_PORT + index)),
+                *_listening(_PORT + index),
             ]
         )
         for index, name in enumerate(names)

@@ -1,13 +1,23 @@
 """The engines' command lines."""
 
+import argparse
 import shlex
+from pathlib import Path
 
 import pytest
 
+from llava_mocle.cli import serve
 from llava_mocle.errors import ConfigError
 from llava_mocle.export import commands
 
 RANKS = {"cluster_0": 24, "universal": 12}
+ROOT = Path(__file__).parents[2]
+
+
+def build_parser_of_serve() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    return parser
 
 
 def test_vllm() -> None:
@@ -22,6 +32,17 @@ def test_vllm() -> None:
 @pytest.mark.parametrize(("rank", "room"), [(1, 1), (2, 8), (8, 8), (33, 64), (256, 256), (300, 320), (512, 512)])
 def test_room_for_a_rank(rank: int, room: int) -> None:
     assert commands.vllm_rank(rank) == room
+
+
+@pytest.mark.parametrize("format", ["vllm", "sglang", "gguf", "merged"])
+def test_it_listens_where_docs_send_the_router(format: str) -> None:
+    """Not at port 8000, which is the router's, and for this machine alone, as the engine asks for no key."""
+    words = shlex.split(commands.of_format(format, RANKS, ["up_proj"], "float16", ["cluster_0"]))
+    host, port = (words[words.index(flag) + 1] for flag in ("--host", "--port"))
+    router = build_parser_of_serve().parse_args(["--bundle", "b", "--upstream", f"http://{host}:{port}"])
+    assert (host, port) == ("127.0.0.1", "8001")
+    assert router.port != int(port)
+    assert f"--upstream http://{host}:{port}" in (ROOT / "docs/serving.md").read_text()
 
 
 def test_no_room() -> None:
@@ -40,5 +61,5 @@ def test_sglang_and_llamacpp() -> None:
 def test_merged_has_a_line_a_model() -> None:
     lines = commands.of_format("merged", {}, [], "float32", ["cluster_0", "cluster_3"]).splitlines()
     ports = [shlex.split(line)[-1] for line in lines]
-    assert ports == ["8000", "8001"]
+    assert ports == ["8001", "8002"]
     assert "merged/cluster_3" in lines[1]
