@@ -47,16 +47,16 @@ class Line:
         """
         with self._changed:
             while not self._closed:
-                self._drop_cancelled()
-                if self._waiting:
+                if not self._somebody():
+                    self._changed.wait()
+                    continue
+                until = time.monotonic() + patience
+                while not self._closed and len(self._waiting) < most and (left := until - time.monotonic()) > 0:
+                    self._changed.wait(left)
+                if self._somebody():  # who was there may have gone meanwhile
                     break
-                self._changed.wait()
-            until = time.monotonic() + patience
-            while not self._closed and len(self._waiting) < most and (left := until - time.monotonic()) > 0:
-                self._changed.wait(left)
             if self._closed:
                 return []
-            self._drop_cancelled()
             taken: list[Answer] = []
             while self._waiting and len(taken) < most:
                 if self._waiting[0].alone and taken:
@@ -66,6 +66,8 @@ class Line:
                     break
             return taken
 
-    def _drop_cancelled(self) -> None:
+    def _somebody(self) -> bool:
+        """Drop those that nobody waits for any more; returns whether others are left."""
         if any(answer.cancelled for answer in self._waiting):
             self._waiting = deque(answer for answer in self._waiting if not answer.cancelled)
+        return bool(self._waiting)

@@ -1,4 +1,5 @@
 import threading
+import time
 from types import SimpleNamespace
 
 from llava_mocle.serving.line import Line
@@ -28,6 +29,29 @@ def test_who_has_gone_is_passed_over():
     line.add(answer(cancelled=True), here := answer(), answer(cancelled=True))
     assert line.take(9, 0) == [here]
     assert len(line) == 0
+
+
+def test_who_goes_while_others_are_waited_for_does_not_end_the_line():
+    """An empty list would tell the thread that owns the model to end."""
+    line, taken = Line(), []
+
+    class Going(SimpleNamespace):
+        looks = 0
+
+        @property
+        def cancelled(self):
+            # It is there when it is first looked at, and has gone when the patience is over.
+            self.looks += 1
+            return self.looks > 1
+
+    line.add(going := Going(alone=False))
+    thread = threading.Thread(target=lambda: taken.append(line.take(2, 0.01)), daemon=True)
+    thread.start()
+    while going.looks < 2:
+        time.sleep(0.001)
+    line.add(here := answer())
+    thread.join(60)
+    assert taken == [[here]]
 
 
 def test_waiting_and_closing():
