@@ -3,6 +3,7 @@
 import io
 from typing import TYPE_CHECKING
 
+from llava_mocle.data.image_limits import check_shape
 from llava_mocle.data.images import load_image
 from llava_mocle.export.images import prepare
 from llava_mocle.serving.pictures import Picture, data_uri
@@ -19,9 +20,11 @@ def engine_uri(picture: Picture, facts: "ImageFacts") -> str:
 
     Raises:
         ImageUnreadable: it cannot be decoded, which is only known where it has to be.
+        ImageOverLimit: it is so long and thin that padding it would fill the memory.
     """
     if facts.aspect_ratio != "pad":
         return picture.data_uri()
+    check_shape(picture.size, facts.aspect_ratio, None)
     buffer = io.BytesIO()
     prepare(load_image(picture.image()), facts).save(buffer, "PNG", compress_level=_LEVEL)
     return data_uri(buffer.getvalue(), "PNG")
