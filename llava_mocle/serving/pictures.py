@@ -62,7 +62,8 @@ def picture_of(url: str, limits: Limits, param: str) -> Picture:
             # Pillow warns of what `limits.pixels` decides.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                form, size = str(image.format), image.size
+                # A phone's photo with a second one behind it opens as "MPO", a name that opens nothing. It is a JPEG.
+                form, size = "JPEG" if image.format == "MPO" else str(image.format), image.size
         check_sides(size, param)
     except (Image.DecompressionBombError, ImageUnreadable) as error:
         raise _too_large(f"{param}: {one_line(error)}", param) from error

@@ -25,6 +25,18 @@ def test_every_format(form, tmp_path):
     assert (picture.format, picture.size) == (form, (8, 5))
 
 
+def test_a_photo_with_a_second_one_behind_it(tmp_path):
+    """As phones write it: what Pillow calls MPO, and everyone else a JPEG."""
+    first, second = Image.new("RGB", (8, 5), (200, 30, 30)), Image.new("RGB", (4, 4))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    picture = picture_of(uri((tmp_path / "a.jpg").read_bytes(), "image/jpeg"), Limits(), "url")
+    assert picture.data_uri().startswith("data:image/jpeg;base64,")
+    image = picture.image().convert("RGB")
+    assert image.size == (8, 5)
+    # JPEG rounds a plain colour by a few steps.
+    assert all(abs(found - sent) < 6 for found, sent in zip(image.getpixel((3, 3)), (200, 30, 30), strict=True))
+
+
 def test_a_bomb_is_refused_by_its_header(monkeypatch):
     def load(self):
         raise AssertionError("an image is decoded")
