@@ -113,7 +113,9 @@ def draw(scores: Tensor, temperature: float, top_p: float, generator: torch.Gene
         top_p: only the likeliest tokens that have this probability together can be drawn.
         generator: on the CPU, so that a seed gives the same on every device but for rounding.
     """
-    probabilities = (scores.double().cpu() / temperature).softmax(dim=-1)
+    scores = scores.double().cpu()
+    # The largest first becomes 0: divided by a temperature near 0 it would be infinite, and nothing could be drawn.
+    probabilities = ((scores - scores.max()) / temperature).softmax(dim=-1)
     if top_p < 1:
         ordered, places = probabilities.sort(descending=True, stable=True)
         # The token that reaches top_p counts, and the likeliest one always.

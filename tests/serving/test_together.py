@@ -32,6 +32,11 @@ def test_tokens_are_drawn_by_their_probabilities(temperature, top_p):
         assert abs(count / draws - expected) <= 5 * math.sqrt(expected * (1 - expected) / draws)
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-308, 5e-324])
+def test_the_smallest_temperatures_take_the_likeliest_token(temperature):
+    assert draw(torch.tensor([1.0, 20.0, 19.0]), temperature, 1.0, torch.Generator().manual_seed(0)) == 1
+
+
 def test_the_seed_decides():
     tensor = torch.linspace(0, 1, 50)
 
