@@ -86,15 +86,20 @@ def convert_vision_tower(
     from transformers import CLIPImageProcessorPil
 
     from llava_mocle.data.images import load_image, process_image
-    from llava_mocle.model.grid_tower import GridVisionModel
+    from llava_mocle.families.grid_tower import GridVisionModel
+    from llava_mocle.model.weights import read_weights
 
-    tower = GridVisionModel.from_backbone_weights(
-        weights,
-        grid_size,
-        image_size=image_size,
-        feature_cache_size=FEATURE_CACHE_SIZE,
-        standardize=bool(images),
-    )
+    published = read_weights(weights, AssetError)
+    try:
+        tower = GridVisionModel.from_backbone_weights(
+            published,
+            grid_size,
+            image_size=image_size,
+            feature_cache_size=FEATURE_CACHE_SIZE,
+            standardize=bool(images),
+        )
+    except AssetError as error:
+        raise AssetError(f"{weights}: {error}") from error
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": image_size},
         crop_size={"height": image_size, "width": image_size},

@@ -16,11 +16,11 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, InstructBlipQFormerConfig
 
 from llava_mocle.errors import AssetError, UserError
+from llava_mocle.families.grid_instructblip import GridInstructBlip, GridInstructBlipConfig
+from llava_mocle.families.grid_tower import GridVisionModel
 from llava_mocle.families.instructblip import QFORMER_TOKENIZER
 from llava_mocle.io.files import make_readable
 from llava_mocle.model.build import fit_embeddings
-from llava_mocle.model.grid_instructblip import GridInstructBlip, GridInstructBlipConfig
-from llava_mocle.model.grid_tower import GridVisionModel
 from llava_mocle.model.processing import load_image_processor, load_tokenizer, prepare_tokenizer
 from playground.paths import PLAYGROUND, assets_dir
 

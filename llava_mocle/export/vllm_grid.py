@@ -14,7 +14,7 @@ from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_p
 from vllm.model_executor.models.vision import VisionEncoderInfo
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from llava_mocle.model.grid_tower import GridVisionModel
+from llava_mocle.families.grid_tower import GridVisionModel
 
 
 class GridInfo(VisionEncoderInfo):

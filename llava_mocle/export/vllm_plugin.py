@@ -19,7 +19,7 @@ def register() -> None:
     """Make the grid tower known to transformers and the model to vLLM. It may be called more than once."""
     from vllm import ModelRegistry
 
-    from llava_mocle.model import grid_tower
+    from llava_mocle.families import grid_tower
 
     grid_tower.register()
     if GRID_ARCHITECTURE not in ModelRegistry.get_supported_archs():

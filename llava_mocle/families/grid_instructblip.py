@@ -15,8 +15,8 @@ from transformers.models.instructblip.modeling_instructblip import (
     InstructBlipQFormerModel,
 )
 
+from llava_mocle.families.grid_tower import GridVisionConfig, GridVisionModel
 from llava_mocle.families.instructblip import InstructBlipForConditionalGeneration
-from llava_mocle.model.grid_tower import GridVisionConfig, GridVisionModel
 
 
 class GridInstructBlipConfig(InstructBlipConfig):

@@ -7,8 +7,7 @@ It fits `LlavaForConditionalGeneration` unchanged with `vision_feature_select_st
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from llava_mocle.errors import AssetError, ConfigError
-from llava_mocle.model.weights import read_weights
 
 # All of EfficientNet-Lite keeps its head at this width and halves the image five times.
 _HEAD_CHANNELS = 1280
@@ -106,23 +104,24 @@ class GridVisionModel(PreTrainedModel):
 
     @classmethod
     def from_backbone_weights(
-        cls, path: str | Path, grid_size: int = 4, *, backbone: str = "efficientnet-lite0", **config_fields: Any
+        cls,
+        weights: Mapping[str, torch.Tensor],
+        grid_size: int = 4,
+        *,
+        backbone: str = "efficientnet-lite0",
+        **config_fields: Any,
     ) -> "GridVisionModel":
-        """Build from published backbone weights: a `.safetensors` file, or a `.pth` state dict (read with
-        `weights_only=True`). The classifier (`_fc`) is left out.
+        """Build from published backbone weights; the classifier (`_fc`) is left out.
 
         Raises:
-            AssetError: the file is missing, unreadable, or not the weights of this backbone.
+            AssetError: they are not the weights of this backbone.
         """
         model = cls(GridVisionConfig(backbone=backbone, grid_size=grid_size, **config_fields))
-        if not Path(path).is_file():
-            raise AssetError(f"{path}: no such file; expected backbone weights (.pth or .safetensors).")
-        weights = read_weights(Path(path), AssetError)
         state = {name: value for name, value in weights.items() if not name.startswith("_fc.")}
         try:
             model.backbone.load_state_dict(state)
         except RuntimeError as error:
-            raise AssetError(f"{path}: not the weights of {backbone}: {str(error).splitlines()[-1].strip()}") from error
+            raise AssetError(f"not the weights of {backbone}: {str(error).splitlines()[-1].strip()}") from error
         return model.eval()
 
     @torch.no_grad()
