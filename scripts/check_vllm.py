@@ -143,8 +143,9 @@ def vllm_server(python: str, bundle: Bundle, wrong: Path, port: int, log: Path) 
         _wait(url, process, log)
         yield url
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
 
 
 def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

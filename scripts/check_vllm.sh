@@ -31,6 +31,10 @@ PYTHON
         echo "import torchvision_operators" >"$site/torchvision_operators.pth"
         "$venv/bin/python" -c "import torchvision"
     fi
+    for package in torchaudio torchcodec; do
+        # PyPI's were built for CUDA too. vLLM and transformers import them where they are there, and work without.
+        "$venv/bin/python" -c "import $package" 2>/dev/null || "$venv/bin/python" -m pip uninstall -q -y "$package"
+    done
     touch "$stamp"
 fi
 
