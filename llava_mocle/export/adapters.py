@@ -1,8 +1,8 @@
 """Plain LoRA folders as engines read them: no trained module besides, every pair of one rank, PEFT's own names."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,21 +81,27 @@ def _lora(name: str, pairs: Pairs, scaling: float, rank: int | None) -> Lora:
     return Lora(name, {site: (part.A, part.B) for site, part in found.items()}, scaling, truncation)
 
 
-def with_twins(lora: Lora, shapes: Mapping[str, tuple[int, int]]) -> Lora:
-    """The LoRA with zeros where it has a part of what SGLang multiplies at once, and not the rest.
+def twins(sites: Collection[str], shapes: Mapping[str, tuple[int, int]]) -> list[str]:
+    """What SGLang multiplies at once with some of these sites, and is none of them.
 
     Args:
         shapes: name of a linear -> (out, in), of every linear of the model.
     """
-    pairs = dict(lora.pairs)
-    for site, (pair_A, pair_B) in lora.pairs.items():
+    found: dict[str, None] = {}
+    for site in sites:
         parent, _, last = site.rpartition(".")
-        for twin in (f"{parent}.{name}" for names in _AT_ONCE if last in names for name in names):
-            if twin in shapes and twin not in pairs:
-                out, within = shapes[twin]
-                rank = len(pair_A)
-                pairs[twin] = pair_A.new_zeros(rank, within), pair_B.new_zeros(out, rank)
-    return Lora(lora.name, pairs, lora.scaling, lora.truncation)
+        found |= {f"{parent}.{name}": None for names in _AT_ONCE if last in names for name in names}
+    return [name for name in found if name in shapes and name not in sites]
+
+
+def with_twins(lora: Lora, shapes: Mapping[str, tuple[int, int]]) -> Lora:
+    """The LoRA with zeros at its `twins`."""
+    like, rank = next(iter(lora.pairs.values()))[0], lora.rank
+    zeros = {
+        twin: (like.new_zeros(rank, shapes[twin][1]), like.new_zeros(shapes[twin][0], rank))
+        for twin in twins(lora.pairs, shapes)
+    }
+    return replace(lora, pairs={**lora.pairs, **zeros})
 
 
 def write_lora(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llava_mocle.data.conversation import Template
 from llava_mocle.export import commands, gguf
-from llava_mocle.export.adapters import Lora, loras_of, with_twins, write_lora
+from llava_mocle.export.adapters import Lora, loras_of, twins, with_twins, write_lora
 from llava_mocle.export.base_folder import write_base_files
 from llava_mocle.export.bundle import (
     ADAPTERS_FOLDER,
@@ -214,7 +214,9 @@ def _refuse_full_disk(
     if request.format == "merged":
         needed, what = len(routes) * whole, f"{len(routes)} merged models"
     else:
-        each = adapters_bytes(loaded.model, linear_shapes(weights), dtype, request.rank)
+        config, shapes = loaded.model.peft_config[loaded.model.active_adapter], linear_shapes(weights)
+        sites = [*config.sites, *(twins(config.sites, shapes) if request.format == "sglang" else ())]
+        each = adapters_bytes(config, [shapes[site] for site in sites], dtype, request.rank)
         copies = 2 if request.format == "gguf" else 1
         needed, what = copies * whole + len(routes) * each, f"a base and {len(routes)} adapters"
     refuse_full_disk(request.output, needed, what)

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +67,16 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             yield int(most) - int(taken["anon"])  # what it has of files can be dropped
 
 
-def adapters_bytes(model: Any, shapes: Mapping[str, tuple[int, int]], dtype: torch.dtype, rank: int | None) -> int:
+def adapters_bytes(config: Any, shapes: Iterable[tuple[int, int]], dtype: torch.dtype, rank: int | None) -> int:
     """How much one adapter takes.
 
     Args:
-        model: the `PeftModel`.
-        shapes: name of a linear -> (out, in).
+        config: the `MocleConfig`.
+        shapes: (out, in) of every linear that it has weights for.
         rank: the largest; None: as it is.
     """
-    config = model.peft_config[model.active_adapter]
     own = config.r * (config.top_k + int(config.universal_expert))
-    return min(own, rank or own) * sum(sum(shapes[site]) for site in config.sites) * dtype.itemsize
+    return min(own, rank or own) * sum(sum(shape) for shape in shapes) * dtype.itemsize
 
 
 def refuse_full_disk(output: str | os.PathLike[str], needed: int, what: str) -> None:

@@ -129,8 +129,12 @@ def test_it_may_be_moved(bundle: Bundle, checkpoint_dir: Path, tmp_path: Path) -
     assert Predictor.from_pretrained(moved / "base", device="cpu").predict(None, "Hi", max_new_tokens=2).num_tokens <= 2
 
 
-def test_smaller_ranks(checkpoint_dir: Path, predictor: Predictor, tmp_path: Path) -> None:
+def test_smaller_ranks(
+    checkpoint_dir: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The loss of `--rank` against numpy's singular values of the merged updates."""
+    needed: list[int] = []
+    monkeypatch.setattr(run, "refuse_full_disk", lambda output, size, what: needed.append(size))
     request = Export(str(checkpoint_dir), str(tmp_path / "out"), "sglang", clusters=[2, 0, 2], rank=3)
     bundle, _ = export(request)
     assert [entry.cluster for entry in bundle.routing.clusters] == [0, 2]
@@ -149,6 +153,9 @@ def test_smaller_ranks(checkpoint_dir: Path, predictor: Predictor, tmp_path: Pat
     assert weights[f"{name}.lora_A.weight"].shape == (3, 48)
     assert not weights[f"{name}.lora_B.weight"].any()
     assert "gate_proj" in bundle.manifest.command
+    # What the disk was asked for are these weights, the zeros too.
+    files = [bundle.base / "model.safetensors", *bundle.folder.glob("adapters/*/adapter_model.safetensors")]
+    assert needed == [sum(tensor.nbytes for file in files for tensor in load_file(file).values())]
 
 
 def test_a_rank_that_loses_nothing_allows_nothing(
