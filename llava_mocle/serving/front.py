@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # What a proxy in front may note of a client that went away before its answer came; the client itself reads nothing.
 _CLIENT_GONE = 499
+# Seconds beyond `answer_seconds` that a client may take to read the end of its stream.
+_LAST_WORDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def create_app(backend: Backend, settings: Settings, metrics: Metrics) -> FastAP
             CORSMiddleware,
             allow_origins=list(settings.origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # OpenAI's client for browsers sends some of its own
             expose_headers=["x-mocle-cluster-id", "x-mocle-distance", "x-mocle-universal-weight", "Retry-After"],
         )
     metrics.watch_queue(backend)
@@ -113,14 +115,16 @@ class _Front:
         async with asyncio.timeout(self.settings.answer_seconds) as deadline:
             parsed, job = await unless_gone(request, asyncio.ensure_future(self._job(body)))
             count.job = job
-            events = count.watch(self.backend.generate(job))
+            until = deadline.when()
+            assert until is not None
+            events = count.watch(_in_time(self.backend.generate(job), until))
             if not parsed.stream:
                 whole = asyncio.ensure_future(completion(parsed.model, job, events))
                 return JSONResponse(await unless_gone(request, whole), headers=headers_of(job.route))
             # What is wrong with the engine shows before its first event, while there is still a status to send.
             first = await unless_gone(request, asyncio.ensure_future(anext(events)))
-        stream = lines(chunks(parsed.model, job, _in_time(first, events, deadline.when()), parsed.include_usage))
-        return _Stream(stream, headers_of(job.route), events, held.pop_all())
+        stream = lines(chunks(parsed.model, job, _after(first, events), parsed.include_usage))
+        return _Stream(stream, headers_of(job.route), events, held.pop_all(), until + _LAST_WORDS)
 
     async def _job(self, body: bytes) -> tuple[ChatRequest, Job]:
         parsed, question = await asyncio.to_thread(self._question, body)
@@ -183,17 +187,22 @@ class _Stream(StreamingResponse):
         headers: dict[str, str],
         events: AsyncGenerator[Event, None],
         held: ExitStack,
+        until: float,
     ) -> None:
         # A proxy that collects text before it passes it on would undo the stream.
         headers = headers | {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(stream, media_type="text/event-stream", headers=headers)
         self._events = events
         self._held = held
+        self._until = until
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._held:
             try:
-                await super().__call__(scope, receive, send)
+                async with asyncio.timeout_at(self._until):
+                    await super().__call__(scope, receive, send)
+            except TimeoutError:
+                logger.warning("a client stays connected and does not read its answer; its connection is closed")
             finally:
                 await self._events.aclose()
 
@@ -244,15 +253,24 @@ class _Count:
         self._metrics.seconds.labels(self._label).observe(time.monotonic() - self._begin)
 
 
-async def _in_time(first: Event, events: AsyncIterator[Event], until: float | None) -> AsyncIterator[Event]:
-    """The first event and those after it; a TimeoutError where one comes too late."""
+async def _in_time(events: AsyncGenerator[Event, None], until: float) -> AsyncGenerator[Event, None]:
+    """The same events; a TimeoutError where one comes too late."""
+    try:
+        while True:
+            try:
+                async with asyncio.timeout_at(until):
+                    event = await anext(events)
+            except StopAsyncIteration:
+                return
+            yield event
+    finally:
+        await events.aclose()
+
+
+async def _after(first: Event, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    """An event that was awaited, and those after it."""
     yield first
-    while True:
-        try:
-            async with asyncio.timeout_at(until):
-                event = await anext(events)
-        except StopAsyncIteration:
-            return
+    async for event in events:
         yield event
 
 

@@ -1,13 +1,17 @@
 """OpenAI's responses, from the events of a backend: one object, or a stream of chunks."""
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from llava_mocle.errors import UserError
 from llava_mocle.serving.backend import Event, Finished, Job, Piece, Route, Usage
 from llava_mocle.serving.refusal import Refusal, refusal_of
+
+logger = logging.getLogger(__name__)
 
 
 def head(model: str, kind: str) -> dict[str, Any]:
@@ -103,6 +107,8 @@ async def lines(stream: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
         async for chunk in stream:
             yield line(chunk)
     except Exception as error:
+        if not isinstance(error, Refusal | TimeoutError | UserError):
+            logger.error("a stream failed", exc_info=error)
         yield line(refusal_of(error).body)
     yield "data: [DONE]\n\n"
 

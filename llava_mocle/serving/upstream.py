@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from llava_mocle.serving.probe import probe
 from llava_mocle.serving.question import Decoding, Question
 from llava_mocle.serving.refusal import Refusal, full
 from llava_mocle.serving.views import bundle_views
+
+logger = logging.getLogger(__name__)
 
 # Requests that the engine may have at once; how many there are is the front's to say.
 _NO_LIMIT = httpx2.Limits(max_connections=None, max_keepalive_connections=256)
@@ -168,6 +171,7 @@ class Upstream(Backend):
         except httpx2.TimeoutException as error:
             raise Refusal(504, "the engine took too long", code="timeout") from error
         except (httpx2.HTTPError, KeyError, ValueError, TypeError) as error:
+            logger.warning("the engine failed to answer (%s: %s)", type(error).__name__, one_line(error))
             raise Refusal(502, "the engine behind this server failed to answer", code="engine_failed") from error
         finally:
             await answer.aclose()
@@ -239,6 +243,7 @@ def _check(status: int, content: bytes) -> None:
         raise full()
     if status in (400, 413, 422):
         raise Refusal(400, f"the engine refuses this: {_reason(content)}", code="engine_refuses")
+    logger.warning("the engine answers with status %d (%s)", status, _reason(content))
     raise Refusal(502, "the engine behind this server failed to answer", code="engine_failed")
 
 

@@ -1,12 +1,14 @@
 """The front over a backend without a model, asked over a real connection."""
 
 import json
+import time
 
 import httpx2
 import openai
 import pytest
 
 from llava_mocle.errors import DataError
+from llava_mocle.serving.backend import Piece
 from llava_mocle.serving.front import Settings
 from llava_mocle.serving.metrics import Metrics
 from llava_mocle.serving.question import Limits
@@ -172,8 +174,14 @@ def test_the_key(http, path, given):
 
 
 def test_pages_of_other_sites(http):
-    asked = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    asked = {
+        "Origin": "https://example.org",
+        "Access-Control-Request-Method": "POST",
+        # What OpenAI's client for browsers sends.
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang,x-stainless-retry-count",
+    }
     allowed = http.options(CHAT, headers=asked)
+    assert allowed.status_code == 200
     assert allowed.headers["access-control-allow-origin"] == "https://example.org"
     refused = http.options(CHAT, headers=asked | {"Origin": "https://elsewhere.org"})
     assert "access-control-allow-origin" not in refused.headers
@@ -236,7 +244,7 @@ def test_a_client_that_leaves_before_its_answer(live, backend):
     backend.wait = False
 
 
-def test_errors_of_the_backend(http, backend):
+def test_errors_of_the_backend(http, backend, caplog):
     try:
         backend.error = DataError("the image in memory: can't be read")
         response = http.post(CHAT, json=ASK)
@@ -245,11 +253,13 @@ def test_errors_of_the_backend(http, backend):
         response = http.post(CHAT, json=ASK)
         assert (response.status_code, shaped(response)["code"]) == (500, "internal_error")
         assert "secret" not in response.text
-        # A stream that has begun has no status to send any more.
+        # A stream that has begun has no status to send any more. The log has what the client is not told.
+        caplog.clear()
         response = http.post(CHAT, json=ASK | {"stream": True})
         events = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
         assert (response.status_code, events[-1]) == (200, "[DONE]")
         assert json.loads(events[-2])["error"]["code"] == "internal_error"
+        assert "/secret/path" in caplog.text
     finally:
         backend.error = None
     assert http.post(CHAT, json=ASK).status_code == 200
@@ -278,3 +288,24 @@ def test_an_answer_that_takes_too_long():
         response = httpx2.post(live.url + CHAT, json=ASK | {"stream": True}, timeout=PATIENCE)
         assert '"code":"timeout"' in response.text
         assert backend.running == 0
+        assert 'mocle_requests_total{cluster="1",status="504"} 2.0' in httpx2.get(f"{live.url}/metrics").text
+
+
+def test_a_client_that_does_not_read_gives_its_place_back(monkeypatch):
+    monkeypatch.setattr("llava_mocle.serving.front._LAST_WORDS", 0.1)
+
+    class Talker(StandIn):
+        async def generate(self, job):
+            while True:
+                yield Piece(0, "x" * 100_000)
+
+    with front(Talker(), Settings(answer_seconds=0.2, most_requests=1)) as live, live.connect() as connection:
+        body = json.dumps(ASK | {"stream": True})
+        connection.sendall(
+            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        until = time.monotonic() + PATIENCE
+        while "mocle_active_requests 0.0" not in httpx2.get(f"{live.url}/metrics", timeout=PATIENCE).text:
+            assert time.monotonic() < until
