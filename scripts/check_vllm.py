@@ -78,7 +78,7 @@ def clip_case() -> Case:
     """A random model with the architecture of LLaVA-1.5; its images are 24 to 28 by 40 pixels."""
     folder = WORK / "clip"
     shutil.rmtree(folder, ignore_errors=True)
-    base = tiny.write_base(folder / "base")
+    base = tiny.write_base(folder / "base", head_dim=32)  # vLLM has kernels for few sizes
     model = tiny.write_checkpoint(folder / "mocle", base, tiny.write_encoder(folder / "encoder"))
     images = tiny.write_images(folder / "images", 4)
     requests = [Request(question, images[index % 4]) for index, question in enumerate(tiny.QUESTIONS)]

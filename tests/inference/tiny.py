@@ -55,7 +55,7 @@ def tiny_image_processor() -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIDE}, crop_size=side)
 
 
-def write_base(folder: Path, template: str = "vicuna_v1", seed: int = 0) -> Path:
+def write_base(folder: Path, template: str = "vicuna_v1", seed: int = 0, head_dim: int = 12) -> Path:
     """A base folder: CLIP with 4 patch tokens, a two-layer Llama, all weights random."""
     tokenizer = tiny_tokenizer()
     vision = CLIPVisionConfig(
@@ -68,6 +68,7 @@ def write_base(folder: Path, template: str = "vicuna_v1", seed: int = 0) -> Path
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=512,
         initializer_range=0.4,
         bos_token_id=1,
