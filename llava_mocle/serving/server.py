@@ -112,16 +112,25 @@ def run(app: Any, backend: Backend, place: socket.socket, drain_seconds: float, 
     )
 
     async def serve() -> None:
+        server, starting = uvicorn.Server(config), asyncio.ensure_future(backend.start())
+
+        def end() -> None:
+            starting.cancel()
+            server.should_exit = True
+
+        # While it serves, uvicorn has handlers of its own. Once it has ended it sends itself the signal again, which
+        # without a handler would end the program before the backend is closed.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, end)
         try:
-            await backend.start()
+            await asyncio.wait({starting})
+            if starting.cancelled():
+                return
+            starting.result()
+            place.listen()  # who connects from here on waits for the few moments until the server looks
             ready(url_of(place))
-            await uvicorn.Server(config).serve(sockets=[place])
+            await server.serve(sockets=[place])
         finally:
             await backend.close()
 
-    # uvicorn sends itself the signal again once it has ended; without a handler that would be the exit code.
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    try:
-        asyncio.run(serve())
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    asyncio.run(serve())

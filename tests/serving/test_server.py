@@ -1,4 +1,9 @@
+import os
+import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +53,59 @@ def test_a_place_to_listen_at():
     place.close()
     with pytest.raises(ConfigError, match="0 to 65535"):
         bind("127.0.0.1", 70_000)
+
+
+_RUN = """
+import asyncio, socket, sys
+from llava_mocle.serving.front import Settings, create_app
+from llava_mocle.serving.metrics import Metrics
+from llava_mocle.serving.server import bind, run
+from tests.serving.stand_in import StandIn
+
+class Backend(StandIn):
+    async def start(self):
+        if sys.argv[1] == "slow":
+            print("starting", flush=True)
+            await asyncio.sleep(600)
+
+    async def close(self):
+        await asyncio.sleep(0.01)
+        print("closed", flush=True)
+
+def ready(url):
+    socket.create_connection(place.getsockname(), timeout=60).close()
+    print("ready", flush=True)
+
+place, backend = bind("127.0.0.1", 0), Backend()
+run(create_app(backend, Settings(), Metrics()), backend, place, 5, ready)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["slow", "at once"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_in_order(start, number):
+    """While it starts and while it serves. Once it says that it is ready, clients can connect."""
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", _RUN, start],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )
+    try:
+        first = process.stdout.readline()
+        if not first:
+            raise AssertionError(process.stderr.read())
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+        assert (first + out, err, process.returncode) == (
+            ("starting" if start == "slow" else "ready") + "\nclosed\n",
+            "",
+            0,
+        )
+    finally:
+        process.kill()
+        process.wait()
