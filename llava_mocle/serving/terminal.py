@@ -3,7 +3,8 @@
 import asyncio
 import math
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ class Terminal:
 
     def _line(self) -> str | None:
         try:
-            line = self._read("\n> ")
+            with _ctrl_c_ends():
+                line = self._read("\n> ")
         except EOFError:
             return None
         return None if line.strip() == "/quit" else line
@@ -150,7 +152,7 @@ class Terminal:
             self._console.print()
             if note:
                 say(self._console, note, style="dim")
-            self.turns.append(Turn(ASSISTANT, text))
+        self.turns.append(Turn(ASSISTANT, text))
 
     def question(self) -> Question:
         """What is asked."""
@@ -201,6 +203,20 @@ class Terminal:
         shown = self.turns.pop().text.count(IMAGE_TOKEN)
         if shown:
             del self.pictures[-shown:]
+
+
+@contextmanager
+def _ctrl_c_ends() -> Iterator[None]:
+    """Let Ctrl-C interrupt what blocks the event loop, whose own handler would wait until the loop goes on."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _until_ctrl_c(answer: Coroutine[Any, Any, None]) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import io
+import signal
 
 import pytest
 from rich.console import Console
@@ -58,7 +59,20 @@ def test_what_cannot_be_answered_is_forgotten():
     backend.error = DataError("too long")
     printed, terminal, _ = talk(["two words", "one"], backend)
     assert "error: too long" in printed
-    assert [turn.text for turn in terminal.turns][-2:] == ["one", "one"]
+    assert [turn.text for turn in terminal.turns] == ["one", "one"]
+
+
+def test_ctrl_c_at_the_prompt_ends():
+    went_on = []
+
+    def read(prompt):
+        signal.raise_signal(signal.SIGINT)
+        went_on.append(prompt)
+        raise EOFError
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(Terminal(console=Console(file=io.StringIO()), read=read).talk(StandIn()))
+    assert not went_on
 
 
 @pytest.mark.parametrize(
