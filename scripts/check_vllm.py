@@ -34,6 +34,7 @@ import httpx2
 import openai
 from safetensors.torch import load_file, save_file
 
+from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.data.images import load_image
 from llava_mocle.errors import ConfigError
 from llava_mocle.export.base_folder import engine_tokenizer
@@ -92,7 +93,8 @@ def demo_case(rows: int) -> Case | None:
     requests = []
     for domain in DOMAINS:
         for row in json.loads((DATA / domain / "test.json").read_text(encoding="utf-8"))[:rows]:
-            requests.append(Request(row["conversations"][0]["value"], DATA / row["image"]))
+            question = row["conversations"][0]["value"].replace(IMAGE_TOKEN, "").strip()
+            requests.append(Request(question, DATA / row["image"]))
     return Case("demo", DEMO, requests, 16)
 
 
