@@ -76,11 +76,15 @@ def steps() -> list[list[Step]]:
     """The commands of the demonstration, in order; those of one list run side by side."""
     stage_1, stage_2 = (str(path.relative_to(ROOT)) for path in (STAGE_1, STAGE_2))
     precision = ["--bf16", "true"] if bf16_is_fast() else []
-    sides = {"before": BASE, "single_lora": RUNS / "lora", "after": RUNS / "mocle"}
-    before, single_lora, after = (
-        evaluate(name, f"score {title} on the same held-out images", sides[name], STAGE_2, OUT / name)
-        for name, title in (("before", "the untrained model"), ("single_lora", "the single LoRA"), ("after", "MoCLE"))
-    )
+    sides = {
+        "before": ("the untrained model", BASE),
+        "single_lora": ("the single LoRA", RUNS / "lora"),
+        "after": ("MoCLE", RUNS / "mocle"),
+    }
+    scored = [
+        evaluate(name, f"score {title} on held-out images", model, STAGE_2, OUT / name)
+        for name, (title, model) in sides.items()
+    ]
     return [
         [Step("check", "check every row and image", [*CLI, "data", "check", stage_2])],
         [
@@ -93,14 +97,13 @@ def steps() -> list[list[Step]]:
             )
         ],
         [
-            before,
             Step(
                 "cluster",
                 "cluster the instructions",
                 [*CLI, "cluster", "--recipe", stage_2, "--overwrite"],
                 [STAGE_2],
                 [CLUSTERS],
-            ),
+            )
         ],
         [
             Step("mocle", "stage 2: MoCLE", [*CLI, "train", stage_2, *precision], [STAGE_2], [RUNS / "mocle"]),
@@ -112,7 +115,7 @@ def steps() -> list[list[Step]]:
                 [RUNS / "lora"],
             ),
         ],
-        [single_lora, after],
+        scored,
         [
             Step(
                 "report",

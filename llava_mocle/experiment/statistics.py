@@ -93,8 +93,15 @@ class Resampled:
         self._draws = draws
 
     def score(self, method: str, domain: str | None = None) -> Estimate:
-        """The score of a method in a domain; None: the mean of the domains."""
-        return self._estimate(lambda mean: mean(method), (method,), domain)
+        """The score of a method in a domain; None: the mean of the domains.
+
+        It lies between 0 and 1, and its interval is cut there.
+        """
+        found = self._estimate(lambda mean: mean(method), (method,), domain)
+        if found.interval is None:
+            return found
+        low, high = found.interval
+        return Estimate(found.value, (max(low, 0.0), min(high, 1.0)))
 
     def difference(self, method: str, other: str, domain: str | None = None) -> Estimate:
         """The score of `method` minus that of `other`."""

@@ -125,3 +125,12 @@ def test_the_intervals_cover(seeds: int) -> None:
         assert interval is not None
         held += interval[0] <= 0 <= interval[1]
     assert 0.91 <= held / 200 <= 1.0
+
+
+def test_a_scores_interval_ends_where_scores_do():
+    """Two seeds that differ: Student's t with one degree of freedom reaches far beyond 0 and 1."""
+    drawn = Resampled({"m": table([1] * 40, [1] * 10 + [0] * 30), "n": table([0] * 40, [0] * 40)})
+    assert drawn.score("m").interval == (0.0, 1.0)
+    low, high = drawn.difference("m", "n").interval
+    assert low < 0
+    assert high > 1
