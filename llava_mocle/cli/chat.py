@@ -10,6 +10,7 @@ What begins with / is a command: /image FILE, /cluster N (or /cluster auto), /te
 import argparse
 
 from llava_mocle.cli.model_flags import add_model_flags, load_predictor
+from llava_mocle.errors import ConfigError
 from llava_mocle.io.paths import user_path
 
 
@@ -34,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import asyncio
 
+    if not args.temperature >= 0 or not 0 < args.top_p <= 1 or args.max_new_tokens < 1:
+        raise ConfigError(
+            f"--temperature is {args.temperature:g}, --top-p {args.top_p:g}, --max-new-tokens {args.max_new_tokens}; "
+            "expected at least 0, above 0 and at most 1, and at least 1"
+        )
     from llava_mocle.serving.own_engine import OwnEngine
     from llava_mocle.serving.terminal import Terminal
 

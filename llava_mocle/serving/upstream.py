@@ -45,7 +45,7 @@ class Upstream(Backend):
         transport: of HTTP; for an engine in the same process.
 
     Raises:
-        ConfigError: there is no such engine, or `ood` needs an adapter that the bundle lacks.
+        ConfigError: there is no such engine, the URL is none, or `ood` needs an adapter that the bundle lacks.
         CheckpointError, ClusterModelError: the bundle's cluster model cannot be read.
     """
 
@@ -65,6 +65,8 @@ class Upstream(Backend):
         engine = engine or bundle.manifest.engine
         if engine not in DIALECTS:
             raise ConfigError(f"engine is {engine!r}, expected one of {', '.join(DIALECTS)}")
+        if not _is_address(url):
+            raise ConfigError(f"--upstream is {mask_urls(url)}; expected an address such as http://127.0.0.1:8001")
         if ood == "universal" and routing.ood is None:
             raise ConfigError(
                 f"{bundle.folder}: has no universal adapter or no distance beyond which it answers, so --ood universal "
@@ -202,6 +204,14 @@ class Upstream(Backend):
                     if choice.get("finish_reason"):
                         yield Finished(choice["index"], choice["finish_reason"])
         yield usage
+
+
+def _is_address(url: str) -> bool:
+    try:
+        found = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        return False
+    return found.scheme in ("http", "https") and bool(found.host)
 
 
 async def _events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:

@@ -52,3 +52,9 @@ def test_flags(words, capsys):
 def test_an_image_of_a_chat_that_is_not_there(capsys, tmp_path):
     assert cli.main(["chat", "--model", "m", "--image", str(tmp_path / "none.png")]) == 2
     assert "none.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--temperature", "-1"], ["--temperature", "nan"], ["--top-p", "0"]])
+def test_decoding_of_a_chat_that_cannot_be(words, capsys):
+    assert cli.main(["chat", "--model", "m", *words]) == 2
+    assert words[0] in capsys.readouterr().err
