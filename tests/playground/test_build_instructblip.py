@@ -7,9 +7,9 @@ import torch
 from transformers import BertConfig, BertModel, InstructBlipQFormerModel, LlamaConfig
 
 from llava_mocle.errors import AssetError
-from llava_mocle.families.registry import family_of
 from llava_mocle.families.grid_instructblip import GridInstructBlip, GridInstructBlipConfig
 from llava_mocle.families.grid_tower import GridVisionConfig
+from llava_mocle.families.registry import family_of
 from playground.build_instructblip import build, qformer_config, start_from_bert
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}

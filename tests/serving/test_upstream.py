@@ -212,5 +212,5 @@ def test_options_that_do_not_fit(bundle):
     with pytest.raises(ConfigError, match="expected one of vllm, sglang, llamacpp"):
         Upstream(bundle, "http://127.0.0.1:1", engine="tgi")
     for url in ("127.0.0.1:8001", "http://[::1", "ftp://127.0.0.1", "http://"):
-        with pytest.raises(ConfigError, match="--upstream is .* expected an address such as"):
+        with pytest.raises(ConfigError, match=r"--upstream is .* expected an address such as"):
             Upstream(bundle, url)
