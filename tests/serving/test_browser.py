@@ -74,7 +74,7 @@ def ask(page, text):
 
 
 def until_ready(page):
-    page.wait_for_function("document.getElementById('stop').disabled")
+    page.locator("#stop:disabled").wait_for()
 
 
 def test_a_picture_is_asked_about_and_the_route_is_shown(page, backend):
@@ -110,7 +110,7 @@ def test_a_picture_is_dropped_or_pasted_and_removed(page, backend, kind):
 def test_stop_and_regenerate(page, backend, live):
     backend.wait = True
     ask(page, "one two three")
-    page.wait_for_function("document.querySelector('.turn.assistant .text')?.textContent === 'one'")
+    answers(page).filter(has_text="one").wait_for()
     page.keyboard.press("Escape")
     live.wait(backend.given_up.wait)
     until_ready(page)
@@ -149,7 +149,7 @@ def test_an_error_is_told(browser, live, backend):
     page.goto(live.url)
     page.locator("#examples button").nth(1).wait_for()
     ask(page, "one two")
-    page.wait_for_function("document.getElementById('status').className === 'bad'")
+    page.locator("#status.bad").wait_for()
     told = page.get_by_role("status").inner_text()
     page.close()
     assert told
