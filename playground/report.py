@@ -74,8 +74,11 @@ def main() -> int:
         "experts a site": f"{recipe.adapter.num_experts} + 1 universal",
         "clusters": clusters.num_clusters,
         "steps": history[-1]["step"],
-        "choices overturned by noise": f"{100 * overturned[0]:.0f} % at first, {100 * overturned[-1]:.0f} % at the end",
     }
+    if overturned:  # nothing is, without noise
+        facts["choices overturned by noise"] = (
+            f"{100 * overturned[0]:.0f} % at first, {100 * overturned[-1]:.0f} % at the end"
+        )
     page = write_report(
         OUT / "report.html",
         title="MoCLE on three small domains",

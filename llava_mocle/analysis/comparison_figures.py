@@ -101,8 +101,10 @@ def plot_ablations(result: Result, split: str, path: Path) -> Path:
                 linestyle=LINE_STYLES[number % len(LINE_STYLES)] if joined else "",
                 marker=MARKERS[number % len(MARKERS)], markersize=4, label=domain,
             )  # fmt: skip
-        line = "-" if joined else ""
-        panel.plot(places, _percents(entries, MEAN), line, color=_OURS_COLOR, linewidth=2.4, marker="o", label="mean")
+        panel.plot(
+            places, _percents(entries, MEAN), color=_OURS_COLOR, linewidth=2.4, linestyle="-" if joined else "",
+            marker="o", label="mean",
+        )  # fmt: skip
         for place, entry in zip(places, entries, strict=True):
             seeds = entry["domains"][MEAN]["by_seed"]
             panel.plot([place] * len(seeds), [100 * score for score in seeds], "_", color=_OURS_COLOR, markersize=9)

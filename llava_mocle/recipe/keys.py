@@ -257,7 +257,7 @@ class AdapterArguments:
     )
     gate_noise_std: float | None = same(
         None,
-        "Noise on the gates while training; none: num_experts ** -0.5, or 0.1 under gate_mode released.",
+        "Noise on the gates while training; none: num_experts ** -0.5, or 0.1 under gate_mode released. Short runs: 0.",
         numbers=FROM_0,
         adapters=_ROUTED,
     )
@@ -322,7 +322,7 @@ class StageArguments:
     mm_projector_lr: float | None = same(None, "Learning rate of the projector; none: `learning_rate`.", numbers=FROM_0)
     gate_learning_rate: float | None = same(
         None,
-        "Learning rate of gates and cluster embedding; none: `learning_rate`. Short runs need a larger one.",
+        "Learning rate of gates and cluster embedding; none: `learning_rate`.",
         numbers=FROM_0,
         adapters=_ROUTED,
     )

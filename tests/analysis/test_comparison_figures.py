@@ -18,7 +18,8 @@ from tests.tiny_run import mix  # noqa: F401
 
 @pytest.fixture
 def result(tmp_path: Path, mix) -> dict:  # noqa: F811
-    ablations = {"K": {"num_clusters": [1, 2]}, "universal": {"without": {"adapter": "cluster"}}}
+    universal = {"without": {"adapter": "cluster"}, "top-2": {"adapter": "cluster", "top_k": 2}}
+    ablations = {"K": {"num_clusters": [1, 2]}, "universal": universal}
     experiment = open_experiment(write_design(tmp_path, mix, seeds=2, ablations=ablations))
     experiment.carry_out(fake_executor(tmp_path), "none")
     found = experiment.result()
@@ -39,7 +40,9 @@ def test_every_figure_has_its_numbers_and_a_caption(tmp_path: Path, result: dict
     ]  # fmt: skip
     assert {line["score"] for line in lines} == {"0.6"}  # three of five questions
     lines = list(csv.DictReader((tmp_path / "figures" / "ablations_validation.csv").open()))
-    assert [line["label"] for line in lines[::3]] == ["1", "2", "without"]
+    assert [line["label"] for line in lines[::3]] == ["1", "2", "top-2", "without"]
+    # Means are joined where values have an order (K), and not where they are words; the second line is the legend's.
+    assert paths[1].with_suffix(".svg").read_text().count("stroke-width: 2.4") == 2
 
 
 def test_many_ablations_take_several_rows(tmp_path: Path, result: dict) -> None:

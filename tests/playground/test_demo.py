@@ -27,8 +27,8 @@ def test_the_single_lora_differs_from_mocle_in_its_adapter_alone() -> None:
         "lora_alpha": (32, 64),
         "output_dir": ("playground/runs/mocle", "playground/runs/lora"),
         # A LoRA has no gates.
-        "gate_learning_rate": (0.005, None),
-        "gate_noise_std": (0.1, None),
+        "gate_learning_rate": (0.001, None),
+        "gate_noise_std": (0.0, None),
     }
     assert steps["lora"].outputs == [demo.RUNS / "lora"]
 

@@ -77,8 +77,8 @@ def describe_end(tuner: MocleModel) -> tuple[str, list[str]]:
     if share is not None and share > _STILL_NOISE:
         problems.append(
             f"noise still overturns {100 * share:.0f} % of the gates' choices at the end of the run (fewer than "
-            f"{100 * _STILL_NOISE:.0f} % are expected), so samples reach experts at random: raise gate_learning_rate, "
-            "train longer, or lower gate_noise_std"
+            f"{100 * _STILL_NOISE:.0f} % are expected), so samples reach experts at random: lower gate_noise_std "
+            "(0 for a run of some hundred steps), or train longer"
         )
     return summary, problems
 

@@ -105,7 +105,7 @@ def test_noise_that_still_decides_at_the_end_is_a_warning(recipe_file, caplog) -
     with caplog.at_level(logging.WARNING):
         train(load_recipe(recipe_file(gate_learning_rate=0.0, gate_noise_std=5.0)))
     assert "noise still overturns 6" in caplog.text
-    assert "raise gate_learning_rate" in caplog.text
+    assert "lower gate_noise_std" in caplog.text
 
 
 def test_gates_without_noise_say_nothing_of_it(recipe_file, capsys) -> None:
