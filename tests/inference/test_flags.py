@@ -19,7 +19,9 @@ def test_flags_are_all_that_a_predictor_takes():
         "encoder": "encoder",
         "far_to_universal": True,
         "soft_assignment": 0.5,
+        "universal_beyond": None,
     }
+    assert predictor_options(parser.parse_args(["--ood", "universal"]))["universal_beyond"] == 0.95
     # Each program has its own names for the rest.
     taken = inspect.signature(Predictor.from_pretrained).parameters
     assert set(taken) - set(predictor_options(args)) == {"path", "base", "template"}

@@ -1,7 +1,13 @@
 """docs/keys.md is what the keys' declarations say."""
 
+import runpy
+from pathlib import Path
+
 from llava_mocle.recipe.recipe import known_keys
-from scripts.keys_page import PAGE, page
+
+# By its path: packages on the index install a package "scripts" too.
+SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "scripts/keys_page.py"))
+PAGE, page = SCRIPT["PAGE"], SCRIPT["page"]
 
 
 def test_the_page_is_current() -> None:

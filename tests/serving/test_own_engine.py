@@ -9,7 +9,7 @@ import pytest
 
 from llava_mocle.data.conversation import Turn
 from llava_mocle.data.images import load_image
-from llava_mocle.inference import Request
+from llava_mocle.inference import Predictor, Request
 from llava_mocle.serving import together
 from llava_mocle.serving.front import Settings
 from llava_mocle.serving.own_engine import OwnEngine
@@ -43,8 +43,10 @@ def batches():
 
 
 @pytest.fixture(scope="module")
-def live(predictor, batches):
-    with front(OwnEngine(predictor, max_batch=16, watch=batches), Settings(most_requests=200)) as server:
+def live(checkpoint_dir, batches):
+    # One of its own: an engine's predictor is for its thread alone, and the tests ask another one.
+    own = Predictor.from_pretrained(checkpoint_dir, device="cpu", dtype="float32")
+    with front(OwnEngine(own, max_batch=16, watch=batches), Settings(most_requests=200)) as server:
         yield server
 
 
