@@ -11,7 +11,8 @@ VENV := .venv/bin
 # Test workers; each runs on one thread.
 WORKERS ?= 2
 # What the multi-node tests run on.
-TEST_PACKAGES := slurmctld slurmd slurm-client munge iproute2 openssh-server pdsh chromium fonts-dejavu-core
+CLUSTER_PACKAGES := slurmctld slurmd slurm-client munge iproute2 openssh-server pdsh
+BROWSER_PACKAGES := chromium fonts-dejavu-core
 
 .PHONY: help setup demo demo-instructblip test check check-vllm lint types bench encoder test-packages clean
 
@@ -44,9 +45,12 @@ check: lint types encoder
 test: lint types encoder
 	$(VENV)/pytest -n $(WORKERS) --durations=10
 
+# One lot after the other: where one cannot be had, the other is installed all the same.
 test-packages:
-	@if dpkg -s $(TEST_PACKAGES) >/dev/null 2>&1; then exit 0; fi; \
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TEST_PACKAGES)
+	@dpkg -s $(CLUSTER_PACKAGES) $(BROWSER_PACKAGES) >/dev/null 2>&1 && exit 0; \
+	export DEBIAN_FRONTEND=noninteractive; apt-get update -qq || exit 1; failed=0; \
+	apt-get install -y -qq --no-install-recommends $(CLUSTER_PACKAGES) || failed=1; \
+	apt-get install -y -qq --no-install-recommends $(BROWSER_PACKAGES) || failed=1; exit $$failed
 
 check-vllm: setup
 	@bash scripts/check_vllm.sh

@@ -29,7 +29,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     # Root may not use Chromium's sandbox, and this page is the only one.
-    flags = ["--no-sandbox"] if os.geteuid() == 0 else []
+    flags = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
