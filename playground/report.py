@@ -75,7 +75,7 @@ def main() -> int:
         "clusters": clusters.num_clusters,
         "steps": history[-1]["step"],
     }
-    if overturned:  # nothing is, without noise
+    if any(overturned):  # nothing is, without noise
         facts["choices overturned by noise"] = (
             f"{100 * overturned[0]:.0f} % at first, {100 * overturned[-1]:.0f} % at the end"
         )
