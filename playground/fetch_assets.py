@@ -21,15 +21,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from llava_mocle.errors import AssetError, UserError
+from llava_mocle.io.files import sha256_of
 from playground.parts import GROUPS, PARTS, Part
 from playground.paths import assets_dir
 
 MANIFEST = ".fetched.json"
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_complete(part: Part, root: Path) -> bool:

@@ -9,22 +9,13 @@ What begins with / is a command: /image FILE, /cluster N (or /cluster auto), /te
 
 import argparse
 
-from llava_mocle.cli.model_flags import add_model_flags, load_predictor
-from llava_mocle.errors import ConfigError
+from llava_mocle.cli.model_flags import add_image_flag, add_model_flags, load_predictor
 from llava_mocle.io.paths import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=user_path, required=True, help="a trained checkpoint")
-    parser.add_argument(
-        "--image",
-        type=user_path,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FILE",
-        help="images of the first question",
-    )
+    add_image_flag(parser, "images of the first question")
     parser.add_argument("--system", help="a system text in place of the template's own")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): greedy; otherwise sample")
     parser.add_argument("--top-p", type=float, default=1.0, help="with a temperature: nucleus sampling")
@@ -35,14 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import asyncio
 
-    if not args.temperature >= 0 or not 0 < args.top_p <= 1 or args.max_new_tokens < 1:
-        raise ConfigError(
-            f"--temperature is {args.temperature:g}, --top-p {args.top_p:g}, --max-new-tokens {args.max_new_tokens}; "
-            "expected at least 0, above 0 and at most 1, and at least 1"
-        )
+    from llava_mocle.inference.generation import check_decoding
     from llava_mocle.serving.own_engine import OwnEngine
     from llava_mocle.serving.terminal import Terminal
 
+    check_decoding(args.max_new_tokens, args.temperature, args.top_p)
     terminal = Terminal(
         system=args.system, temperature=args.temperature, top_p=args.top_p, max_tokens=args.max_new_tokens
     )

@@ -8,7 +8,7 @@ examples:
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from llava_mocle.cli.model_flags import add_model_flags, check_dataset, load_predictor
+from llava_mocle.cli.model_flags import add_image_flag, add_model_flags, check_dataset, load_predictor
 from llava_mocle.errors import DataError
 from llava_mocle.inference.flags import add_penalty_flags
 from llava_mocle.io.paths import looked_for, user_path, why_no_file
@@ -27,15 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", required=True, help="the question; <image> marks where images go (default: in front)"
     )
-    parser.add_argument(
-        "--image",
-        type=user_path,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FILE",
-        help="image files; leave out for text only",
-    )
+    add_image_flag(parser, "image files; leave out for text only")
     parser.add_argument("--explain", action="store_true", help="also show the cluster's instructions and mean gates")
     parser.add_argument("--cluster-id", type=int, help="use this cluster instead of the prompt's own")
     parser.add_argument("--dataset", help="for a model routed by dataset: the dataset's name")

@@ -18,6 +18,11 @@ def add_model_flags(parser: Flags) -> None:
     parser.add_argument("--template", help="prompt template; default: the one that the model was trained with")
 
 
+def add_image_flag(parser: Flags, help: str) -> None:
+    """Add `--image FILE ...`, which may be repeated."""
+    parser.add_argument("--image", type=user_path, nargs="+", action="extend", default=[], metavar="FILE", help=help)
+
+
 def load_predictor(args: argparse.Namespace) -> "Predictor":
     """The predictor that `--model` and these flags name."""
     from llava_mocle.inference import Predictor

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llava_mocle.errors import AssetError
+from llava_mocle.io.files import sha256_of
 from llava_mocle.io.hub import find_snapshot
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -62,7 +63,7 @@ def weight_hash(folder: Path) -> str:
             f"{folder}: no *.safetensors or pytorch_model*.bin inside; expected a sentence encoder's folder"
         )
     if len(files) == 1:
-        return _file_hash(files[0])
+        return sha256_of(files[0])
     return _joint_hash(folder, files)
 
 
@@ -95,10 +96,5 @@ def _local_places(name_or_path: str) -> Iterator[Path]:
 
 
 def _joint_hash(folder: Path, files: Iterable[Path]) -> str:
-    lines = [f"{path.relative_to(folder).as_posix()} {_file_hash(path)}\n" for path in sorted(set(files))]
+    lines = [f"{path.relative_to(folder).as_posix()} {sha256_of(path)}\n" for path in sorted(set(files))]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

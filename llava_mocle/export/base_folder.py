@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from llava_mocle.data.conversation import Template
 from llava_mocle.errors import CheckpointError
 from llava_mocle.export.chat_template import jinja_of
-from llava_mocle.families.image_tokens import leading_tokens
 from llava_mocle.inference.generation import Stopping
 from llava_mocle.io.jsonl import read_json
+from llava_mocle.model.build import write_processor
 from llava_mocle.model.folders import TEMPLATE_FILE
 
 # What says where a part came from, on the machine that trained it.
@@ -22,7 +22,7 @@ _ORIGIN = "_name_or_path"
 
 def write_base_files(
     folder: Path, loaded: Any, template: Template, stopping: Stopping, dtype: torch.dtype, architecture: str
-) -> Any:
+) -> None:
     """Write everything but the weights.
 
     Args:
@@ -31,9 +31,6 @@ def write_base_files(
         stopping: what ends an answer.
         architecture: the name by which the engine knows the model's class.
 
-    Returns:
-        The tokenizer as an engine loads it, with the chat template.
-
     Raises:
         CheckpointError: an engine's tokenizer gives other tokens.
     """
@@ -41,19 +38,8 @@ def write_base_files(
     write_config(folder, config, dtype, architecture)
     write_generation_config(folder, loaded.tokenizer, stopping)
     tokenizer = write_tokenizer(folder, loaded.tokenizer, template)
-    processor = LlavaProcessor(
-        image_processor=loaded.image_processor,
-        tokenizer=tokenizer,
-        patch_size=config.vision_config.patch_size,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=leading_tokens(config.vision_config),
-        chat_template=tokenizer.chat_template,
-    )
-    processor.save_pretrained(folder)
-    # Also in preprocessor_config.json, as in LLaVA-HF folders: `AutoImageProcessor` looks there first.
-    loaded.image_processor.save_pretrained(folder)
+    write_processor(folder, tokenizer, loaded.image_processor, config)
     (folder / TEMPLATE_FILE).write_text(json.dumps({"template": loaded.template}) + "\n", encoding="utf-8")
-    return tokenizer
 
 
 def write_config(folder: Path, config: Any, dtype: torch.dtype, architecture: str) -> None:

@@ -12,7 +12,6 @@ Nothing in it names a place outside of it, so a bundle may be moved.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llava_mocle.clustering.instruction import InstructionRule
 from llava_mocle.errors import CheckpointError
-from llava_mocle.io.files import write_text
+from llava_mocle.io.files import sha256_of, write_text
 from llava_mocle.io.jsonl import read_json
 from llava_mocle.io.paths import looked_for
 from llava_mocle.model.folders import CLUSTERS_FOLDER
@@ -274,18 +273,12 @@ class Bundle:
         Raises:
             CheckpointError: files are not those that were exported; names them.
         """
-        wrong = [name for name, digest in self.manifest.files.items() if file_hash(self.folder / name) != digest]
+        wrong = [name for name, digest in self.manifest.files.items() if sha256_of(self.folder / name) != digest]
         if wrong:
             raise CheckpointError(
                 f"{self.folder}: {len(wrong)} of its files are not those that were exported, for example "
                 f"{', '.join(wrong[:3])}; copy the whole folder again, or {_REMEDY}."
             )
-
-
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(path: Path, record: Any) -> None:

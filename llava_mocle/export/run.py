@@ -23,7 +23,6 @@ from llava_mocle.export.bundle import (
     Manifest,
     Truncation,
     adapter_name,
-    file_hash,
     write_json,
 )
 from llava_mocle.export.clusters import write_clusters
@@ -36,6 +35,7 @@ from llava_mocle.export.vllm_plugin import architecture_of
 from llava_mocle.export.whole_model import base_weights, engine_name, linear_shapes, stored_bytes, write_weights
 from llava_mocle.inference.generation import Stopping, find_stopping
 from llava_mocle.inference.model_id import model_id
+from llava_mocle.io.files import sha256_of
 from llava_mocle.io.folders import new_folder, only_one, remove_leftovers
 from llava_mocle.io.progress import progress
 from llava_mocle.model.folders import find_folder
@@ -228,6 +228,6 @@ def _seal(folder: Path, manifest: Manifest) -> None:
     files = {}
     with progress(folder_bytes(folder), "hash", "byte", unit_scale=True, patience=1) as bar:
         for path in paths:
-            files[path.relative_to(folder).as_posix()] = file_hash(path)
+            files[path.relative_to(folder).as_posix()] = sha256_of(path)
             bar.update(path.stat().st_size)
     write_json(folder / BUNDLE_FILE, replace(manifest, files=files))

@@ -37,6 +37,22 @@ def find_stopping(tokenizer: Any, end_of_turn: str) -> Stopping:
     return Stopping(tuple(token_ids), (end_of_turn,))
 
 
+def check_decoding(max_new_tokens: int, temperature: float, top_p: float | None) -> None:
+    """Refuse a length, a temperature or a nucleus that cannot be.
+
+    Raises:
+        ConfigError: a number out of range, or `top_p` without a temperature to sample at.
+    """
+    if max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
+    if not 0 <= temperature < math.inf:
+        raise ConfigError(f"temperature is {temperature}; it must be 0 (greedy) or more.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ConfigError(f"top_p is {top_p}; it must be above 0 and at most 1.")
+    if top_p is not None and top_p < 1 and temperature == 0:
+        raise ConfigError(f"top_p is {top_p}, but temperature 0 never samples: set a temperature, or leave top_p out.")
+
+
 def generation_config(
     tokenizer: Any,
     stopping: Stopping,
@@ -56,16 +72,9 @@ def generation_config(
         ConfigError: a number out of range, `top_p` without a temperature to sample at, or `length_penalty` without
             beams to compare.
     """
-    if max_new_tokens < 1:
-        raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
+    check_decoding(max_new_tokens, temperature, top_p)
     if num_beams < 1:
         raise ConfigError(f"num_beams is {num_beams}; it must be at least 1.")
-    if temperature < 0:
-        raise ConfigError(f"temperature is {temperature}; it must be 0 (greedy) or more.")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ConfigError(f"top_p is {top_p}; it must be above 0 and at most 1.")
-    if top_p is not None and top_p < 1 and temperature == 0:
-        raise ConfigError(f"top_p is {top_p}, but temperature 0 never samples: set a temperature, or leave top_p out.")
     if not math.isfinite(length_penalty):
         raise ConfigError(f"length_penalty is {length_penalty}; it must be a finite number.")
     if length_penalty != 1 and num_beams == 1:

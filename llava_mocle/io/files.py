@@ -1,6 +1,7 @@
-"""Writing files: they appear whole or not at all, and other users can read them."""
+"""Writing files: they appear whole or not at all, and other users can read them. And the checksum of one."""
 
 import fcntl
+import hashlib
 import logging
 import os
 import tempfile
@@ -34,6 +35,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_readable(path: str | os.PathLike[str]) -> None:

@@ -85,7 +85,7 @@ def build_llava(
         llava = join(model, tower, config, seed=seed)
         llava.generation_config = plain_generation_config(model, tokenizer)
         llava.save_pretrained(folder)
-        _write_processor(folder, tokenizer, image_processor, config)
+        write_processor(folder, tokenizer, image_processor, config)
         (folder / TEMPLATE_FILE).write_text(json.dumps({"template": template}) + "\n", encoding="utf-8")
     return Path(out_dir)
 
@@ -200,7 +200,12 @@ def plain_generation_config(language_model: PreTrainedModel, tokenizer: Any) -> 
     return GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=eos, pad_token_id=tokenizer.pad_token_id)
 
 
-def _write_processor(folder: Path, tokenizer: Any, image_processor: Any, config: Any) -> None:
+def write_processor(folder: Path, tokenizer: Any, image_processor: Any, config: Any) -> None:
+    """Write the processor of a LLaVA folder, with the tokenizer's chat template.
+
+    Args:
+        config: the `LlavaConfig`.
+    """
     processor = LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,

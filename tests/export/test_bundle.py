@@ -17,9 +17,9 @@ from llava_mocle.export.bundle import (
     OutOfDistribution,
     Routing,
     Truncation,
-    file_hash,
     write_json,
 )
+from llava_mocle.io.files import sha256_of
 
 ENTRY = ClusterEntry(2, "cluster_2", {"a.up": (1,)}, {"a.up": (0.75,)}, 0.25, 12.0, ("What is it?",))
 ROUTING = Routing(
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "base").mkdir()
     (tmp_path / "base/config.json").write_text("{}")
     write_json(tmp_path / ROUTING_FILE, ROUTING)
-    files = {name: file_hash(tmp_path / name) for name in ("base/config.json", ROUTING_FILE)}
+    files = {name: sha256_of(tmp_path / name) for name in ("base/config.json", ROUTING_FILE)}
     truncation = {"cluster_2": Truncation(0.125, {"a.up": 0.125})}
     manifest = Manifest("mine@12", "float32", "vllm", "vllm", {"cluster_2": 8}, files, "vllm", True, truncation)
     write_json(tmp_path / BUNDLE_FILE, manifest)

@@ -159,7 +159,7 @@ def test_an_existing_folder_is_never_overwritten(base_folder, language_model, cl
 
 
 def test_a_failed_build_leaves_nothing(tmp_path, language_model, clip_tower, monkeypatch):
-    monkeypatch.setattr("llava_mocle.model.build._write_processor", lambda *a: 1 / 0)
+    monkeypatch.setattr("llava_mocle.model.build.write_processor", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build_llava(language_model, clip_tower, tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
