@@ -64,6 +64,7 @@ def _add_front_flags(front: argparse._ArgumentGroup) -> None:
     front.add_argument("--max-images", type=_above_0, default=8, metavar="N", help="in one request (8)")
     front.add_argument("--max-image-mib", type=_above_0, default=16, metavar="MIB", help="of one image (16)")
     front.add_argument("--max-pixels", type=_above_0, default=40_000_000, metavar="N", help="of one image (40000000)")
+    front.add_argument("--max-side", type=_above_0, default=8192, metavar="N", help="pixels of an image's side (8192)")
     front.add_argument("--max-text", type=_above_0, default=200_000, metavar="N", help="characters (200000)")
     front.add_argument("--max-tokens", type=_above_0, default=4096, metavar="N", help="of one answer (4096)")
     front.add_argument("--timeout", type=_above_0, default=300, metavar="S", help="seconds for one request (300)")
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
             images=args.max_images,
             image_bytes=args.max_image_mib << 20,
             pixels=args.max_pixels,
+            side=args.max_side,
             text=args.max_text,
             tokens=args.max_tokens,
         ),

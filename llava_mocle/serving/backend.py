@@ -156,10 +156,9 @@ class Backend(ABC):
         """How many answers wait for their turn."""
         return 0
 
-    @property
-    def alive(self) -> bool:
+    @abstractmethod
+    async def alive(self) -> bool:
         """Whether it can answer at all."""
-        return True
 
     def view(self, cluster: int | None) -> ClusterView | None:
         """What is known of a cluster."""

@@ -106,7 +106,13 @@ class _Front:
             held.enter_context(self.room.place())
             try:
                 return await self._answer(request, count, held)
-            except TimeoutError as error:
+            except (Refusal, UserError, ClientDisconnect):
+                raise
+            except Exception as error:
+                # An error that reaches the HTTP server makes it close the connection behind the response, while the
+                # client may be sending its next request there.
+                if not isinstance(error, TimeoutError):
+                    logger.error("%s failed", request.url.path, exc_info=error)
                 raise refusal_of(error) from error
 
     async def _answer(self, request: Request, count: "_Count", held: ExitStack) -> Response:
@@ -164,9 +170,9 @@ class _Front:
 
     async def health(self) -> Response:
         """`/health`: whether requests can be answered at all. Everyone may ask."""
-        if self.backend.alive:
+        if await self.backend.alive():
             return JSONResponse({"status": "ok", "model": self.backend.model_id})
-        return JSONResponse({"status": "the engine has ended"}, status_code=503)
+        return JSONResponse({"status": "the engine does not answer"}, status_code=503)
 
     async def metrics_text(self, request: Request) -> Response:
         """`/metrics`."""

@@ -88,8 +88,7 @@ class OwnEngine(Backend):
     def waiting(self) -> int:
         return len(self._line)
 
-    @property
-    def alive(self) -> bool:
+    async def alive(self) -> bool:
         return self._thread.is_alive()
 
     async def route(self, question: Question) -> Job:

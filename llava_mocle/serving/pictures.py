@@ -74,10 +74,10 @@ def picture_of(url: str, limits: Limits, param: str) -> Picture:
             code="invalid_image",
             param=param,
         ) from error
-    if size[0] * size[1] > limits.pixels:
+    if size[0] * size[1] > limits.pixels or max(size) > limits.side:
         raise _too_large(
             f"{param}: {size[0]} x {size[1]} are {size[0] * size[1]:,} pixels, and this server takes "
-            f"{limits.pixels:,}; make the image smaller",
+            f"{limits.pixels:,}, and {limits.side:,} on a side; make the image smaller",
             param,
         )
     return Picture(content, form, size)

@@ -19,6 +19,7 @@ class Limits:
         images: how many of them.
         image_bytes: of one image, as a file.
         pixels: width times height of one image. Only its header is read before this is known.
+        side: pixels of the longer side of one image, as it may be padded to a square.
         text: characters of all texts together.
         choices: answers to one request (`n`).
         tokens: of one answer.
@@ -29,6 +30,7 @@ class Limits:
     images: int = 8
     image_bytes: int = 16 << 20
     pixels: int = 40_000_000
+    side: int = 8192
     text: int = 200_000
     choices: int = 8
     tokens: int = 4096

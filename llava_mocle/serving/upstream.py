@@ -27,8 +27,12 @@ from llava_mocle.serving.views import bundle_views
 
 logger = logging.getLogger(__name__)
 
-# Requests that the engine may have at once; how many there are is the front's to say.
-_NO_LIMIT = httpx2.Limits(max_connections=None, max_keepalive_connections=256)
+# Requests that the engine may have at once; how many there are is the front's to say. All three engines close a
+# connection that is idle for 5 s; one that is used up to that moment can meet its end with a request.
+_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=3.0)
+
+# Shorter than what balancers wait for an answer to such a question.
+_HEALTH_SECONDS = 1.0
 
 
 class Upstream(Backend):
@@ -88,7 +92,7 @@ class Upstream(Backend):
             base_url=self._url,
             headers={} if key is None else {"Authorization": f"Bearer {key}"},
             timeout=httpx2.Timeout(seconds, connect=10.0),
-            limits=_NO_LIMIT,
+            limits=_LIMITS,
             transport=transport,
         )
 
@@ -114,6 +118,12 @@ class Upstream(Backend):
         await self._client.aclose()
         for threads in (self._routing, self._images):
             threads.shutdown(wait=False, cancel_futures=True)
+
+    async def alive(self) -> bool:
+        try:
+            return (await self._client.get("/health", timeout=_HEALTH_SECONDS)).status_code == 200
+        except httpx2.HTTPError:
+            return False
 
     async def route(self, question: Question) -> Job:
         loop = asyncio.get_running_loop()

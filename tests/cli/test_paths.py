@@ -24,7 +24,7 @@ NO_PATHS = {
     "conv_mode", "runs", "mmbench_matcher", "answers_key", "model_name", "length_penalty", "repetition_penalty",
     "soft_assignment", "num_clusters", "what", "site", "only", "keep_weights", "category",
     "format", "host", "cors_origin", "upstream", "engine", "ood", "system", "max_batch", "max_requests", "max_body_mib",
-    "max_images", "max_image_mib", "max_pixels", "max_text", "max_tokens", "timeout", "drain",
+    "max_images", "max_image_mib", "max_pixels", "max_side", "max_text", "max_tokens", "timeout", "drain",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 
 class Engine:
@@ -15,7 +15,7 @@ class Engine:
 
     Attributes:
         asked: the bodies of all requests for an answer that were no probe's.
-        status: of the next answers.
+        status: of the next answers, and of its health.
     """
 
     def __init__(self, adapters: list[str], idle: tuple[str, ...] = (), key: str | None = None) -> None:
@@ -27,6 +27,7 @@ class Engine:
         self.app = FastAPI()
         self.app.add_api_route("/v1/models", self.models, methods=["GET"])
         self.app.add_api_route("/lora-adapters", self.loras, methods=["GET"])
+        self.app.add_api_route("/health", self.health, methods=["GET"])
         self.app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"], response_model=None)
 
     async def models(self) -> dict[str, Any]:
@@ -36,6 +37,9 @@ class Engine:
         # In another order than the bundle's: the number counts.
         names = list(reversed(self.adapters))
         return [{"id": n, "path": f"adapters/{name}.gguf", "scale": 0.0} for n, name in enumerate(names)]
+
+    async def health(self) -> Response:
+        return Response(status_code=self.status)
 
     def adapter_of(self, body: dict[str, Any]) -> str:
         """Which adapter a request takes, however it says so."""

@@ -39,6 +39,9 @@ class StandIn(Backend):
     async def close(self) -> None:
         pass
 
+    async def alive(self) -> bool:
+        return True
+
     async def route(self, question: Question) -> Job:
         self.asked.append(question)
         forced = question.cluster_id is not None

@@ -18,7 +18,7 @@ def test_a_line_of_pixels_is_refused_before_it_is_padded(monkeypatch):
         raise AssertionError("an image is padded")
 
     monkeypatch.setattr(images, "pad_to_square", pad)
-    picture = picture_of(uri(png(100_000, 1)), Limits(), "url")
+    picture = picture_of(uri(png(100_000, 1)), Limits(side=100_000), "url")
     with pytest.raises(ImageOverLimit, match="100000 x 1 pixels"):
         engine_uri(picture, ImageFacts("pad", (1, 2, 3), None, 4))
     assert engine_uri(picture, ImageFacts("square", (1, 2, 3), None, 4)) == picture.data_uri()

@@ -2,6 +2,8 @@
 
 import json
 import time
+from contextlib import closing
+from http.client import HTTPConnection
 
 import httpx2
 import openai
@@ -253,6 +255,7 @@ def test_errors_of_the_backend(http, backend, caplog):
         response = http.post(CHAT, json=ASK)
         assert (response.status_code, shaped(response)["code"]) == (500, "internal_error")
         assert "secret" not in response.text
+        assert "/secret/path" in caplog.text
         # A stream that has begun has no status to send any more. The log has what the client is not told.
         caplog.clear()
         response = http.post(CHAT, json=ASK | {"stream": True})
@@ -263,6 +266,24 @@ def test_errors_of_the_backend(http, backend, caplog):
     finally:
         backend.error = None
     assert http.post(CHAT, json=ASK).status_code == 200
+
+
+def test_a_connection_outlives_an_error(live, backend):
+    """A client sends its next request where it sent the one before. Were the server about to close that connection
+    behind its response, the next request would meet a reset."""
+    body, headers = json.dumps(ASK), {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    try:
+        with closing(HTTPConnection(live.url.removeprefix("http://"), timeout=PATIENCE)) as connection:
+            connection.connect()
+            connection.auto_open = 0  # it would connect again without a word
+            for error, status in ((RuntimeError("the server's"), 500), (DataError("the client's"), 400), (None, 200)):
+                backend.error = error
+                connection.request("POST", CHAT, body, headers)
+                response = connection.getresponse()
+                response.read()
+                assert response.status == status
+    finally:
+        backend.error = None
 
 
 def test_metrics(http):

@@ -53,6 +53,15 @@ def test_a_bomb_is_refused_by_its_header(monkeypatch):
     assert found.value.status == 413
 
 
+def test_a_line_is_refused_by_its_longer_side():
+    """20,000 x 1 pixels are few. The model may make a square of them."""
+    content = png(20_000, 1)
+    with pytest.raises(Refusal, match=r"20000 x 1 are 20,000 pixels.* 8,192 on a side") as found:
+        picture_of(uri(content), Limits(), "url")
+    assert found.value.status == 413
+    assert picture_of(uri(content), Limits(side=20_000), "url").size == (20_000, 1)
+
+
 def test_a_bomb_of_this_kind_is_a_picture(tmp_path):
     """The same bytes at a side that may be decoded, so that the refusal is about the size."""
     picture = picture_of(uri(bomb(64)), Limits(), "url")

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import io
 import json
+from contextlib import closing
 
 import httpx2
 import pytest
@@ -24,6 +25,7 @@ from llava_mocle.export.bundle import (
     write_json,
 )
 from llava_mocle.inference.weighting import FAR
+from llava_mocle.serving.server import bind, url_of
 from llava_mocle.serving.upstream import Upstream
 from tests.inference import tiny
 from tests.serving.engine import Engine
@@ -45,7 +47,15 @@ def clusters(encoder_dir):
 
 
 @pytest.fixture(scope="module")
-def bundle(clusters, tmp_path_factory):
+def far_distance(clusters):
+    """Half-way between the farthest question and the strange one, so that no rounding decides which of them is far."""
+    farthest, strange = max(clusters.assign(tiny.QUESTIONS)[1]), clusters.assign([STRANGE])[1][0]
+    assert strange > farthest + 0.01
+    return float(farthest + strange) / 2
+
+
+@pytest.fixture(scope="module")
+def bundle(clusters, far_distance, tmp_path_factory):
     """What a router reads of a bundle; the engine's part of it is left out."""
     folder = tmp_path_factory.mktemp("bundle")
     clusters.save(folder / "clusters")
@@ -67,7 +77,7 @@ def bundle(clusters, tmp_path_factory):
         universal=True,
         sites=("a.up_proj", "a.down_proj"),
         clusters=entries,
-        ood=OutOfDistribution(FAR, clusters.distance_quantile(FAR)),
+        ood=OutOfDistribution(FAR, far_distance),
         instruction=clusters.rule,
         template="vicuna_v1",
         image=ImageFacts("pad", (10, 20, 30), None, 4),
@@ -110,8 +120,6 @@ def test_every_question_goes_to_its_clusters_adapter(router, clusters):
     ids, distances = clusters.assign(tiny.QUESTIONS)
     assert len(set(ids.tolist())) == 3
     for question, cluster, distance in zip(tiny.QUESTIONS, ids.tolist(), distances.tolist(), strict=True):
-        if distance > clusters.distance_quantile(FAR):
-            continue
         response = router.post(CHAT, json=ask(question, n=2))
         found = response.json()
         assert [choice["message"]["content"] for choice in found["choices"]] == [f"cluster_{cluster} says été"] * 2
@@ -123,8 +131,7 @@ def test_every_question_goes_to_its_clusters_adapter(router, clusters):
         assert found["usage"] == {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 
 
-def test_what_is_far_goes_to_the_universal_expert(router, clusters):
-    assert clusters.assign([STRANGE])[1][0] > clusters.distance_quantile(FAR)
+def test_what_is_far_goes_to_the_universal_expert(router):
     found = router.post(CHAT, json=ask(STRANGE)).json()
     assert found["choices"][0]["message"]["content"] == "universal says été"
     assert found["mocle"]["out_of_distribution"] is True
@@ -186,6 +193,30 @@ def start_now(upstream):
             await upstream.close()
 
     asyncio.run(inner())
+
+
+def test_health_is_the_engines(router, engine):
+    assert router.get("/health").status_code == 200
+    engine.status = 500
+    try:
+        response = router.get("/health")
+    finally:
+        engine.status = 200
+    assert (response.status_code, response.json()) == (503, {"status": "the engine does not answer"})
+
+
+def test_health_without_an_engine(bundle, encoder_dir):
+    """Its port is closed."""
+
+    async def alive():
+        upstream = Upstream(bundle, url_of(place), encoder=str(encoder_dir))
+        try:
+            return await upstream.alive()
+        finally:
+            await upstream.close()
+
+    with closing(bind("127.0.0.1", 0)) as place:  # bound and not listening, so that nobody else takes it
+        assert not asyncio.run(alive())
 
 
 def test_adapters_that_change_nothing_are_refused(bundle, encoder_dir):
