@@ -110,12 +110,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, arguments: Sequence[str]) -> int:
     subparser = _subcommand_parser(name)
+    takes_overrides = subparser.get_default("takes_overrides")
+    if not takes_overrides:
+        arguments = [_with_hyphens(argument) for argument in arguments]
     args, overrides = subparser.parse_known_args(arguments)
-    if overrides and not getattr(args, "takes_overrides", False):
+    if overrides and not takes_overrides:
         subparser.error(f"unrecognized arguments: {' '.join(overrides)}")
     args.overrides = overrides
     quiet_libraries()
     return args._run(args)
+
+
+def _with_hyphens(argument: str) -> str:
+    """A flag in this program's spelling. Recipe keys and train's flags have underscores, so people write both."""
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument.partition("=")
+    return flag.replace("_", "-") + equals + value
 
 
 def program(argv: Sequence[str] | None = None) -> None:

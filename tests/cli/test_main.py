@@ -55,6 +55,19 @@ def test_a_dry_run_does_not_resolve(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not out.exists()
 
 
+@pytest.mark.parametrize("flag", ["--num-clusters", "--num_clusters", "--num_clusters="])
+def test_a_flag_in_the_spelling_of_recipe_keys(flag: str, capsys: pytest.CaptureFixture) -> None:
+    """What is read is the flag; what is wrong is the file."""
+    value = [f"{flag}4"] if flag.endswith("=") else [flag, "4"]
+    assert main(["cluster", "--rows", "no_such_rows.json", *value, "--output", "no_such_folder"]) == 2
+    assert "no_such_rows.json" in capsys.readouterr().err
+
+
+def test_a_value_keeps_its_spelling(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["cluster", f"--rows={tmp_path}/no_such_rows.json", f"--output={tmp_path}/x"]) == 2
+    assert "no_such_rows.json" in capsys.readouterr().err
+
+
 def test_unknown_subcommand() -> None:
     result = run("tarin")
     assert result.returncode == 2
