@@ -19,22 +19,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 from safetensors.torch import load_file, save_file
+from served_cases import Case, clip_case, demo_case, served
 
-from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.data.images import load_image
 from llava_mocle.errors import ConfigError
 from llava_mocle.export.base_folder import engine_tokenizer
@@ -48,54 +46,12 @@ from llava_mocle.io.libraries import quiet_libraries
 from llava_mocle.serving.engines import Vllm
 from llava_mocle.serving.pictures import data_uri
 from llava_mocle.serving.probe import probe
-from playground.paths import DATA, DOMAINS, PLAYGROUND
-from tests.inference import tiny
+from playground.paths import PLAYGROUND
 
 WORK = PLAYGROUND / ".check_vllm"
-DEMO = PLAYGROUND / "runs/mocle"
 WRONG = "wrong_names"
 STARTS_WITHIN_S = 900.0
 CONCURRENT = 24
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model and its questions.
-
-    Attributes:
-        name: for people, and of its folder.
-        model: the trained checkpoint.
-        requests: questions without a cluster.
-        max_tokens: the longest answer.
-    """
-
-    name: str
-    model: Path
-    requests: Sequence[Request]
-    max_tokens: int
-
-
-def clip_case() -> Case:
-    """A random model with the architecture of LLaVA-1.5; its images are 24 to 28 by 40 pixels."""
-    folder = WORK / "clip"
-    shutil.rmtree(folder, ignore_errors=True)
-    base = tiny.write_base(folder / "base", head_dim=32)  # vLLM has kernels for few sizes
-    model = tiny.write_checkpoint(folder / "mocle", base, tiny.write_encoder(folder / "encoder"))
-    images = tiny.write_images(folder / "images", 4)
-    requests = [Request(question, images[index % 4]) for index, question in enumerate(tiny.QUESTIONS)]
-    return Case("clip", model, [*requests, *(Request(question) for question in tiny.QUESTIONS[:2])], 12)
-
-
-def demo_case(rows: int) -> Case | None:
-    """The demo's model and the first held-out questions of each domain; None where it was not made."""
-    if not (DEMO / "adapter_model.safetensors").is_file():
-        return None
-    requests = []
-    for domain in DOMAINS:
-        for row in json.loads((DATA / domain / "test.json").read_text(encoding="utf-8"))[:rows]:
-            question = row["conversations"][0]["value"].replace(IMAGE_TOKEN, "").strip()
-            requests.append(Request(question, DATA / row["image"]))
-    return Case("demo", DEMO, requests, 16)
 
 
 def exported(case: Case) -> Bundle:
@@ -197,26 +153,6 @@ def answers(url: str, name: str, case: Case, bundle: Bundle) -> list[str]:
     return [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in rows]
 
 
-@contextmanager
-def router(bundle: Bundle, upstream: str, log: Path) -> Iterator[str]:
-    """`llava-mocle serve` before vLLM; yields its URL."""
-    words = ["-m", "llava_mocle.cli.main", "serve", "--bundle", str(bundle.folder), "--upstream", upstream]
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, *words, "--port", "0"], stdout=subprocess.PIPE, stderr=stream, text=True
-        )
-    assert process.stdout is not None
-    line = process.stdout.readline()  # ends with the process too
-    if not line.startswith("serving "):
-        sys.exit(f"the router did not start: {line}{log.read_text()[-3000:]}")
-    threading.Thread(target=process.stdout.read, daemon=True).start()
-    try:
-        yield line.split(" at ")[1].split("/v1")[0]
-    finally:
-        process.terminate()
-        process.wait(120)
-
-
 def ask_router(client: openai.OpenAI, request: Request, max_tokens: int, stream: bool) -> tuple[str, int | None]:
     """An answer by OpenAI's client, with the image as it is; and the cluster that the router told."""
     content: list[Any] = [{"type": "text", "text": request.prompt}]
@@ -238,7 +174,8 @@ def ask_router(client: openai.OpenAI, request: Request, max_tokens: int, stream:
 
 def check_router(case: Case, bundle: Bundle, upstream: str, routes: list[int], expected: list[str]) -> list[str]:
     """Ask each row through the router; prints what came out, returns what is wrong."""
-    with router(bundle, upstream, WORK / case.name / "router.log") as url:
+    words = ["--bundle", str(bundle.folder), "--upstream", upstream]
+    with served(words, WORK / case.name / "router.log") as url:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
         with client, ThreadPoolExecutor(CONCURRENT) as pool:
             rows = enumerate(case.requests)
@@ -312,7 +249,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8471)
     args = parser.parse_args()
     quiet_libraries()
-    cases = [case for case in (clip_case(), demo_case(args.rows)) if case and args.only in (None, case.name)]
+    cases = [case for case in (clip_case(WORK), demo_case(args.rows)) if case and args.only in (None, case.name)]
     if not any(case.name == "demo" for case in cases) and args.only != "clip":
         print("the demo's model is not there (make demo), so it is left out")
     wrong = [line for case in cases for line in check(case, args.vllm_python, args.port)]
