@@ -4,6 +4,7 @@
 # make check   format, lint, types and the fast tests; before each commit
 # make bench   the benchmarks, about 10 minutes on 2 idle cores; prints ratios
 # make check-vllm   bundles served by a real vLLM on the CPU, answer for answer; it makes a venv of its own (3.4 GB)
+# make check-llamacpp   GGUF bundles served by a real llama.cpp, answer for answer; it builds llama.cpp first (10 minutes)
 # make check-lmms-eval   served models scored by a real lmms-eval, answer for answer; a venv of its own (0.2 GB)
 # make test-packages   what tests start of Debian's packages (as root): SLURM, network tools, Chromium; they skip without
 # Each target sets up .venv first. PYTHON=... chooses the interpreter, TORCH=cuda|cpu the build of PyTorch.
@@ -15,7 +16,7 @@ WORKERS ?= 2
 CLUSTER_PACKAGES := slurmctld slurmd slurm-client munge iproute2 openssh-server pdsh
 BROWSER_PACKAGES := chromium fonts-dejavu-core
 
-.PHONY: help setup demo demo-instructblip test check check-vllm check-lmms-eval lint types bench encoder test-packages clean
+.PHONY: help setup demo demo-instructblip test check check-vllm check-llamacpp check-lmms-eval lint types bench encoder test-packages clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -55,6 +56,9 @@ test-packages:
 
 check-vllm: setup
 	@bash scripts/check_vllm.sh
+
+check-llamacpp: setup
+	@bash scripts/check_llamacpp.sh
 
 check-lmms-eval: setup
 	@bash scripts/check_lmms_eval.sh

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from served_cases import Case, clip_case, demo_case, served
+from serving_checks import Case, clip_case, demo_case, served
 
 from llava_mocle.inference import Predictor, Request
 from llava_mocle.io.libraries import quiet_libraries

@@ -13,13 +13,9 @@ import asyncio
 import base64
 import io
 import json
-import os
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -31,7 +27,7 @@ from typing import Any
 import httpx2
 import openai
 from safetensors.torch import load_file, save_file
-from served_cases import Case, clip_case, demo_case, served
+from serving_checks import Case, ask, clip_case, demo_case, running, served
 
 from llava_mocle.data.images import load_image
 from llava_mocle.errors import ConfigError
@@ -44,13 +40,11 @@ from llava_mocle.inference import Predictor, Request
 from llava_mocle.io.folders import is_new_or_empty
 from llava_mocle.io.libraries import quiet_libraries
 from llava_mocle.serving.engines import Vllm
-from llava_mocle.serving.pictures import data_uri
 from llava_mocle.serving.probe import probe
 from playground.paths import PLAYGROUND
 
 WORK = PLAYGROUND / ".check_vllm"
 WRONG = "wrong_names"
-STARTS_WITHIN_S = 900.0
 CONCURRENT = 24
 
 
@@ -91,35 +85,12 @@ def vllm_server(python: str, bundle: Bundle, wrong: Path, port: int, log: Path) 
     """vLLM on a bundle, by the bundle's own command line; yields its URL."""
     words = shlex.split(bundle.manifest.command)
     command = [python, *words[1:], f"{WRONG}={wrong.resolve()}", "--port", str(port), "--host", "127.0.0.1"]
-    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            command, cwd=bundle.folder, env=environment, stdout=stream, stderr=stream, start_new_session=True
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait(url, process, log)
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    with running(command, bundle.folder, environment, f"http://127.0.0.1:{port}", log) as url:
         yield url
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(60)
 
 
-def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    end = time.monotonic() + STARTS_WITHIN_S
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            sys.exit(f"vLLM ended with exit code {process.returncode}; the end of {log}:\n{log.read_text()[-3000:]}")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(1)
-    sys.exit(f"vLLM was not ready after {STARTS_WITHIN_S:.0f} s; see {log}")
-
-
-def ask(url: str, name: str, request: Request, facts: ImageFacts, max_tokens: int) -> list[int]:
+def ask_vllm(url: str, name: str, request: Request, facts: ImageFacts, max_tokens: int) -> list[int]:
     """The tokens of one answer of vLLM. (Its text lacks what is no whole letter at the end.)"""
     content: list[dict[str, Any]] = [{"type": "text", "text": request.prompt}]
     for image in reversed(request.image_list):
@@ -148,28 +119,9 @@ def answers(url: str, name: str, case: Case, bundle: Bundle) -> list[str]:
     """The answers to all rows, `CONCURRENT` requests at a time."""
     facts = bundle.routing.image
     with ThreadPoolExecutor(CONCURRENT) as pool:
-        rows = list(pool.map(lambda request: ask(url, name, request, facts, case.max_tokens), case.requests))
+        rows = list(pool.map(lambda request: ask_vllm(url, name, request, facts, case.max_tokens), case.requests))
     tokenizer = engine_tokenizer(bundle.base)
     return [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in rows]
-
-
-def ask_router(client: openai.OpenAI, request: Request, max_tokens: int, stream: bool) -> tuple[str, int | None]:
-    """An answer by OpenAI's client, with the image as it is; and the cluster that the router told."""
-    content: list[Any] = [{"type": "text", "text": request.prompt}]
-    for image in reversed(request.image_list):
-        buffer = io.BytesIO()
-        load_image(image).save(buffer, "PNG")
-        content.insert(0, {"type": "image_url", "image_url": {"url": data_uri(buffer.getvalue(), "PNG")}})
-    messages: list[Any] = [{"role": "user", "content": content}]
-    if not stream:
-        whole: Any = client.chat.completions.create(model="mocle", messages=messages, max_tokens=max_tokens)
-        return whole.choices[0].message.content, whole.mocle["cluster_id"]
-    chunks: Any = client.chat.completions.create(model="mocle", messages=messages, max_tokens=max_tokens, stream=True)
-    text, cluster = "", None
-    for chunk in chunks:
-        text += chunk.choices[0].delta.content or ""
-        cluster = (getattr(chunk, "mocle", None) or {"cluster_id": cluster})["cluster_id"]
-    return text, cluster
 
 
 def check_router(case: Case, bundle: Bundle, upstream: str, routes: list[int], expected: list[str]) -> list[str]:
@@ -179,7 +131,7 @@ def check_router(case: Case, bundle: Bundle, upstream: str, routes: list[int], e
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
         with client, ThreadPoolExecutor(CONCURRENT) as pool:
             rows = enumerate(case.requests)
-            found = list(pool.map(lambda row: ask_router(client, row[1], case.max_tokens, row[0] % 2 == 1), rows))
+            found = list(pool.map(lambda row: ask(client, row[1], case.max_tokens, stream=row[0] % 2 == 1), rows))
     # A text may end within a letter of several bytes, which vLLM leaves out and the Predictor writes as "�".
     equal = [text.rstrip("�") == answer.rstrip("�") for (text, _), answer in zip(found, expected, strict=True)]
     told = [cluster == route for (_, cluster), route in zip(found, routes, strict=True)]

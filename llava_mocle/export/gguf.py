@@ -139,6 +139,6 @@ def _check(path: Path, lora: Lora, dtype: torch.dtype) -> None:
             for item in tensors
             if item.name.endswith(ending)
         )
-        expected = sum(float(pair[index].double().square().sum()) for pair in lora.pairs.values())
+        expected = sum(float(pair[index].detach().double().square().sum()) for pair in lora.pairs.values())
         if abs(found - expected) > allowed * expected:
             raise CheckpointError(f"{path.name}: its weights are not those that were converted ({ending}).")

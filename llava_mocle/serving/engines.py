@@ -1,4 +1,4 @@
-"""How each engine is told which adapter a request takes: the one thing in which their OpenAI endpoints differ."""
+"""How each engine is told which adapter a request takes, which is where their OpenAI endpoints differ."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ class Sglang(EngineDialect):
 
 class LlamaCpp(EngineDialect):
     """Adapters have numbers, in the order of the command line, and those that a request does not name have scale 0
-    (llama.cpp, tools/server/README.md, field `lora`)."""
+    (llama.cpp, tools/server/README.md, field `lora`). It leaves out unlikely tokens unless it is told not to."""
 
     name = "llamacpp"
 
@@ -88,6 +88,8 @@ class LlamaCpp(EngineDialect):
         return {
             "model": BASE_NAME,
             "lora": [{"id": self._numbers[name], "scale": scale} for name, scale in chosen.items()],
+            "top_k": 0,
+            "min_p": 0.0,
         }
 
 

@@ -1,8 +1,6 @@
 """llama.cpp's converters take what is given to them, and what they write holds the weights."""
 
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +11,7 @@ from llava_mocle.export import gguf as gguf_format
 from llava_mocle.export.bundle import Bundle
 from llava_mocle.export.request import Export
 from llava_mocle.export.run import export
-from llava_mocle.model.llama_tokenizer import load_llama_tokenizer
 from llava_mocle.model.load import load_model
-from llava_mocle.model.processing import prepare_tokenizer
-from tests.data.sentencepiece_model import train_sentencepiece
 from tests.inference import tiny
 
 
@@ -43,21 +38,7 @@ def test_a_converter_that_fails(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def llama_checkpoint(encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny trained model whose tokenizer llama.cpp knows: Llama's kind."""
-    folder = tmp_path_factory.mktemp("gguf")
-    (folder / "tokenizer").mkdir()
-    file = train_sentencepiece(folder / "tokenizer")
-
-    def tokenizer() -> Any:
-        found = load_llama_tokenizer(file.parent)
-        prepare_tokenizer(found)
-        return found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "tiny_tokenizer", tokenizer)
-        base = tiny.write_base(folder / "base")
-        shutil.copyfile(file, base / "tokenizer.model")
-        return tiny.write_checkpoint(folder / "mocle", base, encoder_dir)
+    return tiny.write_llama_checkpoint(tmp_path_factory.mktemp("gguf"), encoder_dir)
 
 
 @pytest.mark.slow

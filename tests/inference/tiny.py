@@ -1,7 +1,9 @@
 """Tiny random models on disk: a LLaVA base, a stage-1 folder and MoCLE checkpoints with a cluster model."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from llava_mocle.model.llama_tokenizer import load_llama_tokenizer
+from llava_mocle.model.processing import prepare_tokenizer
 from tests.clustering.encoders import make_tiny_encoder
+from tests.data.sentencepiece_model import train_sentencepiece
 
 QUESTIONS = (
     "What color is the circle?",
@@ -55,9 +60,11 @@ def tiny_image_processor() -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIDE}, crop_size=side)
 
 
-def write_base(folder: Path, template: str = "vicuna_v1", seed: int = 0, head_dim: int = 12) -> Path:
+def write_base(
+    folder: Path, template: str = "vicuna_v1", seed: int = 0, head_dim: int = 12, tokenizer: Any = None
+) -> Path:
     """A base folder: CLIP with 4 patch tokens, a two-layer Llama, all weights random."""
-    tokenizer = tiny_tokenizer()
+    tokenizer = tokenizer or tiny_tokenizer()
     vision = CLIPVisionConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=16
     )
@@ -91,6 +98,9 @@ def write_base(folder: Path, template: str = "vicuna_v1", seed: int = 0, head_di
                 parameter.normal_(0, 0.5)
         # Random models hardly ever stop: make the end of text likely enough that answers differ in length.
         model.lm_head.weight[2].mul_(2.0)
+        # And they write bytes that make no letters, which llama.cpp's server takes for an error of the model.
+        single = [number for token, number in tokenizer.get_vocab().items() if token.startswith("<0x")]
+        model.lm_head.weight[single] = 0.0
     # Settings that a Predictor must not inherit.
     model.generation_config.repetition_penalty = 3.0
     model.save_pretrained(folder)
@@ -121,7 +131,9 @@ def write_encoder(folder: Path) -> Path:
     return make_tiny_encoder(folder, seed=2)
 
 
-def write_checkpoint(folder: Path, base: Path, encoder: Path, *, router: str = "cluster", seed: int = 6) -> Path:
+def write_checkpoint(
+    folder: Path, base: Path, encoder: Path, *, router: str = "cluster", seed: int = 6, tokenizer: Any = None
+) -> Path:
     """A stage-2 checkpoint whose experts differ a lot, so that another cluster gives another answer."""
     from peft import get_peft_model
 
@@ -158,12 +170,23 @@ def write_checkpoint(folder: Path, base: Path, encoder: Path, *, router: str = "
     adapted.save_pretrained(folder)
     if router == "cluster":
         clusters.save(folder / "clusters")
-    tiny_tokenizer().save_pretrained(folder)
+    (tokenizer or tiny_tokenizer()).save_pretrained(folder)
     tiny_image_processor().save_pretrained(folder)
     recipe = "version: vicuna_v1\nimage_aspect_ratio: pad\n"
     recipe += "datasets:\n- {name: shapes, data_path: a.json}\n- {name: scans, data_path: b.json}\n"
     (folder / "recipe.yaml").write_text(recipe)
     return folder
+
+
+def write_llama_checkpoint(folder: Path, encoder: Path) -> Path:
+    """The same with Llama's kind of tokenizer, which llama.cpp knows, on a base of its own."""
+    (folder / "tokenizer").mkdir(parents=True)
+    file = train_sentencepiece(folder / "tokenizer")
+    tokenizer = load_llama_tokenizer(file.parent)
+    prepare_tokenizer(tokenizer)
+    base = write_base(folder / "base", tokenizer=tokenizer)
+    shutil.copyfile(file, base / "tokenizer.model")
+    return write_checkpoint(folder / "mocle", base, encoder, tokenizer=tokenizer)
 
 
 def write_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
