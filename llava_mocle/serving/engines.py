@@ -65,7 +65,11 @@ class Sglang(EngineDialect):
 
 class LlamaCpp(EngineDialect):
     """Adapters have numbers, in the order of the command line, and those that a request does not name have scale 0
-    (llama.cpp, tools/server/README.md, field `lora`). It leaves out unlikely tokens unless it is told not to."""
+    (llama.cpp, tools/server/README.md, field `lora`).
+
+    Unless it is told not to, it leaves out unlikely tokens, and takes the beginning of a prompt from an earlier request
+    that had another adapter (https://github.com/ggml-org/llama.cpp/issues/26207).
+    """
 
     name = "llamacpp"
 
@@ -90,6 +94,7 @@ class LlamaCpp(EngineDialect):
             "lora": [{"id": self._numbers[name], "scale": scale} for name, scale in chosen.items()],
             "top_k": 0,
             "min_p": 0.0,
+            "cache_prompt": False,
         }
 
 

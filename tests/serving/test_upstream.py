@@ -162,7 +162,7 @@ def test_what_the_engine_is_asked(router, engine):
     body = engine.asked[-1]
     assert {name: body[name] for name in fields} == fields
     if "lora" in body:  # llama.cpp's own defaults are 40 and 0.05
-        assert (body["top_k"], body["min_p"]) == (0, 0.0)
+        assert (body["top_k"], body["min_p"], body["cache_prompt"]) == (0, 0.0, False)
     system, user, assistant, last = body["messages"]
     assert (system["content"], assistant["content"], last["content"]) == ("Be short.", "A dog.", " Sure? ")
     image, text = user["content"]
