@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOREIGN_FLAGS = {
     *("--gpu-bind", "--gpus-per-task", "--gres", "--ntasks-per-node", "--nodes", "--gpus-per-node", "--qos", "--mem"),
     *("--ssh_port", "--include", "--nproc_per_node", "--KEY", "--log_samples"),
-    *("--model_args", "--batch_size", "--max-loras", "--max-cpu-loras"),
+    *("--model_args", "--batch_size", "--output_path", "--max-loras", "--max-cpu-loras"),
     *("--partition", "--gpus", "--cpus-per-task", "--time"),
     *("--output_format", "--url_col", "--caption_col", "--output_folder"),
 }
