@@ -16,7 +16,8 @@ WORKERS ?= 2
 CLUSTER_PACKAGES := slurmctld slurmd slurm-client munge iproute2 openssh-server pdsh
 BROWSER_PACKAGES := chromium fonts-dejavu-core
 
-.PHONY: help setup demo demo-instructblip test check check-vllm check-llamacpp check-lmms-eval lint types bench encoder test-packages clean
+.PHONY: help setup demo demo-instructblip test check lint types bench encoder test-packages clean \
+	check-vllm check-llamacpp check-lmms-eval
 
 help:
 	@sed -n 's/^# //p' Makefile
