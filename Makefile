@@ -20,7 +20,7 @@ BROWSER_PACKAGES := chromium fonts-dejavu-core
 	check-vllm check-llamacpp check-lmms-eval
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '1,/^$$/s/^# //p' Makefile
 
 setup:
 	@bash scripts/setup_venv.sh
