@@ -10,6 +10,8 @@ from llava_mocle.io.progress import shows_bars
 def quiet_libraries() -> None:
     """Have libraries say only what concerns the user; call it when a command starts, before they are imported."""
     quiet_deepspeed()
+    # Where the CPU has AVX512-BF16, it says at its import, which is PEFT's, that it found no faster kernels on the hub.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if shows_bars():
         return
     # A log file shall hold no bars: transformers and the hub read this when they are imported.

@@ -57,10 +57,13 @@ def cluster_model():
 
 @pytest.fixture(scope="session")
 def mocle_folder(tmp_path_factory, base_folder, cluster_model):
+    return write_mocle(tmp_path_factory.mktemp("run") / "checkpoint-5", base_folder, cluster_model)
+
+
+def write_mocle(folder, base_folder, cluster_model):
     """A MoCLE checkpoint with random experts and a changed projector, and the logits its writer saw."""
     from llava_mocle.adapter import MocleConfig
 
-    folder = tmp_path_factory.mktemp("run") / "checkpoint-5"
     loaded = load_model(base_folder)
     cluster_model.save(folder / "clusters")
     config = MocleConfig(

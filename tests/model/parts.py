@@ -46,10 +46,12 @@ def make_tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save_language_model(folder: Path, *, tie: bool = False, chat_template: str | None = None) -> Path:
+def save_language_model(
+    folder: Path, *, tie: bool = False, chat_template: str | None = None, hidden: int = HIDDEN
+) -> Path:
     tokenizer = make_tokenizer(chat_template)
     config = LlamaConfig(
-        hidden_size=HIDDEN,
+        hidden_size=hidden,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,

@@ -12,11 +12,13 @@ from transformers import (
 )
 
 from llava_mocle.errors import ConfigError
-from llava_mocle.model import load_model
+from llava_mocle.model import build_llava, load_model
 from llava_mocle.model import quantization as under_test
 from llava_mocle.model.gathering import whole_shape
 from llava_mocle.model.quantization import Quantization, parts_kept, prepare_for_training, stored_bits
 from tests.model.checkpoints import inputs, logits_of, write_original
+from tests.model.conftest import write_mocle
+from tests.model.parts import save_language_model
 
 # The QLoRA paper, appendix E.
 NF4 = torch.tensor(
@@ -58,6 +60,19 @@ def with_values_of(plain: nn.Module, quantized: nn.Module) -> nn.Module:
         for name, linear in quantized_linears(quantized).items():
             plain.get_submodule(name).weight.copy_(values_of(linear))
     return plain
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory, clip_tower):
+    """As the others' tiny LLaVA, with rows that hold whole blocks of 64 values, as every published model's do. With
+    others, bitsandbytes' code for AVX-512 gives wrong values."""
+    folder = tmp_path_factory.mktemp("wide")
+    return build_llava(save_language_model(folder / "language_model", hidden=64), clip_tower, folder / "llava")
+
+
+@pytest.fixture(scope="module")
+def mocle_folder(tmp_path_factory, base_folder, cluster_model):
+    return write_mocle(tmp_path_factory.mktemp("wide_run") / "checkpoint-5", base_folder, cluster_model)
 
 
 @pytest.mark.parametrize("quantization", KINDS, ids=str)
