@@ -11,13 +11,12 @@ import argparse
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
-from serving_checks import Case, ask, demo_case, running, served
+from serving_checks import Case, ask, demo_case, engine, our_server, run, same_text
 
 from llava_mocle.export.bundle import Bundle
 from llava_mocle.export.request import Export
@@ -75,8 +74,8 @@ def check(case: Case, server: str, port: int) -> list[str]:
     command = [server, *shlex.split(bundle.manifest.command)[1:], "--port", str(port), *EXACT]
     url, folder = f"http://127.0.0.1:{port}", WORK / case.name
     with (
-        running(command, bundle.folder, {}, url, folder / "llama_server.log"),
-        served(["--bundle", str(bundle.folder), "--upstream", url], folder / "router.log") as router,
+        engine(command, bundle.folder, {}, url, folder / "llama_server.log"),
+        our_server(["--bundle", str(bundle.folder), "--upstream", url], folder / "router.log") as router,
         openai.OpenAI(base_url=f"{router}/v1", api_key="none", max_retries=0, timeout=600) as client,
         ThreadPoolExecutor(CONCURRENT) as pool,
     ):
@@ -95,13 +94,11 @@ def check(case: Case, server: str, port: int) -> list[str]:
     print(f"\n{case.name}: {len(rows)} questions, {telling} of them answered differently by some cluster")
     wrong = [] if telling else [f"{case.name}: no row tells the clusters apart, so nothing was shown"]
     for name, answers in found.items():
-        # A text may end within a letter of several bytes, which llama.cpp leaves out and the Predictor writes as "�".
-        pairs = [(text.rstrip("�"), best.rstrip("�")) for (text, _), best in zip(answers, expected[name], strict=True)]
-        equal = [text == best for text, best in pairs]
+        equal = [same_text(text, best) for (text, _), best in zip(answers, expected[name], strict=True)]
         print(f"  {name}: {sum(equal)}/{len(equal)} answers are the Predictor's")
         if not all(equal):
             row = equal.index(False)
-            wrong.append(f"{case.name}, {name}, row {row}: {pairs[row][0]!r}, expected {pairs[row][1]!r}")
+            wrong.append(f"{case.name}, {name}, row {row}: {answers[row][0]!r}, expected {expected[name][row]!r}")
     told = sum(cluster == route for (_, cluster), route in zip(found["mocle"], routes, strict=True))
     print(f"  routes: {told}/{len(routes)} are the Predictor's")
     return wrong if told == len(routes) else [*wrong, f"{case.name}: {len(routes) - told} routes are other ones"]
@@ -115,14 +112,8 @@ def main() -> None:
     args = parser.parse_args()
     quiet_libraries()
     WORK.mkdir(exist_ok=True)
-    cases = (llama_case(), text_case(demo_case(args.rows)))
-    if None in cases:
-        print("the demo's model is not there (make demo), so it is left out")
     server = os.fspath(args.llama_server.resolve())
-    wrong = [line for case in cases if case for line in check(case, server, args.port)]
-    for line in wrong:
-        print(f"wrong: {line}", file=sys.stderr)
-    sys.exit(bool(wrong))
+    run((llama_case(), text_case(demo_case(args.rows))), lambda case: check(case, server, args.port))
 
 
 if __name__ == "__main__":

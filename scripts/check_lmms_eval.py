@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from serving_checks import Case, clip_case, demo_case, served
+from serving_checks import Case, clip_case, demo_case, our_server, run
 
 from llava_mocle.inference import Predictor, Request
 from llava_mocle.io.libraries import quiet_libraries
@@ -92,7 +92,7 @@ def check(case: Case, python: str) -> list[str]:
     del predictor
     task = write_task(case, expected["mocle"])
     words = ["--model", str(case.model), "--device", "cpu", "--dtype", "float32"]
-    with served(words, WORK / case.name / "serve.log") as url:
+    with our_server(words, WORK / case.name / "serve.log") as url:
         found = {model: ask(python, url, model, case, task) for model in expected}
     telling = sum(one != other for one, other in zip(*expected.values(), strict=True))
     print(f"\n{case.name}: {len(case.requests)} questions; cluster 0 answers {telling} of them otherwise")
@@ -113,13 +113,7 @@ def main() -> None:
     args = parser.parse_args()
     quiet_libraries()
     WORK.mkdir(exist_ok=True)
-    clip, demo = clip_case(WORK), demo_case(args.rows)
-    if demo is None:
-        print("the demo's model is not there (make demo), so it is left out")
-    wrong = [line for case in (clip, demo) if case for line in check(case, args.lmms_eval_python)]
-    for line in wrong:
-        print(f"wrong: {line}", file=sys.stderr)
-    sys.exit(bool(wrong))
+    run((clip_case(WORK), demo_case(args.rows)), lambda case: check(case, args.lmms_eval_python))
 
 
 if __name__ == "__main__":

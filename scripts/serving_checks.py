@@ -11,13 +11,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import openai
+from PIL import Image
 
 from llava_mocle.data.conversation import IMAGE_TOKEN
 from llava_mocle.data.images import load_image
@@ -71,7 +72,7 @@ def demo_case(rows: int) -> Case | None:
 
 
 @contextmanager
-def served(words: Sequence[str], log: Path) -> Iterator[str]:
+def our_server(words: Sequence[str], log: Path) -> Iterator[str]:
     """`llava-mocle serve` with these flags at a free port; yields its URL."""
     command = [sys.executable, "-m", "llava_mocle.cli.main", "serve", *words, "--port", "0"]
     with log.open("w") as stream:
@@ -89,7 +90,7 @@ def served(words: Sequence[str], log: Path) -> Iterator[str]:
 
 
 @contextmanager
-def running(command: Sequence[str], folder: Path, environment: Mapping[str, str], url: str, log: Path) -> Iterator[str]:
+def engine(command: Sequence[str], folder: Path, environment: Mapping[str, str], url: str, log: Path) -> Iterator[str]:
     """An engine in a process of its own; yields its URL once it says that it is well."""
     with log.open("w") as stream:
         process = subprocess.Popen(
@@ -122,16 +123,21 @@ def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     sys.exit(f"the engine was not ready after {STARTS_WITHIN_S:.0f} s; see {log}")
 
 
+def content_of(prompt: str, images: Iterable[Image.Image]) -> list[Any]:
+    """The content of a message: the images, and the text behind them."""
+    parts: list[Any] = []
+    for image in images:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        parts.append({"type": "image_url", "image_url": {"url": data_uri(buffer.getvalue(), "PNG")}})
+    return [*parts, {"type": "text", "text": prompt}]
+
+
 def ask(
     client: openai.OpenAI, request: Request, max_tokens: int, *, model: str = "mocle", stream: bool = False
 ) -> tuple[str, int | None]:
     """An answer by OpenAI's client, with the image as it is; and the cluster that the server told."""
-    content: list[Any] = [{"type": "text", "text": request.prompt}]
-    for image in reversed(request.image_list):
-        buffer = io.BytesIO()
-        load_image(image).save(buffer, "PNG")
-        content.insert(0, {"type": "image_url", "image_url": {"url": data_uri(buffer.getvalue(), "PNG")}})
-    messages: list[Any] = [{"role": "user", "content": content}]
+    messages: Any = [{"role": "user", "content": content_of(request.prompt, map(load_image, request.image_list))}]
     if not stream:
         whole: Any = client.chat.completions.create(model=model, messages=messages, max_tokens=max_tokens)
         return whole.choices[0].message.content, whole.mocle["cluster_id"]
@@ -141,3 +147,24 @@ def ask(
         text += chunk.choices[0].delta.content or ""
         cluster = (getattr(chunk, "mocle", None) or {"cluster_id": cluster})["cluster_id"]
     return text, cluster
+
+
+def same_text(text: str, answer: str) -> bool:
+    """Whether an engine's text is the Predictor's answer. It may end within a letter of several bytes, which engines
+    leave out and the Predictor writes as "�"."""
+    return text.rstrip("�") == answer.rstrip("�")
+
+
+def run(cases: Sequence[Case | None], check: Callable[[Case], list[str]]) -> NoReturn:
+    """Check every case that is there, and end: with 1 where something is wrong, or nothing was checked.
+
+    Args:
+        check: prints what came out for a case, and returns what is wrong.
+    """
+    if None in cases:
+        print("the demo's model is not there (make demo), so it is left out")
+    there = [case for case in cases if case is not None]
+    wrong = [line for case in there for line in check(case)]
+    for line in wrong:
+        print(f"wrong: {line}", file=sys.stderr)
+    sys.exit(bool(wrong) or not there)

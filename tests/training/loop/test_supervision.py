@@ -89,9 +89,13 @@ def test_loss_gradients_and_validation_of_every_kind(kind: str, tmp_path: Path, 
     assert found.keys() == expected.keys()
     largest = max(float(value.abs().max()) for value in expected.values())
     for name, value in expected.items():
-        # Relative to the tensor's largest entry: single entries may be sums that cancel. Those of an attention's key
-        # biases always do, so what is left of them is the rounding (6e-8) of the largest gradients.
-        atol = 2e-6 * float(value.abs().max()) + 3e-8 * largest
+        if name.endswith("key.bias"):
+            # It moves all scores of a query alike, which the softmax does not see. So its gradient is 0, and what is
+            # there is the rounding of sums that cancel, on either path: float32's 6e-8 of the largest gradients.
+            assert max(float(value.abs().max()), float(found[name].abs().max())) <= 6e-8 * largest, name
+            continue
+        # Relative to the tensor's largest entry: single entries may be sums that cancel.
+        atol = 2e-6 * float(value.abs().max()) + 1e-8 * largest
         torch.testing.assert_close(found[name], value, rtol=0, atol=atol)
     with torch.no_grad():
         losses, counts = fast.of_samples(model, batch, labels, None)
