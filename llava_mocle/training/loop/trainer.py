@@ -155,8 +155,8 @@ class MocleTrainer(Trainer):
         self.checkpoints.unmark_result()
         self.preemption.has_steps = True
         try:
-            with naming_rows(self.data.train, self.data.validation):
-                self.train(resume_from_checkpoint=str(resumption.folder) if resumption else None)
+            start = str(resumption.folder) if resumption else None
+            naming_rows(lambda: self.train(resume_from_checkpoint=start), self.data.train, self.data.validation)
         except ValidationCutOff:  # it was the validation before the first step, so there is nothing new to save
             raise self.preemption.error(None, self.state.global_step) from None
         if self.data.train.skipped_images:

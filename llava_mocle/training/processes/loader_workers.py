@@ -6,8 +6,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing import forkserver
 from typing import Any
 
@@ -95,19 +94,25 @@ def _is_lost_connection(error: BaseException) -> bool:
     return frame.f_globals["__name__"].startswith("multiprocessing.")
 
 
-@contextmanager
-def naming_rows(*datasets: Any) -> Iterator[None]:
-    """Inside the block, what torch says of a loader worker's failure becomes one line with the row.
+def naming_rows(work: Callable[[], None], *datasets: Any) -> None:
+    """Do `work`, and make one line with the row of what torch says of a loader worker's failure.
 
-    A worker may die while the main process does something else, so the block is all of training. Every other error
-    keeps its type and its traceback.
+    A worker may die while the main process does something else, so `work` is all of training. Every other error keeps
+    its type and its traceback. Whatever the error, the workers that are left are killed.
+
+    This is no context manager: torch's signal handler can raise its report while another error is on its way, and the
+    first steps of a context manager's exit are outside of all its `try` blocks.
 
     Raises:
         UserError: as the dataset raised it, without the worker's traceback that torch adds to the message.
         DataError: a worker has died; names the rows of these datasets (None: no dataset) that workers were loading.
     """
     try:
-        yield
+        try:
+            work()
+        except BaseException:
+            end_workers()  # torch reports no death after this; if it does so here, its error takes this one's place
+            raise
     except UserError as error:
         # torch makes "Caught ..." of it, then a traceback, then the error's type and its own message.
         text = str(error)

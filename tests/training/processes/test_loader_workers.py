@@ -76,10 +76,11 @@ def test_killed_while_the_main_process_is_busy(recipe_file, stuck, monkeypatch, 
 
 
 def test_a_worker_that_had_nothing_to_do() -> None:
-    with pytest.raises(DataError, match=r"worker \(pid 7\) is killed.*no worker was at a row"), naming_rows(None):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-    with pytest.raises(RuntimeError, match="boom"), naming_rows(None):
-        raise RuntimeError("boom")
+    report = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    with pytest.raises(DataError, match=r"worker \(pid 7\) is killed.*no worker was at a row"):
+        naming_rows(lambda: fail(report), None)
+    with pytest.raises(RuntimeError, match="boom"):
+        naming_rows(lambda: fail(RuntimeError("boom")), None)
 
 
 class Rows(list):
@@ -101,13 +102,9 @@ class Rows(list):
         return ["rows.json: row 1"]
 
 
-def first_batch(rows: Rows) -> Any:
+def first_batch(rows: Rows) -> None:
     loader = DataLoader(rows, batch_size=1, num_workers=2, multiprocessing_context="fork")
-    try:
-        with naming_rows(rows):
-            return next(iter(isolate_workers(loader, seed=0)))
-    finally:
-        end_workers()
+    naming_rows(lambda: next(iter(isolate_workers(loader, seed=0))), rows)
 
 
 def fail(error: Exception) -> Any:
@@ -130,8 +127,8 @@ def test_a_worker_that_is_killed_is_reported_with_the_rows() -> None:
 
 def report_of(raising: Callable[[], Any]) -> Exception:
     """What a loader makes of an error of the main process, while a worker is busy."""
-    with pytest.raises(Exception) as caught, naming_rows(Rows(int)):  # noqa: PT011
-        raising()
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        naming_rows(raising, Rows(int))
     return caught.value
 
 
@@ -170,6 +167,62 @@ def test_a_connection_that_breaks_is_a_dead_worker(tmp_path: Path, how: str) -> 
 def test_a_connection_that_breaks_in_another_thread(thread: str, gone: bool) -> None:
     error = ConnectionResetError(f"Caught ConnectionResetError in {thread}.\nOriginal Traceback ...")
     assert isinstance(report_of(lambda: fail(error)), DataError) == gone
+
+
+class LateReport(ConnectionResetError):
+    """An error that has torch's handler of SIGCHLD run at the moment when somebody reads it."""
+
+    run_handler: Callable[[], None]
+
+    def __str__(self) -> str:
+        self.run_handler()
+        return ""
+
+
+@pytest.mark.parametrize("moment", ["on its way", "when workers are ended", "when it is read"])
+def test_torch_reports_the_death_after_the_lost_connection(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moment: str
+) -> None:
+    """The kernel closes a process's connections before it tells the parent, and torch raises its report anywhere."""
+    rows = Rows(int)
+    iterator = iter(DataLoader(rows, batch_size=1, num_workers=2, multiprocessing_context="fork"))
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    assert callable(handler)
+    victim = multiprocessing.active_children()[0]
+    victim.kill()
+    os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)
+
+    def run_handler() -> None:
+        before = signal.signal(signal.SIGCHLD, handler)
+        try:
+            signal.raise_signal(signal.SIGCHLD)
+        finally:
+            signal.signal(signal.SIGCHLD, before)
+
+    def lose_connection() -> None:
+        try:
+            ask_a_dead_process(tmp_path, "hangs up")
+        except EOFError as error:
+            if moment == "on its way":
+                run_handler()
+            late = LateReport()
+            late.run_handler = run_handler if moment == "when it is read" else lambda: None
+            raise late.with_traceback(error.__traceback__) from None
+
+    def children_of_main() -> list:
+        run_handler()
+        monkeypatch.undo()
+        return multiprocessing.active_children()
+
+    if moment == "when workers are ended":
+        monkeypatch.setattr(multiprocessing, "active_children", children_of_main)
+    try:
+        with pytest.raises(DataError, match=r"a loader worker is gone .*rows\.json: row 1"):
+            naming_rows(lose_connection, rows)
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+        end_workers()
+        del iterator
 
 
 FORK_SERVER = """
