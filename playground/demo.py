@@ -21,7 +21,6 @@ import llava_mocle
 from llava_mocle.analysis.benchmark_report import to_markdown
 from llava_mocle.analysis.held_out import held_out_section
 from llava_mocle.evaluation.scores.results import HELD_OUT_KIND, read_results
-from llava_mocle.io.libraries import quiet_libraries
 from llava_mocle.recipe.recipe import load_recipe
 from playground.paths import BASE, DATA, DOMAINS, PLAYGROUND
 from playground.prepare import STAMP
@@ -140,7 +139,6 @@ def run_all(steps: list[list[Step]], stamps: Path) -> float:
     Raises:
         SystemExit: a command failed; its exit code becomes ours.
     """
-    quiet_libraries()  # here and, through the environment, in every step
     begin = time.monotonic()
     print("== fetch the parts, build the base model, make the data", flush=True)
     if code := subprocess.run([sys.executable, "-m", "playground.prepare"]).returncode:
