@@ -73,7 +73,7 @@ def running(app: Any, backend: Backend | None = None) -> Iterator[Live]:
 
 
 @contextmanager
-def front(backend: Backend, settings: Settings | None = None, metrics: Metrics | None = None) -> Iterator[Live]:
+def front(backend: Backend, settings: Settings | None = None) -> Iterator[Live]:
     """The front over a backend."""
-    with running(create_app(backend, settings or Settings(), metrics or Metrics()), backend) as live:
+    with running(create_app(backend, settings or Settings(), Metrics()), backend) as live:
         yield live

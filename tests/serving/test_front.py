@@ -12,7 +12,6 @@ import pytest
 from llava_mocle.errors import DataError
 from llava_mocle.serving.backend import Piece
 from llava_mocle.serving.front import Settings
-from llava_mocle.serving.metrics import Metrics
 from llava_mocle.serving.question import Limits
 from tests.serving.live import PATIENCE, front
 from tests.serving.pngs import bomb, png, uri
@@ -39,18 +38,13 @@ STATE = {
 
 
 @pytest.fixture(scope="module")
-def metrics():
-    return Metrics()
-
-
-@pytest.fixture(scope="module")
 def backend():
     return StandIn()
 
 
 @pytest.fixture(scope="module")
-def live(backend, metrics):
-    with front(backend, SETTINGS, metrics) as server:
+def live(backend):
+    with front(backend, SETTINGS) as server:
         yield server
 
 
@@ -203,7 +197,7 @@ def test_a_body_that_does_not_come(live):
         assert b" 413 " in connection.recv(100)
 
 
-def test_a_full_server_and_clients_that_leave(live, http, backend, metrics):
+def test_a_full_server_and_clients_that_leave(live, http, backend):
     """Three streams wait, so the fourth request is sent away; they are closed, and there is room again."""
     backend.wait = True
     live.wait(lambda: _clear(backend.given_up))
@@ -231,7 +225,8 @@ async def _clear(event):
     event.clear()
 
 
-def test_a_client_that_leaves_before_its_answer(live, backend):
+def ask_and_leave(live, backend):
+    """A client that is gone before its answer comes, which the server has noticed."""
     backend.wait = True
     live.wait(lambda: _clear(backend.given_up))
     body = json.dumps(ASK)
@@ -244,6 +239,11 @@ def test_a_client_that_leaves_before_its_answer(live, backend):
             pass
     live.wait(backend.given_up.wait)
     backend.wait = False
+
+
+def test_a_client_that_leaves_before_its_answer(live, backend):
+    ask_and_leave(live, backend)
+    assert backend.running == 0
 
 
 def test_errors_of_the_backend(http, backend, caplog):
@@ -286,16 +286,23 @@ def test_a_connection_outlives_an_error(live, backend):
         backend.error = None
 
 
-def test_metrics(http):
-    text = http.get("/metrics").text
+def test_metrics():
+    """One request of each kind."""
+    backend, key = StandIn(), {"Authorization": f"Bearer {KEY}"}
+    with front(backend, SETTINGS) as live, httpx2.Client(base_url=live.url, timeout=PATIENCE) as client:
+        asked = [(ASK, key), (ASK | image(uri(bomb())), key), (ASK, {})]
+        assert [client.post(CHAT, json=body, headers=sent).status_code for body, sent in asked] == [200, 413, 401]
+        ask_and_leave(live, backend)
+        while "mocle_active_requests 0.0" not in (text := client.get("/metrics", headers=key).text):
+            pass
     for line in (
-        'mocle_requests_total{cluster="1",status="200"}',
-        'mocle_requests_total{cluster="none",status="413"}',
-        'mocle_requests_total{cluster="none",status="401"}',
-        'mocle_requests_total{cluster="1",status="499"}',
-        'mocle_tokens_total{cluster="1",kind="answer"}',
-        'mocle_first_text_seconds_count{cluster="1"}',
-        'mocle_request_seconds_bucket{cluster="1",le="0.05"}',
+        'mocle_requests_total{cluster="1",status="200"} 1.0',
+        'mocle_requests_total{cluster="none",status="413"} 1.0',
+        'mocle_requests_total{cluster="none",status="401"} 1.0',
+        'mocle_requests_total{cluster="1",status="499"} 1.0',
+        'mocle_tokens_total{cluster="1",kind="answer"} 4.0',
+        'mocle_first_text_seconds_count{cluster="1"} 2.0',
+        'mocle_request_seconds_bucket{cluster="1",le="+Inf"} 2.0',
         "mocle_waiting_answers 0.0",
     ):
         assert line in text
