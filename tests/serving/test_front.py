@@ -302,7 +302,8 @@ def test_metrics():
         'mocle_requests_total{cluster="1",status="499"} 1.0',
         'mocle_tokens_total{cluster="1",kind="answer"} 4.0',
         'mocle_first_text_seconds_count{cluster="1"} 2.0',
-        'mocle_request_seconds_bucket{cluster="1",le="+Inf"} 2.0',
+        'mocle_request_seconds_bucket{cluster="1",le="0.05"}',
+        'mocle_request_seconds_count{cluster="1"} 2.0',
         "mocle_waiting_answers 0.0",
     ):
         assert line in text

@@ -41,7 +41,7 @@ from llava_mocle.training.loop.routing_log import RoutingLog
 from llava_mocle.training.loop.sampling import make_sampler
 from llava_mocle.training.loop.supervision import POSITIONS, Supervision
 from llava_mocle.training.loop.validation import LossByGroup, clusters_of
-from llava_mocle.training.processes.loader_workers import isolate_workers, naming_rows
+from llava_mocle.training.processes.loader_workers import isolate_workers, name_failed_rows
 from llava_mocle.training.setup.data import TrainingData
 from llava_mocle.training.setup.parameter_groups import parameter_groups
 
@@ -156,7 +156,7 @@ class MocleTrainer(Trainer):
         self.preemption.has_steps = True
         try:
             start = str(resumption.folder) if resumption else None
-            naming_rows(lambda: self.train(resume_from_checkpoint=start), self.data.train, self.data.validation)
+            name_failed_rows(lambda: self.train(resume_from_checkpoint=start), self.data.train, self.data.validation)
         except ValidationCutOff:  # it was the validation before the first step, so there is nothing new to save
             raise self.preemption.error(None, self.state.global_step) from None
         if self.data.train.skipped_images:

@@ -94,7 +94,7 @@ def _is_lost_connection(error: BaseException) -> bool:
     return frame.f_globals["__name__"].startswith("multiprocessing.")
 
 
-def naming_rows(work: Callable[[], None], *datasets: Any) -> None:
+def name_failed_rows(work: Callable[[], None], *datasets: Any) -> None:
     """Do `work`, and make one line with the row of what torch says of a loader worker's failure.
 
     A worker may die while the main process does something else, so `work` is all of training. Every other error keeps

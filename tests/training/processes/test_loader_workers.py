@@ -29,7 +29,7 @@ from llava_mocle.training.processes.loader_workers import (
     end_workers,
     is_worker_gone,
     isolate_workers,
-    naming_rows,
+    name_failed_rows,
     start_workers_safely,
 )
 from llava_mocle.training.run import train
@@ -78,9 +78,9 @@ def test_killed_while_the_main_process_is_busy(recipe_file, stuck, monkeypatch, 
 def test_a_worker_that_had_nothing_to_do() -> None:
     report = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
     with pytest.raises(DataError, match=r"worker \(pid 7\) is killed.*no worker was at a row"):
-        naming_rows(lambda: fail(report), None)
+        name_failed_rows(lambda: fail(report), None)
     with pytest.raises(RuntimeError, match="boom"):
-        naming_rows(lambda: fail(RuntimeError("boom")), None)
+        name_failed_rows(lambda: fail(RuntimeError("boom")), None)
 
 
 class Rows(list):
@@ -104,7 +104,7 @@ class Rows(list):
 
 def first_batch(rows: Rows) -> None:
     loader = DataLoader(rows, batch_size=1, num_workers=2, multiprocessing_context="fork")
-    naming_rows(lambda: next(iter(isolate_workers(loader, seed=0))), rows)
+    name_failed_rows(lambda: next(iter(isolate_workers(loader, seed=0))), rows)
 
 
 def fail(error: Exception) -> Any:
@@ -128,7 +128,7 @@ def test_a_worker_that_is_killed_is_reported_with_the_rows() -> None:
 def report_of(raising: Callable[[], Any]) -> Exception:
     """What a loader makes of an error of the main process, while a worker is busy."""
     with pytest.raises(Exception) as caught:  # noqa: PT011
-        naming_rows(raising, Rows(int))
+        name_failed_rows(raising, Rows(int))
     return caught.value
 
 
@@ -218,7 +218,7 @@ def test_torch_reports_the_death_after_the_lost_connection(
         monkeypatch.setattr(multiprocessing, "active_children", children_of_main)
     try:
         with pytest.raises(DataError, match=r"a loader worker is gone .*rows\.json: row 1"):
-            naming_rows(lose_connection, rows)
+            name_failed_rows(lose_connection, rows)
     finally:
         signal.signal(signal.SIGCHLD, handler)
         end_workers()
